@@ -1,0 +1,1 @@
+"""The skild-physics command line: one file per command."""

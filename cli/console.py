@@ -1,0 +1,64 @@
+"""Progress goes to standard error (bars on a terminal, lines elsewhere), answers to output."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+answers = Console(highlight=False)
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A callback (done, note) that shows how far a job of ``total`` units is."""
+    if console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        ) as bars:
+            task = bars.add_task(title, total=total, note="")
+            yield lambda done, note="": bars.update(task, completed=done, note=note)
+        return
+
+    began = last = time.monotonic()
+
+    def line(done: int, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            say(f"{title}: {done} of {total}, {now - began:.0f} s  {note}".rstrip())
+
+    yield line
+
+
+def say(text: str) -> None:
+    """One line about the work, on standard error."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def with_error(value: float, stderr: float) -> str:
+    """Value and standard error in the form 0.31498(72)."""
+    if not stderr > 0:
+        return f"{value:.6g}"
+    digits = 1
+    while round(stderr * 10**digits) < 10:
+        digits += 1
+    return f"{value:.{digits}f}({round(stderr * 10**digits)})"

@@ -1,0 +1,1 @@
+"""The SKILD process: schedule, forward process, prediction targets, samplers."""

@@ -1,0 +1,130 @@
+"""Orthonormal harmonic bases of an N x N lattice: the only module that knows conventions.
+
+A field x and its modes X are related by one orthogonal matrix B per axis,
+
+    X = B x B^T,    x = B^T X B,    B B^T = 1,
+
+    cosine    (DCT-II)        B_ui = c_u cos(pi u (i + 1/2) / N),       u = 0 .. N-1
+    periodic  (real Fourier)  B_ui = c_m cos(2 pi m i / N)              u = 2m even
+                              B_ui = c_m sin(2 pi m i / N)              u = 2m - 1 odd
+
+with c = sqrt(2/N), except 1/sqrt(N) for the constant and for the Nyquist wave of an even N. Each
+row has a number of half periods d (d = u for cosine waves, d = 2m for periodic ones) and mode
+(u, v) has the wavenumber, in radians per side of the box,
+
+    k = pi sqrt(d_u^2 + d_v^2).
+
+A field whose covariance is invariant under translations and the symmetries of the square is
+uncorrelated between the modes of the periodic basis; on a torus the cosine basis, which reflects
+the field at its edges, is diagonal only approximately.
+
+Spectra are reported in the normalisation of SKILD (arXiv 2605.26032), X_paper = f X with
+f_u = sqrt(2/N) per axis and f_0 = 2/sqrt(N) in the cosine basis. The periodic basis, which the
+paper does not use, carries f = sqrt(2/N) for every wave, so that both agree away from k = 0.
+"""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Basis = Literal["cosine", "periodic"]
+BASES: tuple[str, ...] = get_args(Basis)
+
+Array = TypeVar("Array", NDArray[np.floating], "torch.Tensor")
+
+
+def half_periods(N: int, basis: Basis) -> NDArray[np.int64]:
+    """Number of half periods d of each of the N waves of one axis, shape (N,)."""
+    if N < 1:
+        raise ValueError(f"N must be at least 1, got {N}")
+    u = np.arange(N)
+    if basis == "cosine":
+        return u
+    if basis == "periodic":
+        return 2 * ((u + 1) // 2)
+    raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
+
+
+@lru_cache(maxsize=32)
+def basis_matrix(N: int, basis: Basis) -> NDArray[np.float64]:
+    """Orthogonal matrix B, shape (N, N), rows are waves; read-only.
+
+    Raises:
+        ValueError: unknown basis, or N < 1.
+    """
+    d = half_periods(N, basis)[:, None]
+    i = np.arange(N)
+    if basis == "cosine":
+        B = np.cos(np.pi * d * (2 * i + 1) / (2 * N))
+    else:
+        # reducing the integer phase modulo N keeps the argument, hence the wave, exact
+        phase = 2 * np.pi * ((d // 2) * i % N) / N
+        is_cosine = np.arange(N)[:, None] % 2 == 0
+        if N % 2 == 0:
+            is_cosine[N - 1] = True
+        B = np.where(is_cosine, np.cos(phase), np.sin(phase))
+    B /= np.linalg.norm(B, axis=1, keepdims=True)
+    B.flags.writeable = False
+    return B
+
+
+@lru_cache(maxsize=32)
+def _torch_matrix(
+    N: int, basis: Basis, dtype: "torch.dtype", device: "torch.device"
+) -> "torch.Tensor":
+    # imported here so that work without a network need not wait for torch
+    import torch
+
+    return torch.tensor(basis_matrix(N, basis), dtype=dtype, device=device)
+
+
+def _matrix_like(x: Array, basis: Basis) -> Array:
+    N = x.shape[-1]
+    if x.ndim < 2 or x.shape[-2] != N:
+        raise ValueError(f"fields must be square in their last two axes, got {tuple(x.shape)}")
+    if isinstance(x, np.ndarray):
+        return basis_matrix(N, basis).astype(x.dtype, copy=False)
+    return _torch_matrix(N, basis, x.dtype, x.device)
+
+
+def forward(x: Array, basis: Basis) -> Array:
+    """Modes X = B x B^T of fields, shape (..., N, N), NumPy array or torch tensor of any device.
+
+    Raises:
+        ValueError: unknown basis, or the last two axes differ.
+    """
+    B = _matrix_like(x, basis)
+    X: Array = B @ x @ B.T
+    return X
+
+
+def inverse(X: Array, basis: Basis) -> Array:
+    """Fields x = B^T X B of modes, shape (..., N, N); the exact inverse of :func:`forward`."""
+    B = _matrix_like(X, basis)
+    x: Array = B.T @ X @ B
+    return x
+
+
+def shell_index(N: int, basis: Basis) -> NDArray[np.int64]:
+    """The integer d_u^2 + d_v^2 = (k/pi)^2 of every mode, shape (N, N)."""
+    d = half_periods(N, basis)
+    return d[:, None] ** 2 + d[None, :] ** 2
+
+
+def wavenumbers(N: int, basis: Basis) -> NDArray[np.float64]:
+    """k = pi sqrt(d_u^2 + d_v^2) of every mode, shape (N, N), in radians per box side."""
+    return np.pi * np.sqrt(shell_index(N, basis))
+
+
+def paper_factor(N: int, basis: Basis) -> NDArray[np.float64]:
+    """Amplitude factor f of every mode, shape (N, N): X_paper = f X_orthonormal."""
+    half_periods(N, basis)
+    f = np.full(N, np.sqrt(2 / N))
+    if basis == "cosine":
+        f[0] = 2 / np.sqrt(N)
+    return np.outer(f, f)

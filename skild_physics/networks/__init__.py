@@ -1,0 +1,5 @@
+"""Networks: a pixel-space field in, a pixel-space field out."""
+
+from skild_physics.networks.unet import CompactUNet
+
+__all__ = ["CompactUNet"]

@@ -1,0 +1,133 @@
+"""A compact U-Net for fields on a torus that trains on two CPU cores.
+
+Residual blocks x + W2 act(g(lambda) norm(W1 act(norm(x)))) with 3 x 3 convolutions under periodic
+boundaries, norm dividing each site by its root mean square over channels (no statistics across
+sites, so nothing couples distant sites but the convolutions), and a gain g per channel computed
+from log10 lambda. Levels are joined by strided convolutions down and pixel shuffles up.
+"""
+
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LAMBDA_FLOOR = 1e-9
+
+
+def _wrap(x: Tensor) -> Tensor:
+    """One more site on every side of the torus; slices fuse with neighbouring pointwise work."""
+    x = torch.cat([x[..., -1:], x, x[..., :1]], dim=-1)
+    return torch.cat([x[..., -1:, :], x, x[..., :1, :]], dim=-2)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Unit root mean square over channels at every site."""
+    return x * torch.rsqrt(x.float().square().mean(dim=1, keepdim=True) + 1e-4).to(x.dtype)
+
+
+class _PeriodicConv(nn.Conv2d):
+    """3 x 3 convolution on a torus."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(_wrap(x))
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, embedding: int):
+        super().__init__()
+        self.first = _PeriodicConv(channels, channels)
+        self.second = _PeriodicConv(channels, channels)
+        self.gain = nn.Linear(embedding, channels)
+        for parameter in (self.second.weight, self.gain.weight, self.gain.bias):
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        h: Tensor = self.first(F.silu(_norm(x)))
+        h = _norm(h) * (1 + self.gain(e))[:, :, None, None]
+        return x + cast(Tensor, self.second(F.silu(h)))
+
+
+class _Level(nn.ModuleList):
+    """Residual blocks in a row."""
+
+    def __init__(self, channels: int, blocks: int, embedding: int):
+        super().__init__(_Block(channels, embedding) for _ in range(blocks))
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, e)
+        return x
+
+
+class CompactUNet(nn.Module):
+    """Fields (B, C, N, N) and lambda (B,) to fields (B, C, N, N).
+
+    Args:
+        channels: channels of each level, finest first; each level halves the side.
+        blocks: residual blocks of each level, on the way down and again on the way up.
+        patch: side of the pixel patches that the finest level works on.
+        embedding: width of the embedding of log lambda.
+        field_channels: C.
+
+    N must be a multiple of ``multiple``.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...] = (32, 48, 64),
+        blocks: tuple[int, ...] = (1, 1, 2),
+        patch: int = 1,
+        embedding: int = 64,
+        field_channels: int = 1,
+    ):
+        super().__init__()
+        self.patch = patch
+        self.multiple = patch * 2 ** (len(channels) - 1)
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.linspace(0.2, 3.0, 8), persistent=False)
+        self.embed = nn.Sequential(
+            nn.Linear(16, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        self.stem = _PeriodicConv(field_channels * patch**2, channels[0])
+        self.down = nn.ModuleList(
+            _Level(c, b, embedding) for c, b in zip(channels, blocks, strict=True)
+        )
+        self.up = nn.ModuleList(
+            _Level(c, b, embedding) for c, b in zip(channels[:-1], blocks[:-1], strict=True)
+        )
+        pairs = list(pairwise(channels))
+        self.coarsen = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
+        self.refine = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
+        self.gain = nn.Linear(embedding, channels[0])
+        self.head = _PeriodicConv(channels[0], field_channels * patch**2)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor, lam: Tensor) -> Tensor:
+        """Fields of the same shape; lambda enters through sines and cosines of its logarithm.
+
+        Raises:
+            ValueError: the side is not a multiple of ``multiple``.
+        """
+        if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:
+            raise ValueError(
+                f"the network takes sides that are multiples of {self.multiple}, got "
+                f"{x.shape[-2]} x {x.shape[-1]}"
+            )
+        phase = (torch.log10(lam.clamp(min=LAMBDA_FLOOR)) + 3)[:, None] * self.frequencies
+        e = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
+        h: Tensor = self.stem(F.pixel_unshuffle(x, self.patch))
+        skips = []
+        for level, coarsen in zip(self.down, self.coarsen, strict=False):
+            h = level(h, e)
+            skips.append(h)
+            h = coarsen(h)
+        h = self.down[-1](h, e)
+        for level, refine in zip(reversed(self.up), reversed(self.refine), strict=True):
+            h = level(F.pixel_shuffle(refine(h), 2) + skips.pop(), e)
+        h = self.head(_norm(h) * (1 + self.gain(e))[:, :, None, None])
+        return F.pixel_shuffle(h, self.patch)

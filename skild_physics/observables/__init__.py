@@ -1,0 +1,1 @@
+"""Physics of an ensemble of fields, with error bars."""

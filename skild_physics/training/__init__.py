@@ -1,0 +1,1 @@
+"""Configurations, data feeding, the trainer, and checkpoints."""

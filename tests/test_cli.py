@@ -1,0 +1,222 @@
+"""The command line, end to end, as a person meets it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+from skild_physics.cli.console import with_error
+from skild_physics.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+SKILD = str(Path(sys.executable).with_name("skild-physics"))
+SMALL = "--L 16 --samples 400 --heldout 64 --steps 5 --factor 4"
+SHORT = (
+    "--set training.steps=20 --set training.compile=false --set training.checkpoint_every=10 "
+    "--set network.channels=[16] --set network.blocks=[1]"
+)
+
+
+def run(arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [SKILD, *shlex.split(arguments)], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a finished small reproduce run."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = run(f"reproduce ising {SMALL} {SHORT} --out run", folder)
+    assert done.stdout.splitlines()[-1] == "run/correlators.png"
+    return folder
+
+
+def test_reproduce_makes_everything(folder):
+    out = folder / "run"
+    assert (out / "correlators.png").read_bytes().startswith(b"\x89PNG")
+    with xr.open_dataset(out / "correlators.nc", engine="h5netcdf") as data:
+        assert data["source"].values.tolist() == ["truth", "SKILD"]
+        assert data["side"].values.tolist() == [1, 2, 4, 8]
+        assert data["side"].attrs["units"] == "lattice spacing"
+        assert float(data["kappa4_stderr"].min()) > 0
+        assert np.isfinite(data["kappa4_residual"]).all()
+        assert data.attrs["energy_exact"] == pytest.approx(-1.45306485281)
+    with xr.open_dataset(out / "super_resolved.h5", engine="h5netcdf") as data:
+        assert data["field"].shape == data["start"].shape == (64, 16, 16)
+        assert data.attrs["protocol"] == "paired"
+
+
+def test_reproduce_again_skips_what_is_done(folder):
+    made = ["train.h5", "heldout.h5", "spectrum.nc", "model.safetensors", "super_resolved.h5"]
+    before = {name: (folder / "run" / name).stat().st_mtime_ns for name in made}
+    done = run(f"reproduce ising {SMALL} {SHORT} --out run", folder)
+    assert "trained already" in done.stderr
+    assert {name: (folder / "run" / name).stat().st_mtime_ns for name in made} == before
+    refused = run(f"reproduce ising {SMALL} --out run", folder, code=2)
+    assert "other settings" in refused.stderr
+
+
+def test_commands_by_hand(folder):
+    """The same pipeline, one command at a time."""
+    run("generate-ising --L 16 --samples 300 --seed 5 --out a.h5 --workers 2", folder)
+    done = run("generate-ising --L 16 --samples 300 --seed 5 --out a.h5 --json", folder)
+    summary = json.loads(done.stdout)
+    assert summary["made"] == 0
+    assert abs(summary["energy_sigma"]) < 5
+    run("fit-spectrum a.h5 --plot spectrum.pdf --k-max 60", folder)
+    assert (folder / "spectrum.pdf").read_bytes().startswith(b"%PDF")
+    fit = json.loads(run("fit-spectrum a.h5 --method paper --overwrite --json", folder).stdout)
+    assert fit["fit_method"] == "paper"
+    assert fit["fit_alpha_stderr"] > 0
+    made = (
+        "super-resolve run run/heldout.h5 --factor 2.5 --samples 20 --steps 3 --sampler ancestral"
+    )
+    run(f"{made} --out sr.h5", folder)
+    done = run(
+        "eval-correlators truth=run/heldout.h5 skild=sr.h5 --sides 1,3 --plot c.svg --out c.nc",
+        folder,
+    )
+    assert "kappa4(r = 3)" in done.stdout
+    assert "skild - truth" in done.stdout
+    assert "<svg" in (folder / "c.svg").read_text()[:1000]
+    done = run("eval-correlators truth=run/heldout.h5 --out c2.nc --json", folder)
+    assert json.loads(done.stdout)["data_vars"]["kappa4"]["dims"] == ["source", "side"]
+
+
+def test_help_of_every_command_has_an_example(folder):
+    assert "reproduce" in run("--help", folder).stdout
+    for name in COMMANDS:
+        text = run(f"{name} --help", folder).stdout
+        assert re.search(rf"Example:\s+skild-physics {name}", text)
+
+
+BAD = [
+    ("generate-ising --L 2", "L must lie in"),
+    ("generate-ising", "--L"),
+    ("generate-ising --L 8 --beta hot", "hot"),
+    ("generate-ising --L 8 --beta -1", "beta"),
+    ("generate-ising --L 8 --beta nan", "beta"),
+    ("generate-ising --L 8 --samples 0", "samples"),
+    ("generate-ising --L 8 --updates none", "none"),
+    ("generate-ising --L 16 --samples 10 --out run/train.h5 --seed 9", "pass --overwrite"),
+    ("generate-ising --L 16 --samples 10 --out run/spectrum.nc", "run/spectrum.nc"),
+    ("generate-ising --L 8 --out /proc/nowhere/x.h5", "/proc/nowhere"),
+    ("fit-spectrum missing.h5", "missing.h5: no such file"),
+    ("fit-spectrum foreign.h5", "foreign.h5"),
+    ("fit-spectrum text.h5", "text.h5"),
+    ("fit-spectrum run/train.h5 --out run/spectrum.nc", "run/spectrum.nc: exists already"),
+    ("fit-spectrum run/train.h5 --out /proc/nowhere/x.nc", "cannot make"),
+    ("fit-spectrum run/train.h5 --out x.nc --plot x.xyz", ".xyz"),
+    ("fit-spectrum run/train.h5 --out x.nc --k-min 1000", "shells"),
+    ("fit-spectrum run/train.h5 --basis sine", "sine"),
+    ("train missing.toml", "missing.toml: no such file"),
+    ("train run/config.toml --set training.stepz=1", "training.stepz"),
+    ("train run/config.toml --set training.steps=20", "another configuration"),
+    ("super-resolve run run/heldout.h5 --factor 0.5 --out x.h5", "factor must be at least 1"),
+    ("super-resolve run run/heldout.h5 --factor nan --out x.h5", "factor must be at least 1"),
+    ("super-resolve run run/heldout.h5 --factor 64 --out x.h5", "factor must be at most 4"),
+    ("super-resolve run small.h5 --factor 2 --out x.h5", "8 x 8"),
+    ("super-resolve run missing.h5 --factor 2 --out x.h5", "missing.h5: no such file"),
+    ("super-resolve nowhere run/heldout.h5 --factor 2 --out x.h5", "nowhere: no such file"),
+    ("super-resolve text.h5 run/heldout.h5 --factor 2 --out x.h5", "text.h5: not a readable"),
+    ("super-resolve run run/heldout.h5 --factor 2 --out run/train.h5", "exists already"),
+    ("super-resolve run run/heldout.h5 --factor 2 --samples 0 --out x.h5", "samples"),
+    ("super-resolve run run/heldout.h5 --factor 2 --steps 0 --out x.h5", "steps"),
+    ("eval-correlators run/heldout.h5", "LABEL=FILE"),
+    ("eval-correlators a=run/heldout.h5 a=run/heldout.h5", "given twice"),
+    ("eval-correlators a=run/heldout.h5 b=small.h5 --out x.nc", "b has 8 x 8"),
+    ("eval-correlators a=run/heldout.h5 --sides 9 --out x.nc", "sides must lie in"),
+    ("eval-correlators a=run/heldout.h5 --sides one --out x.nc", "integers"),
+    ("eval-correlators a=run/spectrum.nc --out x.nc", "run/spectrum.nc"),
+    ("reproduce potts", "potts"),
+    ("reproduce --out .", "not empty"),
+    ("frobnicate", "frobnicate"),
+]
+
+
+@pytest.fixture(scope="module")
+def crowded(folder):
+    """The same folder with other files that commands must refuse and leave alone."""
+    run("generate-ising --L 8 --samples 20 --out small.h5", folder)
+    with h5py.File(folder / "foreign.h5", "w") as file:
+        file["x"] = 1
+    (folder / "text.h5").write_text("not HDF5")
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_one_line_and_harms_nothing(crowded, monkeypatch, capsys, arguments, message):
+    def snapshot():
+        return {p: p.read_bytes() for p in crowded.rglob("*") if p.is_file()}
+
+    before = snapshot()
+    monkeypatch.chdir(crowded)
+    monkeypatch.setattr(sys, "argv", ["skild-physics", *shlex.split(arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert message in last
+    assert snapshot() == before
+
+
+def test_bad_input_has_no_traceback(crowded):
+    """The same through the installed script."""
+    done = run("eval-correlators a=text.h5 --out never.nc", crowded, code=2)
+    assert len(done.stderr.splitlines()) == 1
+    assert not (crowded / "never.nc").exists()
+
+
+def test_readme_commands_run(folder, tmp_path):
+    """Every skild-physics command of the README, in order, as written but for the long training."""
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", readme, flags=re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if line.startswith("skild-physics ")]
+    assert len(commands) >= 5
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "ising-L32").symlink_to(folder / "run")
+    for command in commands:
+        arguments = command.removeprefix("skild-physics ")
+        if arguments.startswith("reproduce"):
+            continue
+        run(arguments, tmp_path)
+    for target in ("reproduce", "test"):
+        assert f"make {target}" in readme
+        assert f"\n{target}: " in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.slow
+def test_reproduce_reaches_the_published_size_of_residuals(tmp_path):
+    """The README's figure: residuals of kappa4 far below those of SR3 (0.1 at r = 1)."""
+    run_long = subprocess.run([SKILD, "reproduce", "--out", "run"], cwd=tmp_path, timeout=3600)
+    assert run_long.returncode == 0
+    with xr.open_dataset(tmp_path / "run" / "correlators.nc", engine="h5netcdf") as data:
+        residual = data["kappa4_residual"].sel(source="SKILD")
+        stderr = data["kappa4_residual_stderr"].sel(source="SKILD")
+        assert (np.abs(residual) < 0.02 + 4 * stderr).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "text"),
+    [
+        (0.314979, 0.00072, "0.31498(72)"),
+        (-1.4336, 0.012, "-1.434(12)"),
+        (2.0, 0.0995, "2.00(10)"),
+        (123.456, 9.96, "123.5(100)"),
+        (5.0, 0.0, "5"),
+    ],
+)
+def test_values_with_errors(value, stderr, text):
+    assert with_error(value, stderr) == text

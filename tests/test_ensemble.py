@@ -1,0 +1,219 @@
+import h5py
+import numpy as np
+import pytest
+from filelock import FileLock
+from skild_physics.data_gen import IsingParameters, generate
+
+from skild_physics.fields import open_ensemble
+from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
+from skild_physics.observables.jackknife import jackknife
+
+
+@pytest.mark.parametrize(
+    ("L", "beta", "samples"),
+    [
+        (16, BETA_CRITICAL, 160_000),
+        (32, BETA_CRITICAL, 60_000),
+        (7, BETA_CRITICAL, 20_000),
+        (12, 0.3, 20_000),
+        (12, 0.6, 20_000),
+    ],
+)
+def test_energy_is_kaufmans(tmp_path, L, beta, samples):
+    """Energy within 4 sigma of the exact torus; at L = 16 and 32 with sigma <= 5e-4."""
+    path = tmp_path / "ising.h5"
+    generate(path, IsingParameters.planned(L, beta, seed=11), samples, workers=2)
+    with open_ensemble(path) as data:
+        energy = data["energy"].values
+        spins = data["spins"][:100].values
+        shown = energy[:100]
+    value, stderr = jackknife(energy, lambda mean: mean)
+    if L in (16, 32):
+        assert stderr <= 5e-4
+    assert abs(value - torus_energy(L, beta)) < 4 * stderr
+    right = (spins * np.roll(spins, -1, 2)).sum((1, 2), dtype=int)
+    below = (spins * np.roll(spins, -1, 1)).sum((1, 2), dtype=int)
+    np.testing.assert_allclose(shown, -(right + below) / L**2, rtol=1e-12)
+
+
+def test_magnetisation_moments_match_enumeration(tmp_path):
+    """<m^2> and <m^4> of the 4 x 4 torus, which the energy alone does not fix."""
+    L = 4
+    states = np.arange(2**16)
+    s = 1 - 2 * ((states[:, None] >> np.arange(16)) & 1).reshape(-1, L, L)
+    weight = np.exp(BETA_CRITICAL * (s * (np.roll(s, 1, 1) + np.roll(s, 1, 2))).sum((1, 2)))
+    m = s.mean((1, 2))
+    path = tmp_path / "ising.h5"
+    generate(path, IsingParameters.planned(L, seed=5), 50_000, workers=2)
+    with open_ensemble(path) as data:
+        measured = data["magnetization"].values
+    for power in (2, 4):
+        exact = (weight * m**power).sum() / weight.sum()
+        value, stderr = jackknife(measured**power, lambda mean: mean)
+        assert abs(value - exact) < 4 * stderr
+    value, stderr = jackknife(measured, lambda mean: mean)
+    assert abs(value) < 4 * stderr
+
+
+@pytest.fixture
+def parameters():
+    return IsingParameters.planned(16, seed=3)
+
+
+SAMPLES = 1501
+
+
+@pytest.fixture
+def reference(tmp_path, parameters):
+    path = tmp_path / "reference.h5"
+    assert generate(path, parameters, SAMPLES) == SAMPLES
+    return path
+
+
+def contents(path):
+    with h5py.File(path) as file:
+        arrays = {
+            name: file[name][:]
+            for name in ("spins", "energy", "magnetization", "chain", "update", "state/rng")
+        }
+        return arrays, dict(file.attrs)
+
+
+def assert_identical(a, b):
+    (arrays_a, attrs_a), (arrays_b, attrs_b) = contents(a), contents(b)
+    for name in arrays_a:
+        np.testing.assert_array_equal(arrays_a[name], arrays_b[name], err_msg=name)
+    assert attrs_a.keys() == attrs_b.keys()
+    for name in attrs_a:
+        assert attrs_a[name] == attrs_b[name], name
+
+
+def test_workers_do_not_matter(tmp_path, parameters, reference):
+    generate(tmp_path / "four.h5", parameters, SAMPLES, workers=4)
+    assert_identical(reference, tmp_path / "four.h5")
+
+
+def test_extension_continues_the_chains(tmp_path, parameters, reference):
+    path = tmp_path / "grown.h5"
+    for samples in (1, 700, SAMPLES):
+        generate(path, parameters, samples)
+        with open_ensemble(path) as data:
+            assert data.sizes["sample"] == samples
+    assert_identical(reference, path)
+    assert generate(path, parameters, 10) == 0
+    assert_identical(reference, path)
+
+
+def test_interrupted_run_goes_on(tmp_path, parameters, reference, monkeypatch):
+    monkeypatch.setattr("skild_physics.data_gen.ensemble._layout", lambda p: (128, 256))
+    path = tmp_path / "stopped.h5"
+
+    for stop_at in (200, 300, 1000):
+
+        def stop(done, stop_at=stop_at):
+            if done >= stop_at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            generate(path, parameters, SAMPLES, progress=stop)
+        assert not path.exists()
+    assert generate(path, parameters, SAMPLES) < SAMPLES
+    assert_identical(reference, path)
+    assert not path.with_name("stopped.h5.parts").exists()
+
+
+def test_asking_for_fewer_fields_after_an_interruption(tmp_path, parameters, monkeypatch):
+    monkeypatch.setattr("skild_physics.data_gen.ensemble._layout", lambda p: (128, 256))
+
+    def stop(done):
+        if done >= 512:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "fewer.h5"
+    with pytest.raises(KeyboardInterrupt):
+        generate(path, parameters, SAMPLES, progress=stop)
+    generate(path, parameters, 300)
+    generate(tmp_path / "direct.h5", parameters, 300)
+    assert_identical(path, tmp_path / "direct.h5")
+
+
+def test_fields_of_a_chain_are_a_fixed_number_of_updates_apart(reference, parameters):
+    with open_ensemble(reference) as data:
+        for chain in range(parameters.n_chains):
+            updates = data["update"].values[data["chain"].values == chain]
+            assert set(np.diff(updates)) == {parameters.updates_between_samples}
+            first = parameters.thermalization_updates + parameters.updates_between_samples
+            assert updates[0] == first
+
+
+def test_file_is_plain_hdf5(reference):
+    with h5py.File(reference) as file:
+        assert file["spins"].dtype == np.int8
+        assert file["spins"].compression == "gzip"
+        assert file["spins"].maxshape[0] is None
+        assert set(np.unique(file["spins"][:])) == {-1, 1}
+        assert file.attrs["schema"] == "skild_physics.ising"
+        assert file.attrs["n_samples_committed"] == SAMPLES
+
+
+def test_other_parameters_are_refused_and_harm_nothing(reference, parameters):
+    before = reference.read_bytes()
+    with pytest.raises(ValueError, match="seed = 3, not 4"):
+        generate(reference, IsingParameters.planned(16, seed=4), 10)
+    assert reference.read_bytes() == before
+    generate(reference, IsingParameters.planned(16, seed=4), 10, overwrite=True)
+    with open_ensemble(reference) as data:
+        assert data.attrs["seed"] == 4
+
+
+def test_second_writer_is_refused(tmp_path, parameters):
+    path = tmp_path / "shared.h5"
+    parts = tmp_path / "shared.h5.parts"
+    parts.mkdir()
+    with FileLock(parts / "lock"), pytest.raises(ValueError, match="another process"):
+        generate(path, parameters, 10)
+
+
+def test_foreign_and_truncated_files_are_refused(tmp_path, reference, parameters):
+    foreign = tmp_path / "foreign.h5"
+    with h5py.File(foreign, "w") as file:
+        file["x"] = 1
+    text = tmp_path / "text.h5"
+    text.write_text("not HDF5")
+    truncated = tmp_path / "truncated.h5"
+    truncated.write_bytes(reference.read_bytes()[:5000])
+    for path in (foreign, text, truncated):
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match=path.name):
+            open_ensemble(path)
+        with pytest.raises(ValueError, match=path.name):
+            generate(path, parameters, 10)
+        assert path.read_bytes() == before
+    with h5py.File(reference, "r+") as file:
+        file.attrs["schema_version"] = 99
+    with pytest.raises(ValueError, match="newer"):
+        open_ensemble(reference)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"L": 2},
+        {"beta": 0.0},
+        {"beta": float("nan")},
+        {"seed": -1},
+        {"updates_between_samples": 0},
+        {"n_chains": 0},
+        {"thermalization_updates": -1},
+    ],
+)
+def test_bad_parameters_are_named(bad):
+    good = {
+        "L": 8,
+        "beta": 0.4,
+        "seed": 0,
+        "updates_between_samples": 5,
+        "thermalization_updates": 10,
+    }
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        IsingParameters(**{**good, **bad})
