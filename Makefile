@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# a folder is newer than the stamp when a module was added to it or removed
+FOLDERS := $(shell find skild_physics cli data_gen -type d -not -name __pycache__)
 
 .PHONY: reproduce test test-all lint clean
 
@@ -22,7 +24,7 @@ lint: $(STAMP)
 
 # strict editable: the type checker needs to see skild_physics.cli and skild_physics.data_gen
 # under those names
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(FOLDERS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \

@@ -16,6 +16,9 @@ from skild_physics.observables.evaluate import evaluate
 from skild_physics.observables.exact import torus_energy
 from skild_physics.plots import check_figure, correlator_figure, save_figure
 
+LAST_RUN = Path("runs/ising-L32")
+"""Where reproduce leaves its run unless told otherwise."""
+
 
 def _sources(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
@@ -31,6 +34,15 @@ def _sources(
     return sources
 
 
+def _last_run() -> dict[str, Path]:
+    sources = {"truth": LAST_RUN / "heldout.h5", "SKILD": LAST_RUN / "super_resolved.h5"}
+    if not all(path.exists() for path in sources.values()):
+        raise click.UsageError(
+            f"give LABEL=FILE, or run 'skild-physics reproduce' first: no run in {LAST_RUN}"
+        )
+    return sources
+
+
 def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> np.ndarray | None:
     if value is None:
         return None
@@ -41,7 +53,7 @@ def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> np.
 
 
 @click.command("eval-correlators")
-@click.argument("sources", nargs=-1, required=True, metavar="LABEL=FILE...", callback=_sources)
+@click.argument("sources", nargs=-1, metavar="[LABEL=FILE]...", callback=_sources)
 @click.option("--sides", callback=_sides, help="Sides r, as 1,2,4.  [default: powers of 2 to L/2]")
 @click.option(
     "--binarize",
@@ -68,12 +80,13 @@ def command(
     r"""Connected four-point correlators over square corners, with jackknife errors.
 
     The first LABEL=FILE is the truth; the others are compared with it, field by field where they
-    have as many fields.
+    have as many fields. Without any, the last run of reproduce is evaluated.
 
     \b
     Example:
       skild-physics eval-correlators truth=heldout.h5 skild=sr4.h5 --plot correlators.png
     """
+    sources = sources or _last_run()
     out = check_output(out or Path("correlators.nc"), overwrite)
     if plot:
         check_figure(plot, overwrite)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import xarray as xr
 from skild_physics.cli.console import progress, say
-from skild_physics.cli.eval_correlators import evaluate_files, save_results, show_results
+from skild_physics.cli.eval_correlators import LAST_RUN, evaluate_files, save_results, show_results
 from skild_physics.cli.fit_spectrum import show_fit
 from skild_physics.cli.super_resolve import run_super_resolution
 from skild_physics.cli.train import run_training
@@ -23,8 +23,6 @@ from skild_physics.files import replacing
 from skild_physics.plots import correlator_figure, save_figure, spectrum_figure
 from skild_physics.spectrum import Spectrum, measure_blocks, spectrum_from_blocks
 from skild_physics.training.config import load_config
-
-DEFAULT_FOLDER = Path("runs/ising-L32")
 
 
 @click.command("reproduce")
@@ -40,7 +38,7 @@ DEFAULT_FOLDER = Path("runs/ising-L32")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=DEFAULT_FOLDER,
+    default=LAST_RUN,
     show_default=True,
     help="Folder of the run.",
 )

@@ -1,8 +1,9 @@
 """Ensembles of Ising lattices: chains, spacing between fields, and files that survive anything.
 
 Field s belongs to chain s mod C and is its (s div C + 1)-th: every chain starts ordered, is
-thermalised, and then saved after a fixed number of cluster updates. The spacing flips each spin
-five times on average, found by a pilot run that is thrown away.
+thermalised, and then saved after a fixed number of cluster updates. A pilot run, which is thrown
+away, measures the integrated autocorrelation times tau_int = 1/2 + sum rho of the energy and of
+m^2 in cluster updates; the spacing is twice the larger, thermalisation a hundred spacings.
 
 Work is written in shards `FILE.parts/`, each renamed into place complete with the state of its
 chains, and assembled into FILE by a last rename: FILE is absent or whole at every moment. Neither
@@ -10,12 +11,14 @@ interruptions nor the number of workers changes a single spin.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5netcdf
 import h5py
@@ -26,18 +29,21 @@ from skild_physics.data_gen.wolff import (
     BIT_GENERATOR,
     bond_threshold,
     seed_states,
+    wolff_advance,
     wolff_samples,
-    wolff_updates,
 )
 
 from skild_physics import __version__
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, SCHEMA_VERSION, open_ensemble
 from skild_physics.files import replacing
+from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 from skild_physics.observables.correlators import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL
 
-FLIPS_PER_SPIN = 5.0
-THERMALIZATION_FIELDS = 100
+SPACING_IN_TAU_INT = 2.0
+THERMALIZATION_IN_SPACINGS = 100
+PILOT_LATTICES = 40
+PILOT_STEPS = 1000
 N_CHAINS = 16
 MAX_L = 2**15
 
@@ -83,13 +89,25 @@ class IsingParameters:
 
     @classmethod
     def planned(
-        cls, L: int, beta: float = BETA_CRITICAL, seed: int = 0, updates: int | None = None
+        cls,
+        L: int,
+        beta: float = BETA_CRITICAL,
+        seed: int = 0,
+        updates: int | None = None,
+        n_chains: int = N_CHAINS,
     ) -> "IsingParameters":
-        """Parameters with spacing and thermalisation chosen by a pilot run of the same seed."""
-        probe = cls(L, beta, seed, updates or 1, 0)
-        if updates is None:
-            updates = max(1, round(FLIPS_PER_SPIN * L**2 / _pilot_cluster_size(probe)))
-        return cls(L, beta, seed, updates, THERMALIZATION_FIELDS * updates)
+        """Parameters with the spacing, unless given, and thermalisation set by a pilot run.
+
+        The pilot draws from a stream of the same seed that no chain uses, so equal arguments give
+        equal parameters.
+        """
+        probe = cls(L, beta, seed, updates or 1, 0, n_chains)
+        spacing = max(1, math.ceil(SPACING_IN_TAU_INT * max(pilot(probe))))
+        return replace(
+            probe,
+            updates_between_samples=updates or spacing,
+            thermalization_updates=THERMALIZATION_IN_SPACINGS * spacing,
+        )
 
     def attributes(self) -> dict[str, Any]:
         """The parameters as root attributes of a file."""
@@ -106,18 +124,37 @@ class IsingParameters:
         }
 
 
-def _pilot_cluster_size(p: IsingParameters) -> float:
-    """Mean cluster size after thermalisation, from a chain that no ensemble uses."""
-    spins = np.ones(p.L**2, np.int8)
-    stack = np.empty(p.L**2 + 4, np.uint32)
-    state = seed_states(p.seed, p.n_chains + 1)[-1]
+class PilotTimes(NamedTuple):
+    """tau_int of the energy and of m^2, in cluster updates."""
+
+    energy: float
+    magnetization_squared: float
+
+
+@lru_cache(maxsize=8)
+def pilot(p: IsingParameters) -> PilotTimes:
+    """Integrated autocorrelation times from a chain that no ensemble uses.
+
+    The chain is advanced in steps that flip half of the lattice on average, until 40 lattices have
+    been flipped to relax and the times are known from 1000 steps.
+    """
+    spins = np.ones((p.L, p.L), np.int8)
+    rng = seed_states(p.seed, p.n_chains + 1)[-1]
     threshold = bond_threshold(p.beta)
+    flips = clusters = 0
     for _ in range(2):
         flips = clusters = 0
-        while flips < 20 * p.L**2:
-            flips += wolff_updates(spins, state, stack, threshold, 16)
+        while flips < PILOT_LATTICES / 2 * p.L**2:
+            flips += wolff_advance(spins, rng, threshold, 16)
             clusters += 16
-    return flips / clusters
+    step = max(1, round(0.5 * p.L**2 * clusters / flips))
+    fields = np.empty((PILOT_STEPS, p.L, p.L), np.int8)
+    wolff_samples(spins, rng, threshold, step, fields)
+    times = [
+        integrated_autocorrelation_time(values[None]).tau_int * step
+        for values in (energy_per_spin(fields), magnetization_per_spin(fields) ** 2)
+    ]
+    return PilotTimes(*times)
 
 
 @dataclass
@@ -129,17 +166,11 @@ class _Chains:
 
     @classmethod
     def start(cls, p: IsingParameters, pool: ThreadPoolExecutor) -> "_Chains":
-        chains = cls(np.ones((p.n_chains, p.L**2), np.int8), seed_states(p.seed, p.n_chains))
+        chains = cls(np.ones((p.n_chains, p.L, p.L), np.int8), seed_states(p.seed, p.n_chains))
+        threshold = bond_threshold(p.beta)
 
         def thermalise(c: int) -> None:
-            stack = np.empty(p.L**2 + 4, np.uint32)
-            wolff_updates(
-                chains.spins[c],
-                chains.rng[c],
-                stack,
-                bond_threshold(p.beta),
-                p.thermalization_updates,
-            )
+            wolff_advance(chains.spins[c], chains.rng[c], threshold, p.thermalization_updates)
 
         list(pool.map(thermalise, range(p.n_chains)))
         return chains
@@ -148,18 +179,17 @@ class _Chains:
         self, p: IsingParameters, start: int, stop: int, pool: ThreadPoolExecutor
     ) -> NDArray[np.int8]:
         """Fields start .. stop - 1 of the ensemble, shape (stop - start, L, L)."""
-        out = np.empty((stop - start, p.L**2), np.int8)
+        out = np.empty((stop - start, p.L, p.L), np.int8)
+        threshold = bond_threshold(p.beta)
 
         def sample(c: int) -> None:
             first = (c - start) % p.n_chains
-            own = np.empty((len(range(first, len(out), p.n_chains)), p.L**2), np.int8)
-            wolff_samples(
-                self.spins[c], self.rng[c], bond_threshold(p.beta), p.updates_between_samples, own
-            )
+            own = np.empty_like(out[first :: p.n_chains])
+            wolff_samples(self.spins[c], self.rng[c], threshold, p.updates_between_samples, own)
             out[first :: p.n_chains] = own
 
         list(pool.map(sample, range(p.n_chains)))
-        return out.reshape(-1, p.L, p.L)
+        return out
 
     def write(self, file: h5py.File) -> None:
         state = file.create_group("state")
@@ -249,7 +279,7 @@ def _generate(
                 _write(temporary, p, chains, done, fields, chunk)
             done = stop
             progress(done)
-    _assemble(path, [path, *shards] if existing else shards, p, samples)
+    _assemble(path, parts, [path, *shards] if existing else shards, p, samples)
     return samples - first
 
 
@@ -355,10 +385,12 @@ def _write(
         chains.write(file)
 
 
-def _assemble(path: Path, pieces: list[Path], p: IsingParameters, samples: int) -> None:
+def _assemble(
+    path: Path, parts: Path, pieces: list[Path], p: IsingParameters, samples: int
+) -> None:
     """Join the pieces, in order, into a new file and rename it to ``path``."""
     chunk, _ = _layout(p)
-    with replacing(path) as temporary:
+    with replacing(path, scratch=parts) as temporary:
         _create(temporary, p, chunk)
         with h5py.File(temporary, "r+") as file:
             for name in ("spins", "energy", "magnetization", "chain", "update", "sample"):

@@ -10,10 +10,16 @@ H = -J sum_<ij> s_i s_j, on the L x L torus.
 States must be saved after a number of updates that was fixed beforehand. Saving when a target
 number of spins has been flipped favours states that large clusters have just produced and biases
 the energy at criticality by several per cent.
+
+What makes it fast. Sites are visited first in, first out, so the processor knows the next sites
+long before the last ones are decided. Nothing branches on a spin or a bond: a neighbour is always
+written to the queue, and kept by moving the tail. Bonds are drawn 64 at a time, bit by bit of p:
+comparing 64 random numbers with p from the top bit down leaves none undecided after about eight
+64-bit draws. Inside, spins are bits in rows whose stride is a power of two.
 """
 
 import numpy as np
-from numba import int8, njit, uint32, uint64
+from numba import int64, njit, uint8, uint32, uint64
 from numpy.typing import NDArray
 
 BIT_GENERATOR = "xoshiro256++"
@@ -47,83 +53,120 @@ def _below(state, bound):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _visit(spins, stack, top, y, x, L, up, open_bond):  # type: ignore[no-untyped-def]
-    """Flip a neighbour that joins the cluster; the new top of the stack.
+def _open_bonds(state, threshold):  # type: ignore[no-untyped-def]
+    """64 independent bits, each set with probability threshold / 2^64 exactly."""
+    undecided, opened = ~uint64(0), uint64(0)
+    bit = uint64(64)
+    while undecided != uint64(0) and bit > uint64(0):
+        bit -= uint64(1)
+        draw = _next(state)
+        # all ones or all zeros: this bit of the threshold, for all 64 comparisons
+        wanted = uint64(0) - ((threshold >> bit) & uint64(1))
+        opened |= undecided & wanted & ~draw
+        undecided &= ~(draw ^ wanted)
+    return opened
 
-    The site is written to the stack in any case and kept by moving the pointer: no branch that
-    the processor would mispredict half of the time.
-    """
-    site = y * L + x
-    spin = spins[site]
-    joins = uint64(spin == up) & uint64(open_bond)
-    spins[site] = spin - int8(2) * (int8(joins) * up)
-    stack[top] = uint32((y << uint64(16)) | x)
-    return top + joins
 
-
-@njit(nogil=True, cache=True)
-def wolff_updates(spins, rng, stack, threshold, n_updates):  # type: ignore[no-untyped-def]
-    """Apply ``n_updates`` cluster flips in place and return the number of spins flipped.
-
-    Args:
-        spins: int8 (L * L,), row-major, values +-1; changed. L < 65536.
-        rng: uint64 (4,), generator state; changed.
-        stack: uint32 (L * L + 4,), scratch.
-        threshold: a bond opens when a 32-bit draw is below it, see :func:`bond_threshold`.
-        n_updates: number of single-cluster updates.
-    """
-    L = uint64(np.sqrt(spins.size))
-    zero, one, last = uint64(0), uint64(1), uint64(L - uint64(1))
-    low = uint64(0xFFFFFFFF)
+@njit(inline="always")
+def _updates(bits, rng, queue, threshold, L, stride, n_updates):  # type: ignore[no-untyped-def]
+    """Apply cluster updates to bits (L * stride,), uint8; the number of spins flipped."""
+    zero, one, two, three, four = uint64(0), uint64(1), uint64(2), uint64(3), uint64(4)
+    last, column = L - one, stride - one
+    bottom = last * stride
     state = rng.copy()
+    bonds, sites_left = zero, 0
     flipped = 0
     for _ in range(n_updates):
-        site = _below(state, L * L)
-        up = spins[site]
-        spins[site] = -up
-        stack[zero] = uint32(((site // L) << uint64(16)) | (site % L))
-        top = one
-        while top > zero:
-            top -= one
-            flipped += 1
-            y = uint64(stack[top]) >> uint64(16)
-            x = uint64(stack[top]) & uint64(0xFFFF)
-            north = last if y == zero else y - one
-            south = zero if y == last else y + one
-            west = last if x == zero else x - one
-            east = zero if x == last else x + one
-            a, b = _next(state), _next(state)
-            top = _visit(spins, stack, top, north, x, L, up, a & low < threshold)
-            top = _visit(spins, stack, top, south, x, L, up, a >> uint64(32) < threshold)
-            top = _visit(spins, stack, top, y, west, L, up, b & low < threshold)
-            top = _visit(spins, stack, top, y, east, L, up, b >> uint64(32) < threshold)
+        seed_site = _below(state, L * L)
+        seed_site = seed_site // L * stride + seed_site % L
+        flipped_to = uint64(bits[seed_site]) ^ one
+        bits[seed_site] = uint8(flipped_to)
+        queue[zero] = uint32(seed_site)
+        head, tail = zero, one
+        while head < tail:
+            site = uint64(queue[head])
+            head += one
+            if sites_left == 0:
+                bonds = _open_bonds(state, threshold)
+                sites_left = 16
+            sites_left -= 1
+            x = site & column
+            north = site + bottom if site < stride else site - stride
+            south = site - bottom if site >= bottom else site + stride
+            west = site + last if x == zero else site - one
+            east = site - last if x == last else site + one
+            a, b = uint64(bits[north]), uint64(bits[south])
+            c, d = uint64(bits[west]), uint64(bits[east])
+            join_a = (a ^ flipped_to) & bonds & one
+            join_b = (b ^ flipped_to) & (bonds >> one) & one
+            join_c = (c ^ flipped_to) & (bonds >> two) & one
+            join_d = (d ^ flipped_to) & (bonds >> three) & one
+            bonds >>= four
+            bits[north], bits[south] = uint8(a ^ join_a), uint8(b ^ join_b)
+            bits[west], bits[east] = uint8(c ^ join_c), uint8(d ^ join_d)
+            queue[tail] = uint32(north)
+            tail += join_a
+            queue[tail] = uint32(south)
+            tail += join_b
+            queue[tail] = uint32(west)
+            tail += join_c
+            queue[tail] = uint32(east)
+            tail += join_d
+        flipped += int64(tail)
     rng[:] = state
     return flipped
 
 
 @njit(nogil=True, cache=True)
 def wolff_samples(spins, rng, threshold, n_updates, out):  # type: ignore[no-untyped-def]
-    """Fill ``out``, int8 (samples, L * L), with states ``n_updates`` cluster updates apart.
+    """Fill ``out`` with states ``n_updates`` cluster updates apart; the number of spins flipped.
 
-    ``spins`` and ``rng`` are advanced in place. Returns the number of spins flipped.
+    Args:
+        spins: int8 (L, L), values +-1: the state before, changed to the last one.
+        rng: uint64 (4,), generator state; changed.
+        threshold: bond probability times 2^64, see :func:`bond_threshold`.
+        n_updates: number of single-cluster updates before each saved state.
+        out: int8 (samples, L, L).
     """
-    stack = np.empty(spins.size + 4, np.uint32)
+    L = uint64(spins.shape[0])
+    stride = uint64(1)
+    while stride < L:
+        stride *= uint64(2)
+    bits = np.zeros(L * stride, np.uint8)
+    queue = np.empty(L * L + uint64(4), np.uint32)
+    for y in range(spins.shape[0]):
+        for x in range(spins.shape[1]):
+            bits[y * stride + x] = spins[y, x] < 0
     flipped = 0
     for i in range(out.shape[0]):
-        flipped += wolff_updates(spins, rng, stack, threshold, n_updates)
-        out[i] = spins
+        flipped += _updates(bits, rng, queue, threshold, L, stride, n_updates)
+        for y in range(spins.shape[0]):
+            row = bits[uint64(y) * stride : uint64(y) * stride + L]
+            for x in range(spins.shape[1]):
+                out[i, y, x] = 1 - 2 * np.int8(row[x])
+    if out.shape[0] > 0:
+        spins[:] = out[-1]
     return flipped
 
 
+def wolff_advance(
+    spins: NDArray[np.int8], rng: NDArray[np.uint64], threshold: np.uint64, n_updates: int
+) -> int:
+    """Apply ``n_updates`` cluster updates to spins (L, L) in place; the number of spins flipped."""
+    return int(
+        wolff_samples(spins, rng, threshold, n_updates, np.empty((1, *spins.shape), np.int8))
+    )
+
+
 def bond_threshold(beta: float, J: float = 1.0) -> np.uint64:
-    """Integer threshold of the bond probability 1 - exp(-2 beta J), resolved to 2^-32.
+    """The bond probability 1 - exp(-2 beta J) times 2^64, rounded.
 
     Raises:
         ValueError: beta J is not a positive finite number.
     """
     if not (np.isfinite(beta * J) and beta * J > 0):
         raise ValueError(f"beta must be positive and finite, got {beta}")
-    return np.uint64(round(-np.expm1(-2 * beta * J) * 2.0**32))
+    return np.uint64(min(int(-np.expm1(-2 * beta * J) * 2.0**64), 2**64 - 1))
 
 
 def seed_states(seed: int, n_chains: int) -> NDArray[np.uint64]:

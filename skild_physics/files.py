@@ -7,15 +7,19 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it when the block ends without an error.
+def replacing(path: str | Path, scratch: Path | None = None) -> Iterator[Path]:
+    """A temporary path that replaces ``path`` when the block ends without an error.
+
+    Args:
+        path: the file to replace.
+        scratch: folder of the temporary file, on the same file system; None: that of ``path``.
 
     Raises:
         OSError: the directory cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
         yield temporary
         with open(temporary, "rb") as written:

@@ -133,6 +133,7 @@ BAD = [
     ("super-resolve run run/heldout.h5 --factor 2 --samples 0 --out x.h5", "samples"),
     ("super-resolve run run/heldout.h5 --factor 2 --steps 0 --out x.h5", "steps"),
     ("eval-correlators run/heldout.h5", "LABEL=FILE"),
+    ("eval-correlators", "give LABEL=FILE, or run 'skild-physics reproduce' first"),
     ("eval-correlators a=run/heldout.h5 a=run/heldout.h5", "given twice"),
     ("eval-correlators a=run/heldout.h5 b=small.h5 --out x.nc", "b has 8 x 8"),
     ("eval-correlators a=run/heldout.h5 --sides 9 --out x.nc", "sides must lie in"),

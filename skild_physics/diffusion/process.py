@@ -17,6 +17,7 @@ nothing ever changes and the limit is A = 0, C = 1, V = 0: keep x_n.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -73,13 +74,16 @@ class Process:
             raise ValueError(f"k_c must not be negative, got {self.k_c}")
         if self.T < 1:
             raise ValueError(f"T must be at least 1, got {self.T}")
-        k_eff = torch.as_tensor(wavenumbers(S0.shape[0], self.basis)).clamp(min=self.k_c)
         object.__setattr__(self, "S0", S0)
-        object.__setattr__(self, "_k2", (k_eff**2).to(S0.device))
-        object.__setattr__(self, "_sqrt_S0", S0.sqrt())
 
-    _k2: Tensor = None  # type: ignore[assignment]
-    _sqrt_S0: Tensor = None  # type: ignore[assignment]
+    @cached_property
+    def _k2(self) -> Tensor:
+        k_eff = torch.as_tensor(wavenumbers(self.N, self.basis)).clamp(min=self.k_c)
+        return (k_eff**2).to(self.S0.device)
+
+    @cached_property
+    def _sqrt_S0(self) -> Tensor:
+        return self.S0.sqrt()
 
     @property
     def N(self) -> int:

@@ -16,7 +16,6 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,9 +46,9 @@ class LinearSchedule:
     def __post_init__(self) -> None:
         for name in ("lambda_f", "theta"):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
+            if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive, got {value}")
-        if not (np.isfinite(self.lambda_i) and self.lambda_i >= 0):
+        if not (math.isfinite(self.lambda_i) and self.lambda_i >= 0):
             raise ValueError(f"lambda_i must not be negative, got {self.lambda_i}")
 
     def lam(self, t: Tensor) -> Tensor:
@@ -66,8 +65,8 @@ class LogLinearSchedule:
     lambda_f: float
 
     def __post_init__(self) -> None:
-        slope = (self.lambda_f - self.lambda_i) * np.log(10)
-        if not (np.isfinite(slope) and slope > -1):
+        slope = (self.lambda_f - self.lambda_i) * math.log(10)
+        if not (math.isfinite(slope) and slope > -1):
             raise ValueError(
                 f"lambda_f must exceed lambda_i - 1/ln(10) for lambda(t) to grow, got "
                 f"lambda_i = {self.lambda_i}, lambda_f = {self.lambda_f}"
@@ -82,7 +81,7 @@ class LogLinearSchedule:
 
 def effective_resolution(lam: Tensor, tau: float) -> Tensor:
     """Pixels per side whose modes still carry a signal-to-noise ratio above tau, at lambda."""
-    k = torch.sqrt(np.log1p(1 / tau) / torch.as_tensor(lam, dtype=torch.float64))
+    k = torch.sqrt(math.log1p(1 / tau) / torch.as_tensor(lam, dtype=torch.float64))
     return k / (math.sqrt(2) * math.pi)
 
 
@@ -96,7 +95,7 @@ def lambda_at_resolution(resolution: float, tau: float) -> float:
         raise ValueError(f"resolution must be positive, got {resolution}")
     if not tau > 0:
         raise ValueError(f"tau must be positive, got {tau}")
-    return float(np.log1p(1 / tau) / (2 * np.pi**2 * resolution**2))
+    return math.log1p(1 / tau) / (2 * math.pi**2 * resolution**2)
 
 
 def linear_to_resolution(size: int, resolution: float, theta: float, tau: float) -> LinearSchedule:
@@ -114,7 +113,7 @@ def linear_to_resolution(size: int, resolution: float, theta: float, tau: float)
     """
     lam_end = lambda_at_resolution(resolution, tau)
     return LinearSchedule(
-        lambda_i=np.sqrt(2) * np.pi * (size - 1),
-        lambda_f=float(np.sqrt(theta / lam_end)),
+        lambda_i=math.sqrt(2) * math.pi * (size - 1),
+        lambda_f=math.sqrt(theta / lam_end),
         theta=theta,
     )

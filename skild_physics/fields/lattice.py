@@ -51,12 +51,15 @@ def open_ensemble(path: str | Path) -> xr.Dataset:
 def load_fields(path: str | Path) -> xr.DataArray:
     """Spins of an ensemble or fields of a model, lazily, as (sample, y, x) with provenance.
 
+    Use it as a context manager, or close it, to release the file.
+
     Raises:
         ValueError: the file is missing, foreign, truncated, or of a newer schema.
     """
     data = _open(path, tuple(_VARIABLE))
-    fields = data[_VARIABLE[data.attrs["schema"]]]
-    return fields.assign_attrs(data.attrs)
+    fields = data[_VARIABLE[data.attrs["schema"]]].assign_attrs(data.attrs)
+    fields.set_close(data.close)
+    return fields
 
 
 def save_fields(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-N_BLOCKS = 64
+N_BLOCKS = 32
 
 
 class Estimate(NamedTuple):

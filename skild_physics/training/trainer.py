@@ -46,8 +46,7 @@ def default_device() -> torch.device:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type networks compute in: bfloat16 where the hardware multiplies it fast."""
     if precision == "auto":
-        fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AMX"
-        fast = fast or bool(torch.cpu._is_amx_tile_supported())
+        fast = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
         precision = "bfloat16" if fast else "float32"
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
@@ -108,6 +107,38 @@ def _average_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
+def _inputs(config: Config) -> tuple[Tensor, Spectrum]:
+    """Spins (sample, L, L) and their spectrum, once they are known to fit each other."""
+    spectrum = Spectrum.load(config.process.spectrum)
+    with open_ensemble(config.data.ensemble) as data:
+        spins = torch.from_numpy(data["spins"].values)
+    if spins.shape[-1] != spectrum.N:
+        raise ValueError(
+            f"{config.process.spectrum} is for N = {spectrum.N}, the fields of "
+            f"{config.data.ensemble} have L = {spins.shape[-1]}"
+        )
+    if spectrum.N % config.network.multiple:
+        raise ValueError(
+            f"network.channels: {len(config.network.channels)} levels of patch "
+            f"{config.network.patch} need fields of a side that is a multiple of "
+            f"{config.network.multiple}, got L = {spectrum.N}"
+        )
+    return spins, spectrum
+
+
+def _state_of(config: Config, path: Path) -> dict[str, Any] | None:
+    """The saved state of this very run, if there is one."""
+    if not path.exists():
+        return None
+    state = load_state(path)
+    if json.loads(state["config"]) != config.to_json():
+        raise ValueError(
+            f"{config.out}: holds a run of another configuration; choose another folder, or pass "
+            "--overwrite to discard it"
+        )
+    return state
+
+
 def train(
     config: Config,
     progress: Progress = lambda step, loss: None,
@@ -127,34 +158,13 @@ def train(
         FloatingPointError: the loss became nan or infinite; the last saved state stays.
     """
     settings = config.training
-    spectrum = Spectrum.load(config.process.spectrum)
-    with open_ensemble(config.data.ensemble) as data:
-        spins = torch.from_numpy(data["spins"].values)
-    if spins.shape[-1] != spectrum.N:
-        raise ValueError(
-            f"{config.process.spectrum} is for N = {spectrum.N}, the fields of "
-            f"{config.data.ensemble} have L = {spins.shape[-1]}"
-        )
-    if spectrum.N % config.network.multiple:
-        raise ValueError(
-            f"network.channels: {len(config.network.channels)} levels of patch "
-            f"{config.network.patch} need fields of a side that is a multiple of "
-            f"{config.network.multiple}, got L = {spectrum.N}"
-        )
-    out = config.out
-    model_path, state_path = out / "model.safetensors", out / "state.pt"
-    state = None
-    if state_path.exists() and not overwrite:
-        state = load_state(state_path)
-        if json.loads(state["config"]) != config.to_json():
-            raise ValueError(
-                f"{out}: holds a run of another configuration; choose another folder, or pass "
-                "--overwrite to discard it"
-            )
-        if state["step"] >= settings.steps and model_path.exists():
-            log(f"{model_path}: trained already, {settings.steps} steps")
-            return model_path
-    out.mkdir(parents=True, exist_ok=True)
+    spins, spectrum = _inputs(config)
+    model_path, state_path = config.out / "model.safetensors", config.out / "state.pt"
+    state = None if overwrite else _state_of(config, state_path)
+    if state is not None and state["step"] >= settings.steps and model_path.exists():
+        log(f"{model_path}: trained already, {settings.steps} steps")
+        return model_path
+    config.out.mkdir(parents=True, exist_ok=True)
 
     device = default_device()
     dtype = autocast_dtype(settings.precision, device)
@@ -204,7 +214,7 @@ def train(
         )
         save_model(model_path, average.module.state_dict(), process, config, step)
 
-    metrics = _metrics_until(out / "metrics.jsonl", start)
+    metrics = _metrics_until(config.out / "metrics.jsonl", start)
     began = time.perf_counter()
     with metrics.open("a") as lines:
         for step in range(start, settings.steps):
