@@ -15,6 +15,7 @@ from skild_physics.fields import open_ensemble
 from skild_physics.files import check_output
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.observables.jackknife import jackknife
+from skild_physics.plots import check_figure, fields_figure, save_figure
 
 
 def _beta(ctx: click.Context, param: click.Parameter, value: str) -> float:
@@ -50,8 +51,8 @@ def _count_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> in
     default="auto",
     show_default=True,
     callback=_count_or_auto,
-    help="Cluster updates between saved fields; auto: a pilot run sets it so that each spin is "
-    "flipped five times on average.",
+    help="Cluster updates between saved fields; auto: twice the larger tau_int, of the energy or "
+    "of m^2, in a pilot run.",
 )
 @click.option(
     "--workers",
@@ -61,6 +62,8 @@ def _count_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> in
     help="Threads; the fields do not depend on it.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="HDF5 file.  [default: ising-L{L}.h5]")
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers run the chains.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Figure of some fields.")
 @click.option("--overwrite", is_flag=True, help="Replace a file made with other parameters.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
@@ -71,6 +74,8 @@ def command(
     updates: int | None,
     workers: int | None,
     out: Path | None,
+    scheduler: str | None,
+    plot: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -84,6 +89,8 @@ def command(
       skild-physics generate-ising --L 128 --samples 2000 --seed 1 --out ising-L128.h5
     """
     out = check_output(out or Path(f"ising-L{L}.h5"), overwrite=True)
+    if plot:
+        check_figure(plot, overwrite)
     parameters = IsingParameters.planned(L, beta, seed, updates)
     say(
         f"{samples} fields of {L} x {L} at beta = {beta:.6f}, "
@@ -93,9 +100,20 @@ def command(
     )
     began = time.perf_counter()
     with progress("generate", samples) as show:
-        made = generate(out, parameters, samples, workers or os.cpu_count() or 1, show, overwrite)
+        made = generate(
+            out,
+            parameters,
+            samples,
+            workers=workers or os.cpu_count() or 1,
+            scheduler=scheduler,
+            progress=show,
+            overwrite=overwrite,
+        )
     seconds = time.perf_counter() - began
     summary = summarize(out)
+    if plot:
+        with open_ensemble(out) as data:
+            save_figure(fields_figure(data["spins"][:12].values), plot)
     summary["made"] = made
     summary["fields_per_second"] = made / seconds if made else None
     if as_json:
@@ -115,6 +133,11 @@ def command(
         "",
     )
     answers.print(table)
+    say(
+        f"worth {summary['n_effective']:.0f} independent fields of {summary['samples']}: tau_int = "
+        f"{summary['tau_int_energy']:.2f} (energy), "
+        f"{summary['tau_int_magnetization_squared']:.2f} (m^2) in fields, 1/2 if independent"
+    )
     speed = f"{made} made at {made / seconds:.0f} fields/s" if made else "nothing left to make"
     say(
         f"{speed}; {summary['bytes_per_field']:.0f} bytes per field on disk; errors: jackknife "
@@ -133,6 +156,9 @@ def summarize(path: Path) -> dict[str, float | int | str | None]:
         "samples": len(both),
         "bytes_per_field": path.stat().st_size / len(both),
         "energy_exact": torus_energy(int(attrs["L"]), float(attrs["beta"])),
+        "n_effective": float(attrs["n_effective"]),
+        "tau_int_energy": float(attrs["tau_int_energy"]),
+        "tau_int_magnetization_squared": float(attrs["tau_int_magnetization_squared"]),
         "n_blocks": 0,
     }
     if len(both) < 2:

@@ -83,9 +83,9 @@ def command(
                     out / f"{name}.h5",
                     IsingParameters.planned(L, seed=seed),
                     count,
-                    os.cpu_count() or 1,
-                    show,
-                    fresh,
+                    workers=os.cpu_count() or 1,
+                    progress=show,
+                    overwrite=fresh,
                 )
             say(f"{out / name}.h5: {count} fields, {made} of them made now")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
@@ -53,6 +54,23 @@ def spectrum_figure(spectrum: Spectrum) -> Figure:
     return figure
 
 
+def fields_figure(fields: NDArray[np.generic]) -> Figure:
+    """A grid of up to four columns of fields (sample, y, x)."""
+    columns = min(4, len(fields))
+    rows = -(-len(fields) // columns)
+    figure = Figure(figsize=(2 * columns, 2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, field in zip(axes, fields, strict=False):
+        _draw(ax, field)
+    return figure
+
+
+def _draw(ax: Axes, field: NDArray[np.generic]) -> None:
+    ax.imshow(field, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+
+
 def correlator_figure(
     results: xr.Dataset, pictures: Mapping[str, NDArray[np.generic]] | None = None
 ) -> Figure:
@@ -69,7 +87,7 @@ def correlator_figure(
         above, below = np.asarray(figure.subfigures(2, 1, height_ratios=(1, 1.25)))
         axes = above.subplots(1, len(pictures), squeeze=False)[0]
         for ax, (title, field) in zip(axes, pictures.items(), strict=True):
-            ax.imshow(field, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+            _draw(ax, field)
             ax.set_title(title, fontsize=10)
             ax.set_axis_off()
     left, right = below.subplots(1, 2)

@@ -68,7 +68,10 @@ def test_reproduce_again_skips_what_is_done(folder):
 
 def test_commands_by_hand(folder):
     """The same pipeline, one command at a time."""
-    run("generate-ising --L 16 --samples 300 --seed 5 --out a.h5 --workers 2", folder)
+    made = run("generate-ising --L 16 --samples 300 --seed 5 --out a.h5 --plot a.png", folder)
+    assert "sigma" in made.stdout
+    assert "independent fields of 300" in made.stderr
+    assert (folder / "a.png").read_bytes().startswith(b"\x89PNG")
     done = run("generate-ising --L 16 --samples 300 --seed 5 --out a.h5 --json", folder)
     summary = json.loads(done.stdout)
     assert summary["made"] == 0
@@ -221,3 +224,19 @@ def test_reproduce_reaches_the_published_size_of_residuals(tmp_path):
 )
 def test_values_with_errors(value, stderr, text):
     assert with_error(value, stderr) == text
+
+
+def test_readme_table_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    path = ROOT / "paper_figures" / "ising_L32" / "correlators.nc"
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        for r in data["side"].values:
+            cells = []
+            for source, name in (
+                ("truth", "kappa4"),
+                ("SKILD", "kappa4"),
+                ("SKILD", "kappa4_residual"),
+            ):
+                at = data.sel(side=r, source=source)
+                cells.append(with_error(float(at[name]), float(at[f"{name}_stderr"])))
+            assert f"| kappa4({r}) | {' | '.join(cells)} |" in readme

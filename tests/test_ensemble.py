@@ -104,37 +104,84 @@ def test_extension_continues_the_chains(tmp_path, parameters, reference):
     assert_identical(reference, path)
 
 
-def test_interrupted_run_goes_on(tmp_path, parameters, reference, monkeypatch):
-    monkeypatch.setattr("skild_physics.data_gen.ensemble._layout", lambda p: (128, 256))
+@pytest.fixture
+def small_shards(monkeypatch):
+    """256 fields of 16 x 16 in a shard."""
+    monkeypatch.setattr("skild_physics.data_gen.store.SHARD_BYTES", 256 * 16**2)
+
+
+def interrupt_at(field):
+    def progress(done):
+        if done >= field:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_interrupted_run_goes_on(tmp_path, parameters, reference, small_shards):
     path = tmp_path / "stopped.h5"
-
-    for stop_at in (200, 300, 1000):
-
-        def stop(done, stop_at=stop_at):
-            if done >= stop_at:
-                raise KeyboardInterrupt
-
+    committed = []
+    for stop_at in (200, 300, 600, 1000, 1200):
         with pytest.raises(KeyboardInterrupt):
-            generate(path, parameters, SAMPLES, progress=stop)
-        assert not path.exists()
-    assert generate(path, parameters, SAMPLES) < SAMPLES
+            generate(path, parameters, SAMPLES, progress=interrupt_at(stop_at))
+        with open_ensemble(path) as data:
+            committed.append(data.sizes["sample"])
+            assert data.attrs["n_samples_committed"] == committed[-1]
+    # the file doubles; what it does not hold yet waits in shards
+    assert committed == [256, 512, 512, 1024, 1024]
+    assert generate(path, parameters, SAMPLES) == SAMPLES - 1280
     assert_identical(reference, path)
     assert not path.with_name("stopped.h5.parts").exists()
 
 
-def test_asking_for_fewer_fields_after_an_interruption(tmp_path, parameters, monkeypatch):
-    monkeypatch.setattr("skild_physics.data_gen.ensemble._layout", lambda p: (128, 256))
+def test_interrupted_between_commit_and_tidying(tmp_path, parameters, reference, small_shards):
+    """Shards that are in the file already must not be joined to it again."""
+    path = tmp_path / "stopped.h5"
+    with pytest.raises(KeyboardInterrupt):
+        generate(path, parameters, SAMPLES, progress=interrupt_at(256))
+    parts = tmp_path / "stopped.h5.parts"
+    stale = tmp_path / "stale"
+    stale.write_bytes(path.read_bytes())
+    parts.mkdir(exist_ok=True)
+    (parts / "0-256.h5").write_bytes(stale.read_bytes())
+    generate(path, parameters, SAMPLES)
+    assert_identical(reference, path)
 
-    def stop(done):
-        if done >= 512:
-            raise KeyboardInterrupt
 
+def test_asking_for_fewer_fields_after_an_interruption(tmp_path, parameters, small_shards):
     path = tmp_path / "fewer.h5"
     with pytest.raises(KeyboardInterrupt):
-        generate(path, parameters, SAMPLES, progress=stop)
-    generate(path, parameters, 300)
-    generate(tmp_path / "direct.h5", parameters, 300)
+        generate(path, parameters, SAMPLES, progress=interrupt_at(700))
+    generate(path, parameters, 600)
+    generate(tmp_path / "direct.h5", parameters, 600)
     assert_identical(path, tmp_path / "direct.h5")
+
+
+def test_overwriting_keeps_the_old_file_until_the_new_one_is_there(tmp_path, parameters, reference):
+    before = reference.read_bytes()
+    other = IsingParameters.planned(16, seed=4)
+    with pytest.raises(KeyboardInterrupt):
+        generate(reference, other, SAMPLES, overwrite=True, progress=interrupt_at(0))
+    assert reference.read_bytes() == before
+    generate(reference, other, SAMPLES, overwrite=True)
+    generate(tmp_path / "fresh.h5", other, SAMPLES)
+    assert_identical(reference, tmp_path / "fresh.h5")
+
+
+def test_metadata_says_how_independent_the_fields_are(tmp_path, parameters):
+    generate(tmp_path / "wide.h5", parameters, 8000, workers=2)
+    dense = IsingParameters.planned(16, seed=3, updates=1)
+    generate(tmp_path / "dense.h5", dense, 8000, workers=2)
+    with open_ensemble(tmp_path / "wide.h5") as wide, open_ensemble(tmp_path / "dense.h5") as close:
+        assert wide.attrs["updates_between_samples"] == parameters.updates_between_samples
+        assert 0.5 <= wide.attrs["tau_int_energy"] < 0.75
+        assert 8000 * 0.65 < wide.attrs["n_effective"] <= 8000
+        # saved after every update the times in fields are those of the pilot in updates
+        assert close.attrs["tau_int_energy"] == pytest.approx(
+            close.attrs["pilot_tau_int_energy"], rel=0.25
+        )
+        assert close.attrs["n_effective"] < 2500
+        assert wide.attrs["thermalization_updates"] == close.attrs["thermalization_updates"]
 
 
 def test_fields_of_a_chain_are_a_fixed_number_of_updates_apart(reference, parameters):

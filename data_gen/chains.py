@@ -1,0 +1,62 @@
+"""Markov chains as pure functions: state in, state and fields out, on any thread or machine."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from skild_physics.data_gen.parameters import IsingParameters
+from skild_physics.data_gen.wolff import (
+    bond_threshold,
+    seed_states,
+    wolff_advance,
+    wolff_samples,
+)
+
+from skild_physics.observables.correlators import energy_per_spin, magnetization_per_spin
+
+
+class ChainState(NamedTuple):
+    """Spins (L, L) int8 and generator state (4,) uint64."""
+
+    spins: NDArray[np.int8]
+    rng: NDArray[np.uint64]
+
+
+class Samples(NamedTuple):
+    """Consecutive fields (sample, L, L) int8, with energy and magnetisation per spin (sample,)."""
+
+    spins: NDArray[np.int8]
+    energy: NDArray[np.float64]
+    magnetization: NDArray[np.float64]
+
+
+def start_chain(p: IsingParameters, c: int) -> ChainState:
+    """Chain c, thermalised from the ordered state."""
+    state = ChainState(np.ones((p.L, p.L), np.int8), seed_states(p.seed, p.n_chains)[c])
+    wolff_advance(*state, bond_threshold(p.beta), p.thermalization_updates)
+    return state
+
+
+def advance_chain(p: IsingParameters, state: ChainState, n: int) -> tuple[ChainState, Samples]:
+    """The chain's next n fields, and its state after them."""
+    after = ChainState(state.spins.copy(), state.rng.copy())
+    spins = np.empty((n, p.L, p.L), np.int8)
+    wolff_samples(*after, bond_threshold(p.beta), p.updates_between_samples, spins)
+    return after, Samples(spins, energy_per_spin(spins), magnetization_per_spin(spins))
+
+
+def interleave(parts: list[Samples], start: int, stop: int) -> Samples:
+    """Fields start .. stop - 1 of the ensemble: field s is the next one of chain s mod C."""
+    L = parts[0].spins.shape[-1]
+    n, C = stop - start, len(parts)
+    out = Samples(np.empty((n, L, L), np.int8), np.empty(n), np.empty(n))
+    for c, part in enumerate(parts):
+        first = (c - start) % C
+        for whole, own in zip(out, part, strict=True):
+            whole[first::C] = own
+    return out
+
+
+def fields_due(c: int, start: int, stop: int, n_chains: int) -> int:
+    """How many of the fields start .. stop - 1 belong to chain c."""
+    return len(range(start + (c - start) % n_chains, stop, n_chains))

@@ -1,0 +1,141 @@
+"""What determines an ensemble, and the pilot run that sets its spacing.
+
+Integrated autocorrelation times, tau_int = 1/2 + sum rho, of the energy and of m^2 are measured in
+cluster updates. Fields are saved twice the larger time apart, after a hundred spacings of
+thermalisation from the ordered state.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from skild_physics.data_gen.wolff import (
+    BIT_GENERATOR,
+    bond_threshold,
+    seed_states,
+    wolff_advance,
+    wolff_samples,
+)
+
+from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, SCHEMA_VERSION
+from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
+from skild_physics.observables.correlators import energy_per_spin, magnetization_per_spin
+from skild_physics.observables.exact import BETA_CRITICAL
+
+SPACING_IN_TAU_INT = 2.0
+THERMALIZATION_IN_SPACINGS = 100
+PILOT_LATTICES = 40
+PILOT_STEPS = 1000
+N_CHAINS = 16
+MAX_L = 2**15
+
+
+@dataclass(frozen=True)
+class IsingParameters:
+    """Everything that determines the fields of an ensemble, apart from how many there are.
+
+    Args:
+        L: side of the torus, 3 or more.
+        beta: inverse temperature, J = 1.
+        seed: integer root seed.
+        updates_between_samples: cluster updates between saved fields of a chain.
+        thermalization_updates: cluster updates of each chain before its first spacing.
+        n_chains: independent chains.
+
+    Raises:
+        ValueError: a parameter out of range, naming it.
+    """
+
+    L: int
+    beta: float
+    seed: int
+    updates_between_samples: int
+    thermalization_updates: int
+    n_chains: int = N_CHAINS
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.L <= MAX_L:
+            raise ValueError(f"L must lie in 3 .. {MAX_L}, got {self.L}")
+        bond_threshold(self.beta)
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        for name in ("updates_between_samples", "n_chains"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.thermalization_updates < 0:
+            raise ValueError(
+                f"thermalization_updates must not be negative, got {self.thermalization_updates}"
+            )
+
+    @classmethod
+    def planned(
+        cls,
+        L: int,
+        beta: float = BETA_CRITICAL,
+        seed: int = 0,
+        updates: int | None = None,
+        n_chains: int = N_CHAINS,
+    ) -> "IsingParameters":
+        """Parameters with the spacing, unless given, and thermalisation set by a pilot run.
+
+        The pilot draws from a stream of the same seed that no chain uses, so equal arguments give
+        equal parameters.
+        """
+        probe = cls(L, beta, seed, updates or 1, 0, n_chains)
+        spacing = max(1, math.ceil(SPACING_IN_TAU_INT * max(pilot(L, beta, seed, n_chains))))
+        return replace(
+            probe,
+            updates_between_samples=updates or spacing,
+            thermalization_updates=THERMALIZATION_IN_SPACINGS * spacing,
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """The parameters as root attributes of a file."""
+        return {
+            "schema": ENSEMBLE_SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "model": "ising",
+            "J": 1.0,
+            "boundary": "periodic",
+            "algorithm": "wolff",
+            "start": "ordered",
+            "bit_generator": BIT_GENERATOR,
+            **asdict(self),
+        }
+
+
+class PilotTimes(NamedTuple):
+    """tau_int of the energy and of m^2, in cluster updates."""
+
+    energy: float
+    magnetization_squared: float
+
+
+@lru_cache(maxsize=8)
+def pilot(L: int, beta: float, seed: int, n_chains: int = N_CHAINS) -> PilotTimes:
+    """Integrated autocorrelation times from a chain that no ensemble uses.
+
+    From the ordered state the chain flips 40 lattices' worth of spins to relax, and is then
+    measured 1000 times, after every half lattice.
+    """
+    spins = np.ones((L, L), np.int8)
+    rng = seed_states(seed, n_chains + 1)[-1]
+    threshold = bond_threshold(beta)
+    flips = clusters = 0
+    for _ in range(2):
+        flips = clusters = 0
+        while flips < PILOT_LATTICES / 2 * L**2:
+            flips += wolff_advance(spins, rng, threshold, 16)
+            clusters += 16
+    step = max(1, round(0.5 * L**2 * clusters / flips))
+    series = []
+    batch = np.empty((min(PILOT_STEPS, max(1, 2**24 // L**2)), L, L), np.int8)
+    while len(series) < PILOT_STEPS:
+        wolff_samples(spins, rng, threshold, step, batch)
+        series += list(zip(energy_per_spin(batch), magnetization_per_spin(batch) ** 2, strict=True))
+    energy, m2 = np.array(series).T
+    return PilotTimes(
+        *(integrated_autocorrelation_time(x[None]).tau_int * step for x in (energy, m2))
+    )

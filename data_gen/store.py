@@ -1,0 +1,172 @@
+"""Files of an ensemble that are whole at every moment.
+
+Work is written in shards `FILE.parts/START-STOP.h5`, each renamed into place complete with the
+state of its chains. FILE itself is replaced by a longer one, in one rename, whenever the fields
+have doubled and at the end; compressed chunks are moved as they are, so that costs little.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from skild_physics.data_gen.chains import ChainState, Samples
+from skild_physics.data_gen.parameters import IsingParameters, pilot
+
+from skild_physics import __version__
+from skild_physics.files import replacing
+from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
+
+COMPRESSION_LEVEL = 1
+SHARD_BYTES = 2**26
+CHUNK_BYTES = 2**18
+
+Map = Callable[..., Iterable[Any]]
+
+
+def layout(p: IsingParameters) -> tuple[int, int]:
+    """Fields per HDF5 chunk and per shard: about 256 kB and 64 MB of spins."""
+    chunk = int(np.clip(CHUNK_BYTES // p.L**2, 1, 256))
+    shard = max(p.n_chains, SHARD_BYTES // p.L**2)
+    return chunk, -(-shard // chunk) * chunk
+
+
+def write_shard(
+    path: Path, fields: Samples, chains: list[ChainState], chunk: int, run: Map
+) -> None:
+    """Consecutive fields and the state of all chains after them; ``run`` maps over chunks."""
+    n, L = len(fields.spins), fields.spins.shape[-1]
+
+    def encode(first: int) -> bytes:
+        block = np.zeros((chunk, L, L), np.int8)
+        block[: n - first] = fields.spins[first : first + chunk]
+        return zlib.compress(block.tobytes(), COMPRESSION_LEVEL)
+
+    starts = range(0, n, chunk)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        spins = file.create_dataset(
+            "spins",
+            fields.spins.shape,
+            np.int8,
+            chunks=(chunk, L, L),
+            maxshape=(None, L, L),
+            compression="gzip",
+            compression_opts=COMPRESSION_LEVEL,
+        )
+        for first, data in zip(starts, run(encode, starts), strict=True):
+            spins.id.write_direct_chunk((first, 0, 0), data)
+        file["energy"] = fields.energy
+        file["magnetization"] = fields.magnetization
+        _write_state(file, chains)
+
+
+def _write_state(file: h5py.File, chains: list[ChainState]) -> None:
+    state = file.create_group("state")
+    spins = np.stack([chain.spins for chain in chains])
+    state.create_dataset("spins", data=spins, compression="gzip", compression_opts=1)
+    state["rng"] = np.stack([chain.rng for chain in chains])
+
+
+def read_state(path: Path) -> list[ChainState]:
+    """The chains as they were after the last field of a shard or of an ensemble."""
+    with h5py.File(path, "r") as file:
+        return [
+            ChainState(*pair) for pair in zip(file["state/spins"], file["state/rng"], strict=True)
+        ]
+
+
+def commit(path: Path, scratch: Path, pieces: list[Path], p: IsingParameters) -> None:
+    """Join the pieces, in order, into a new file and rename it to ``path``."""
+    chunk, _ = layout(p)
+    with replacing(path, scratch) as temporary:
+        _create(temporary, p, chunk)
+        with h5py.File(temporary, "r+") as file:
+            n = 0
+            for piece in pieces:
+                with h5py.File(piece, "r") as source:
+                    n += _append(file, source, n)
+            index = np.arange(n)
+            spacing = p.updates_between_samples
+            _extend(file, "chain", index % p.n_chains, 0)
+            _extend(
+                file, "update", p.thermalization_updates + (index // p.n_chains + 1) * spacing, 0
+            )
+            file["sample"].resize(n, axis=0)
+            _write_state(file, read_state(pieces[-1]))
+            attributes = {
+                **p.attributes(),
+                **_independence(file["energy"][:], file["magnetization"][:], p),
+                "n_samples_committed": n,
+                "package_version": __version__,
+            }
+            for name, value in attributes.items():
+                file.attrs[name] = value
+
+
+def _append(file: h5py.File, source: h5py.File, start: int) -> int:
+    """Append the fields of a piece; whole chunks move without being decompressed."""
+    n, target = len(source["energy"]), file["spins"]
+    target.resize(start + n, axis=0)
+    chunk = target.chunks[0]
+    if start % chunk or source["spins"].chunks != target.chunks:
+        target[start:] = source["spins"][:]
+    else:
+        for first in range(0, n, chunk):
+            filters, data = source["spins"].id.read_direct_chunk((first, 0, 0))
+            target.id.write_direct_chunk((start + first, 0, 0), data, filters)
+    for name in ("energy", "magnetization"):
+        _extend(file, name, source[name][:], start)
+    return n
+
+
+def _extend(file: h5py.File, name: str, values: NDArray[Any], start: int) -> None:
+    file[name].resize(start + len(values), axis=0)
+    file[name][start:] = values
+
+
+def _independence(
+    energy: NDArray[np.float64], magnetization: NDArray[np.float64], p: IsingParameters
+) -> dict[str, float | str]:
+    """How correlated the fields are: of the pilot in cluster updates, of the file in fields."""
+    times = pilot(p.L, p.beta, p.seed, p.n_chains)
+    tau = {"energy": 0.5, "magnetization_squared": 0.5}
+    length = len(energy) // p.n_chains
+    if length > 1:
+        for name, series in (("energy", energy), ("magnetization_squared", magnetization**2)):
+            chains = series[: length * p.n_chains].reshape(length, p.n_chains).T
+            tau[name] = integrated_autocorrelation_time(chains).tau_int
+    return {
+        "tau_int_convention": "1/2 + sum of the normalised autocorrelation, Gamma method",
+        "pilot_tau_int_energy": times.energy,
+        "pilot_tau_int_magnetization_squared": times.magnetization_squared,
+        "tau_int_energy": tau["energy"],
+        "tau_int_magnetization_squared": tau["magnetization_squared"],
+        "n_effective": len(energy) / (2 * max(tau.values())),
+    }
+
+
+def _create(path: Path, p: IsingParameters, chunk: int) -> None:
+    """An empty ensemble with named dimensions, extendable along samples."""
+    with h5netcdf.File(path, "w") as file:
+        file.dimensions = {"sample": None, "y": p.L, "x": p.L}
+        file.create_variable(
+            "spins",
+            ("sample", "y", "x"),
+            "i1",
+            chunks=(chunk, p.L, p.L),
+            compression="gzip",
+            compression_opts=COMPRESSION_LEVEL,
+        ).attrs["long_name"] = "spin, +1 or -1"
+        for name, dtype, units, long_name in (
+            ("energy", "f8", "J", "energy per spin"),
+            ("magnetization", "f8", "1", "magnetisation per spin"),
+            ("chain", "i4", "1", "Markov chain of the field"),
+            ("update", "i8", "1", "cluster updates of the chain since its ordered start"),
+        ):
+            variable = file.create_variable(name, ("sample",), dtype, chunks=(4096,))
+            variable.attrs["units"] = units
+            variable.attrs["long_name"] = long_name
