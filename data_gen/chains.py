@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from skild_physics.data_gen.parameters import IsingParameters
 from skild_physics.data_gen.wolff import (
     bond_threshold,
-    seed_states,
+    seed_state,
     wolff_advance,
     wolff_samples,
 )
@@ -32,7 +32,7 @@ class Samples(NamedTuple):
 
 def start_chain(p: IsingParameters, c: int) -> ChainState:
     """Chain c, thermalised from the ordered state."""
-    state = ChainState(np.ones((p.L, p.L), np.int8), seed_states(p.seed, p.n_chains)[c])
+    state = ChainState(np.ones((p.L, p.L), np.int8), seed_state(p.seed, c))
     wolff_advance(*state, bond_threshold(p.beta), p.thermalization_updates)
     return state
 
@@ -43,18 +43,6 @@ def advance_chain(p: IsingParameters, state: ChainState, n: int) -> tuple[ChainS
     spins = np.empty((n, p.L, p.L), np.int8)
     wolff_samples(*after, bond_threshold(p.beta), p.updates_between_samples, spins)
     return after, Samples(spins, energy_per_spin(spins), magnetization_per_spin(spins))
-
-
-def interleave(parts: list[Samples], start: int, stop: int) -> Samples:
-    """Fields start .. stop - 1 of the ensemble: field s is the next one of chain s mod C."""
-    L = parts[0].spins.shape[-1]
-    n, C = stop - start, len(parts)
-    out = Samples(np.empty((n, L, L), np.int8), np.empty(n), np.empty(n))
-    for c, part in enumerate(parts):
-        first = (c - start) % C
-        for whole, own in zip(out, part, strict=True):
-            whole[first::C] = own
-    return out
 
 
 def fields_due(c: int, start: int, stop: int, n_chains: int) -> int:

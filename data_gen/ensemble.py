@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from skild_physics.data_gen.chains import advance_chain, fields_due, interleave, start_chain
+from skild_physics.data_gen.chains import advance_chain, fields_due, start_chain
 from skild_physics.data_gen.parameters import IsingParameters
-from skild_physics.data_gen.store import Map, commit, layout, read_state, write_shard
+from skild_physics.data_gen.store import Map, commit, read_state, shard_length, write_shard
 
 from skild_physics.fields.lattice import open_ensemble
 from skild_physics.files import replacing
@@ -103,7 +103,7 @@ def _generate(
     run: Map,
     progress: Progress,
 ) -> int:
-    chunk, shard = layout(p)
+    shard = shard_length(p)
     shards = _finished_shards(parts, existing, samples)
     committed, done = existing, _stop(shards[-1]) if shards else existing
     first = done
@@ -117,9 +117,8 @@ def _generate(
         due = [fields_due(c, done, stop, p.n_chains) for c in range(p.n_chains)]
         advanced = list(run(partial(advance_chain, p), chains, due))
         chains = [state for state, _ in advanced]
-        fields = interleave([own for _, own in advanced], done, stop)
         shards.append(parts / f"{done}-{stop}.h5")
-        write_shard(shards[-1], fields, chains, chunk, pool.map)
+        write_shard(shards[-1], done, stop, [own for _, own in advanced], chains, pool.map)
         done = stop
         if done >= 2 * committed or done == samples:
             commit(path, parts, [path, *shards] if committed else shards, p)

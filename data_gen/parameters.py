@@ -14,7 +14,7 @@ import numpy as np
 from skild_physics.data_gen.wolff import (
     BIT_GENERATOR,
     bond_threshold,
-    seed_states,
+    seed_state,
     wolff_advance,
     wolff_samples,
 )
@@ -121,7 +121,7 @@ def pilot(L: int, beta: float, seed: int, n_chains: int = N_CHAINS) -> PilotTime
     measured 1000 times, after every half lattice.
     """
     spins = np.ones((L, L), np.int8)
-    rng = seed_states(seed, n_chains + 1)[-1]
+    rng = seed_state(seed, n_chains)
     threshold = bond_threshold(beta)
     flips = clusters = 0
     for _ in range(2):

@@ -5,14 +5,16 @@ state of its chains. FILE itself is replaced by a longer one, in one rename, whe
 have doubled and at the end; compressed chunks are moved as they are, so that costs little.
 """
 
-import zlib
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5netcdf
 import h5py
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 from skild_physics.data_gen.chains import ChainState, Samples
 from skild_physics.data_gen.parameters import IsingParameters, pilot
@@ -22,35 +24,66 @@ from skild_physics.files import replacing
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 
 COMPRESSION_LEVEL = 1
-SHARD_BYTES = 2**26
+SHARD_BYTES = 2**25
 CHUNK_BYTES = 2**18
 
 Map = Callable[..., Iterable[Any]]
 
 
-def layout(p: IsingParameters) -> tuple[int, int]:
-    """Fields per HDF5 chunk and per shard: about 256 kB and 64 MB of spins."""
-    chunk = int(np.clip(CHUNK_BYTES // p.L**2, 1, 256))
-    shard = max(p.n_chains, SHARD_BYTES // p.L**2)
-    return chunk, -(-shard // chunk) * chunk
+def chunk_length(L: int) -> int:
+    """Fields in an HDF5 chunk, about 256 kB of spins."""
+    return int(np.clip(CHUNK_BYTES // L**2, 1, 256))
+
+
+def shard_length(p: IsingParameters) -> int:
+    """Fields in a shard: whole chunks, at least one field of every chain, about 32 MB of spins."""
+    chunk = chunk_length(p.L)
+    return -(-max(p.n_chains, SHARD_BYTES // p.L**2) // chunk) * chunk
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """HDF5 reports a failing disk as OSError or RuntimeError, and again when the file closes."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        chain: list[BaseException] = [error]
+        while chain[-1].__context__ is not None:
+            chain.append(chain[-1].__context__)
+        reasons = [re.search(r"error message = '([^']+)'", str(e)) for e in chain]
+        reason = next((found[1] for found in reasons if found), str(chain[-1]))
+        raise OSError(f"{path}: cannot be written: {reason}") from None
 
 
 def write_shard(
-    path: Path, fields: Samples, chains: list[ChainState], chunk: int, run: Map
+    path: Path, start: int, stop: int, parts: list[Samples], chains: list[ChainState], run: Map
 ) -> None:
-    """Consecutive fields and the state of all chains after them; ``run`` maps over chunks."""
-    n, L = len(fields.spins), fields.spins.shape[-1]
+    """Fields start .. stop - 1 of the ensemble, and the state of all chains after them.
+
+    Args:
+        path: the shard.
+        start: number of the first field.
+        stop: number after the last field.
+        parts: the next fields of every chain.
+        chains: the chains after these fields.
+        run: maps the compression over chunks.
+    """
+    n, C, L = stop - start, len(parts), parts[0].spins.shape[-1]
+    chunk = chunk_length(L)
+    chain = np.arange(start, stop) % C
+    position = (np.arange(n) - (chain - start) % C) // C
 
     def encode(first: int) -> bytes:
         block = np.zeros((chunk, L, L), np.int8)
-        block[: n - first] = fields.spins[first : first + chunk]
-        return zlib.compress(block.tobytes(), COMPRESSION_LEVEL)
+        for i in range(first, min(first + chunk, n)):
+            block[i - first] = parts[chain[i]].spins[position[i]]
+        return isal_zlib.compress(block.tobytes(), COMPRESSION_LEVEL)
 
     starts = range(0, n, chunk)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with _disk_errors(path), replacing(path) as temporary, h5py.File(temporary, "w") as file:
         spins = file.create_dataset(
             "spins",
-            fields.spins.shape,
+            (n, L, L),
             np.int8,
             chunks=(chunk, L, L),
             maxshape=(None, L, L),
@@ -59,8 +92,11 @@ def write_shard(
         )
         for first, data in zip(starts, run(encode, starts), strict=True):
             spins.id.write_direct_chunk((first, 0, 0), data)
-        file["energy"] = fields.energy
-        file["magnetization"] = fields.magnetization
+        for name in ("energy", "magnetization"):
+            values = np.empty(n)
+            for c, part in enumerate(parts):
+                values[(c - start) % C :: C] = getattr(part, name)
+            file[name] = values
         _write_state(file, chains)
 
 
@@ -81,9 +117,8 @@ def read_state(path: Path) -> list[ChainState]:
 
 def commit(path: Path, scratch: Path, pieces: list[Path], p: IsingParameters) -> None:
     """Join the pieces, in order, into a new file and rename it to ``path``."""
-    chunk, _ = layout(p)
-    with replacing(path, scratch) as temporary:
-        _create(temporary, p, chunk)
+    with _disk_errors(path), replacing(path, scratch) as temporary:
+        _create(temporary, p)
         with h5py.File(temporary, "r+") as file:
             n = 0
             for piece in pieces:
@@ -149,7 +184,7 @@ def _independence(
     }
 
 
-def _create(path: Path, p: IsingParameters, chunk: int) -> None:
+def _create(path: Path, p: IsingParameters) -> None:
     """An empty ensemble with named dimensions, extendable along samples."""
     with h5netcdf.File(path, "w") as file:
         file.dimensions = {"sample": None, "y": p.L, "x": p.L}
@@ -157,7 +192,7 @@ def _create(path: Path, p: IsingParameters, chunk: int) -> None:
             "spins",
             ("sample", "y", "x"),
             "i1",
-            chunks=(chunk, p.L, p.L),
+            chunks=(chunk_length(p.L), p.L, p.L),
             compression="gzip",
             compression_opts=COMPRESSION_LEVEL,
         ).attrs["long_name"] = "spin, +1 or -1"

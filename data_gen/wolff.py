@@ -169,7 +169,6 @@ def bond_threshold(beta: float, J: float = 1.0) -> np.uint64:
     return np.uint64(min(int(-np.expm1(-2 * beta * J) * 2.0**64), 2**64 - 1))
 
 
-def seed_states(seed: int, n_chains: int) -> NDArray[np.uint64]:
-    """Independent generator states, shape (n_chains, 4), spawned from one integer root seed."""
-    children = np.random.SeedSequence(seed).spawn(n_chains)
-    return np.array([child.generate_state(4, np.uint64) for child in children])
+def seed_state(seed: int, stream: int) -> NDArray[np.uint64]:
+    """Generator state (4,) of one of the independent streams of an integer root seed."""
+    return np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(4, np.uint64)

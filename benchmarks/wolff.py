@@ -1,0 +1,223 @@
+"""Wolff cluster updates and ensemble files: ours against a plain kernel and peapods, in one run.
+
+    python benchmarks/wolff.py [--fields 100000]
+
+Competitors take turns, so that a change of the machine's clock hits all alike; medians over the
+rounds are compared. peapods offers cluster updates only together with Metropolis sweeps, so its
+time is the difference between sampling with and without them, per spin of the mean cluster that
+our chains measure at the same size. `pip install -e '.[benchmarks]'` installs it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numba import njit
+from peapods import Ising
+from skild_physics.data_gen import IsingParameters, generate
+from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance, wolff_samples
+
+from skild_physics.observables.exact import BETA_CRITICAL
+
+THRESHOLD = bond_threshold(BETA_CRITICAL)
+FLIPS = 6e6
+
+
+@njit(nogil=True)
+def plain_wolff(spins, p, n_updates):
+    """The usual careful kernel: a stack of site numbers, and a branch on every neighbour."""
+    L = spins.shape[0]
+    flat = spins.ravel()
+    stack = np.empty(L * L, np.int64)
+    flipped = 0
+    for _ in range(n_updates):
+        site = np.random.randint(L * L)
+        up = flat[site]
+        flat[site] = -up
+        stack[0] = site
+        top = 1
+        while top > 0:
+            top -= 1
+            site = stack[top]
+            x = site % L
+            row = site - x
+            flipped += 1
+            for neighbour in (
+                site - L if row > 0 else site + L * (L - 1),
+                site + L if row < L * (L - 1) else x,
+                site - 1 if x > 0 else row + L - 1,
+                site + 1 if x < L - 1 else row,
+            ):
+                if flat[neighbour] == up and np.random.random() < p:
+                    flat[neighbour] = -up
+                    stack[top] = neighbour
+                    top += 1
+    return flipped
+
+
+Timed = Callable[[], tuple[float, float]]
+"""Runs some cluster updates; seconds, and spins flipped."""
+
+
+def ours(L: int, chain: int = 0) -> Timed:
+    spins, rng = np.ones((L, L), np.int8), seed_state(0, chain)
+    wolff_advance(spins, rng, THRESHOLD, 300)
+    updates = max(20, int(FLIPS / (0.4 * L * L)))
+
+    def run() -> tuple[float, float]:
+        began = time.perf_counter()
+        flips = wolff_advance(spins, rng, THRESHOLD, updates)
+        return time.perf_counter() - began, flips
+
+    return run
+
+
+def plain(L: int) -> Timed:
+    spins, p = np.ones((L, L), np.int8), 1 - np.exp(-2 * BETA_CRITICAL)
+    plain_wolff(spins, p, 300)
+    updates = max(20, int(FLIPS / (0.4 * L * L)))
+
+    def run() -> tuple[float, float]:
+        began = time.perf_counter()
+        flips = plain_wolff(spins, p, updates)
+        return time.perf_counter() - began, flips
+
+    return run
+
+
+def peapods(L: int, mean_cluster: float) -> Timed:
+    model = Ising((L, L), temperatures=np.array([1 / BETA_CRITICAL]))
+    options = {"cluster_mode": "wolff", "sequential": True, "warmup_ratio": 0.0}
+    model.sample(1000, cluster_update_interval=1, **options)
+    updates = max(20, int(FLIPS / mean_cluster))
+
+    def run() -> tuple[float, float]:
+        began = time.perf_counter()
+        model.sample(updates, cluster_update_interval=1, **options)
+        middle = time.perf_counter()
+        model.sample(updates, **options)
+        return 2 * middle - began - time.perf_counter(), updates * mean_cluster
+
+    return run
+
+
+def kernels(rounds: int) -> dict[str, float]:
+    results = {}
+    for L in (32, 128, 1024):
+        spins, rng = np.ones((L, L), np.int8), seed_state(1, 0)
+        wolff_advance(spins, rng, THRESHOLD, 500)
+        mean_cluster = wolff_advance(spins, rng, THRESHOLD, 2000) / 2000
+        runs = {"ours": ours(L), "plain": plain(L), "peapods": peapods(L, mean_cluster)}
+        if L == 1024:
+            # a Metropolis sweep of 10^6 spins beside every cluster: too slow to be of interest
+            del runs["peapods"]
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name, run in runs.items():
+                seconds, flips = run()
+                times[name].append(seconds / flips * 1e9)
+        for name, values in times.items():
+            results[f"{name} L={L} ns/flip median"] = float(np.median(values))
+            results[f"{name} L={L} ns/flip best"] = float(np.min(values))
+            if name != "ours":
+                ratio = np.median(values) / np.median(times["ours"])
+                results[f"{name} / ours, L={L}"] = float(ratio)
+    results["ours L=1024 / L=128"] = (
+        results["ours L=1024 ns/flip median"] / results["ours L=128 ns/flip median"]
+    )
+    return results
+
+
+def scaling(rounds: int) -> dict[str, float]:
+    """Flips per second of two threads over those of one."""
+    pair = [ours(128, 0), ours(128, 1)]
+    one, two = [], []
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(rounds):
+            seconds, flips = pair[0]()
+            one.append(flips / seconds)
+            began = time.perf_counter()
+            flips = sum(f for _, f in pool.map(lambda run: run(), pair))
+            two.append(flips / (time.perf_counter() - began))
+    return {"two threads / one thread": float(np.median(two) / np.median(one))}
+
+
+def kernel_rate(parameters: IsingParameters, fields: int) -> float:
+    """Fields per second of the bare kernel in two threads."""
+
+    def run(chain: int) -> None:
+        spins, rng = np.ones((parameters.L, parameters.L), np.int8), seed_state(2, chain)
+        out = np.empty((64, parameters.L, parameters.L), np.int8)
+        for _ in range(fields // 128):
+            wolff_samples(spins, rng, THRESHOLD, parameters.updates_between_samples, out)
+
+    with ThreadPoolExecutor(2) as pool:
+        began = time.perf_counter()
+        list(pool.map(run, range(2)))
+    return fields // 128 * 128 / (time.perf_counter() - began)
+
+
+def end_to_end(fields: int) -> dict[str, float]:
+    """A whole file of 128 x 128 fields, against the bare kernel before and after it."""
+    parameters = IsingParameters.planned(128, seed=1)
+    kernel_rate(parameters, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ising.h5"
+        before = kernel_rate(parameters, fields // 8)
+        began = time.perf_counter()
+        generate(path, parameters, fields, workers=2)
+        rate = fields / (time.perf_counter() - began)
+        after = kernel_rate(parameters, fields // 8)
+        results = {
+            "fields": fields,
+            "fields/s into the file": rate,
+            "fields/s of the kernel, two threads": (before + after) / 2,
+            "file / kernel": 2 * rate / (before + after),
+            "bytes/field": path.stat().st_size / fields,
+            "peak resident MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            spins, n = data["spins"], min(fields, 20_000)
+            began = time.perf_counter()
+            for first in range(0, n, 1024):
+                spins[first : first + 1024].values  # noqa: B018
+            results["fields/s read in order"] = n / (time.perf_counter() - began)
+            rng = np.random.default_rng(0)
+            began = time.perf_counter()
+            for _ in range(8):
+                spins[np.sort(rng.choice(fields, 64, replace=False))].values  # noqa: B018
+            results["fields/s read in random batches of 64"] = 512 / (time.perf_counter() - began)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fields", type=int, default=100_000, help="0 leaves the file out")
+    parser.add_argument("--rounds", type=int, default=11)
+    arguments = parser.parse_args()
+    results: dict[str, float | str] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+    }
+    if arguments.fields:
+        results |= end_to_end(arguments.fields)
+    results |= kernels(arguments.rounds)
+    results |= scaling(arguments.rounds)
+    print(
+        json.dumps(
+            {k: round(v, 3) if isinstance(v, float) else v for k, v in results.items()}, indent=2
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
