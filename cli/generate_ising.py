@@ -51,7 +51,7 @@ def _count_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> in
     default="auto",
     show_default=True,
     callback=_count_or_auto,
-    help="Cluster updates between saved fields; auto: twice the larger tau_int, of the energy or "
+    help="Cluster updates between saved fields; auto: three times the larger tau_int, of energy or "
     "of m^2, in a pilot run.",
 )
 @click.option(

@@ -1,7 +1,7 @@
 """What determines an ensemble, and the pilot run that sets its spacing.
 
 Integrated autocorrelation times, tau_int = 1/2 + sum rho, of the energy and of m^2 are measured in
-cluster updates. Fields are saved twice the larger time apart, after a hundred spacings of
+cluster updates. Fields are saved three times the larger apart, after a hundred spacings of
 thermalisation from the ordered state.
 """
 
@@ -24,10 +24,11 @@ from skild_physics.observables.autocorrelation import integrated_autocorrelation
 from skild_physics.observables.correlators import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL
 
-SPACING_IN_TAU_INT = 2.0
+SPACING_IN_TAU_INT = 3.0
 THERMALIZATION_IN_SPACINGS = 100
 PILOT_LATTICES = 40
-PILOT_STEPS = 1000
+PILOT_STEPS = (2000, 20_000)
+PILOT_FLIPS = 10**8
 N_CHAINS = 16
 MAX_L = 2**15
 
@@ -118,7 +119,7 @@ def pilot(L: int, beta: float, seed: int, n_chains: int = N_CHAINS) -> PilotTime
     """Integrated autocorrelation times from a chain that no ensemble uses.
 
     From the ordered state the chain flips 40 lattices' worth of spins to relax, and is then
-    measured 1000 times, after every half lattice.
+    measured 2,000 to 20,000 times, the more the smaller it is, after every half lattice.
     """
     spins = np.ones((L, L), np.int8)
     rng = seed_state(seed, n_chains)
@@ -130,9 +131,10 @@ def pilot(L: int, beta: float, seed: int, n_chains: int = N_CHAINS) -> PilotTime
             flips += wolff_advance(spins, rng, threshold, 16)
             clusters += 16
     step = max(1, round(0.5 * L**2 * clusters / flips))
-    series = []
-    batch = np.empty((min(PILOT_STEPS, max(1, 2**24 // L**2)), L, L), np.int8)
-    while len(series) < PILOT_STEPS:
+    steps = int(np.clip(PILOT_FLIPS // (L**2 // 2), *PILOT_STEPS))
+    series: list[tuple[float, float]] = []
+    batch = np.empty((min(steps, max(1, 2**24 // L**2)), L, L), np.int8)
+    while len(series) < steps:
         wolff_samples(spins, rng, threshold, step, batch)
         series += list(zip(energy_per_spin(batch), magnetization_per_spin(batch) ** 2, strict=True))
     energy, m2 = np.array(series).T
