@@ -122,6 +122,9 @@ def test_interrupted_training_equals_uninterrupted_bit_for_bit(values, tmp_path)
 
         with pytest.raises(KeyboardInterrupt):
             train(config, progress=stop)
+        if stop_at == 23:
+            with (tmp_path / "run" / "metrics.jsonl").open("a") as lines:
+                lines.write('{"step": 3')
     resumed = train(config)
     a, b = (load_state(path.parent / "state.pt") for path in (whole, resumed))
     assert a["step"] == b["step"] == 60

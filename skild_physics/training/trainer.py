@@ -24,6 +24,7 @@ from skild_physics import kspace
 from skild_physics.diffusion.prediction import target
 from skild_physics.diffusion.process import Marginal, Process
 from skild_physics.fields import open_ensemble
+from skild_physics.files import replacing
 from skild_physics.spectrum import Spectrum
 from skild_physics.training.checkpoint import (
     build_network,
@@ -247,8 +248,15 @@ def train(
 
 
 def _metrics_until(path: Path, step: int) -> Path:
-    """The metrics file without lines after ``step``, which a resumed run writes again."""
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+    """The metrics file without what a resumed run writes again, or an interruption left half."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except ValueError:
+            break
+        kept.append(line + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept))
     return path
