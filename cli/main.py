@@ -53,7 +53,7 @@ def main() -> None:
         hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
         _fail(error.format_message() + hint, 2)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; the same command goes on from here", 130)
+        _fail("interrupted; the same command goes on from what is finished", 130)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except ValueError as error:
