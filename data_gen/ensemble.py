@@ -112,23 +112,21 @@ def _generate(
         chains = read_state(shards[-1] if shards else path)
     else:
         chains = list(run(partial(start_chain, p), range(p.n_chains)))
-    while done < samples:
-        stop = min((done // shard + 1) * shard, samples)
-        due = [fields_due(c, done, stop, p.n_chains) for c in range(p.n_chains)]
-        advanced = list(run(partial(advance_chain, p), chains, due))
-        chains = [state for state, _ in advanced]
-        shards.append(parts / f"{done}-{stop}.h5")
-        write_shard(shards[-1], done, stop, [own for _, own in advanced], chains, pool.map)
-        done = stop
+    while committed < samples:
+        if done < samples:
+            stop = min((done // shard + 1) * shard, samples)
+            due = [fields_due(c, done, stop, p.n_chains) for c in range(p.n_chains)]
+            advanced = list(run(partial(advance_chain, p), chains, due))
+            chains = [state for state, _ in advanced]
+            shards.append(parts / f"{done}-{stop}.h5")
+            write_shard(shards[-1], done, stop, [own for _, own in advanced], chains, pool.map)
+            done = stop
         if done >= 2 * committed or done == samples:
             commit(path, parts, [path, *shards] if committed else shards, p)
-            committed = done
+            committed, shards = done, []
             for file in parts.glob("*.h5"):
                 file.unlink()
-            shards = []
         progress(done)
-    if committed < done:
-        commit(path, parts, [path, *shards] if committed else shards, p)
     return samples - first
 
 
