@@ -57,7 +57,7 @@ def say(text: str) -> None:
 def with_error(value: float, stderr: float) -> str:
     """Value and standard error in the form 0.31498(72)."""
     if not stderr > 0:
-        return f"{value:.6g}"
+        return f"{value:.7g}"
     digits = 1
     while round(stderr * 10**digits) < 10:
         digits += 1

@@ -18,7 +18,7 @@ from skild_physics.cli.super_resolve import run_super_resolution
 from skild_physics.cli.train import run_training
 from skild_physics.data_gen import IsingParameters, generate
 
-from skild_physics.fields import load_fields
+from skild_physics.fields import open_source
 from skild_physics.files import replacing
 from skild_physics.plots import correlator_figure, save_figure, spectrum_figure
 from skild_physics.spectrum import Spectrum, measure_blocks, spectrum_from_blocks
@@ -92,11 +92,12 @@ def command(
     with _stage(2, "variance spectrum S0(k) and its power law"):
         spectrum_path = out / "spectrum.nc"
         if fresh or not spectrum_path.exists():
-            with load_fields(out / "train.h5") as fields, progress("measure", len(fields)) as show:
-                blocks = measure_blocks(fields, "periodic", progress=show)
-            spectrum_from_blocks(blocks, "periodic", source="train.h5").save(spectrum_path)
+            with open_source(out / "train.h5") as stream:
+                with progress("measure", stream.count) as show:
+                    blocks = measure_blocks(stream, progress=show)
+                spectrum_from_blocks(blocks, stream.basis, source=stream.name).save(spectrum_path)
         spectrum = Spectrum.load(spectrum_path)
-        save_figure(spectrum_figure(spectrum), out / "spectrum.png")
+        save_figure(spectrum_figure([spectrum]), out / "spectrum.png")
         show_fit(spectrum)
 
     with _stage(3, "training SKILD"):

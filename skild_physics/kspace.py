@@ -18,9 +18,18 @@ A field whose covariance is invariant under translations and the symmetries of t
 uncorrelated between the modes of the periodic basis; on a torus the cosine basis, which reflects
 the field at its edges, is diagonal only approximately.
 
+On a lattice the wave of momentum q has the Laplacian eigenvalue (2 sin(q/2))^2 instead of q^2, in
+both bases; with one such factor per axis the lattice momentum, in the same units, is
+
+    k_lattice = 2N sqrt(sin^2(pi d_u / 2N) + sin^2(pi d_v / 2N)),
+
+which agrees with k at k << N and removes the leading artefact of the lattice above.
+
 Spectra are reported in the normalisation of SKILD (arXiv 2605.26032), X_paper = f X with
-f_u = sqrt(2/N) per axis and f_0 = 2/sqrt(N) in the cosine basis. The periodic basis, which the
-paper does not use, carries f = sqrt(2/N) for every wave, so that both agree away from k = 0.
+f_u = sqrt(2/N) per axis and f_0 = 2/sqrt(N) in the cosine basis. It lifts the variance of modes on
+an axis (u = 0 or v = 0) to twice that of their neighbours, so that even white noise is not flat;
+the isotropic normalisation, f = sqrt(2/N) for every wave, agrees with it elsewhere. In the periodic
+basis, which the paper does not use, both are f = sqrt(2/N).
 """
 
 from functools import lru_cache
@@ -34,6 +43,10 @@ if TYPE_CHECKING:
 
 Basis = Literal["cosine", "periodic"]
 BASES: tuple[str, ...] = get_args(Basis)
+Momentum = Literal["continuum", "lattice"]
+MOMENTA: tuple[str, ...] = get_args(Momentum)
+Normalization = Literal["paper", "isotropic"]
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 
 Array = TypeVar("Array", NDArray[np.floating], "torch.Tensor")
 
@@ -116,15 +129,33 @@ def shell_index(N: int, basis: Basis) -> NDArray[np.int64]:
     return d[:, None] ** 2 + d[None, :] ** 2
 
 
-def wavenumbers(N: int, basis: Basis) -> NDArray[np.float64]:
-    """k = pi sqrt(d_u^2 + d_v^2) of every mode, shape (N, N), in radians per box side."""
-    return np.pi * np.sqrt(shell_index(N, basis))
+def wavenumbers(N: int, basis: Basis, momentum: Momentum = "continuum") -> NDArray[np.float64]:
+    """k or the lattice momentum of every mode, shape (N, N), in radians per box side.
+
+    Raises:
+        ValueError: unknown basis or momentum.
+    """
+    if momentum == "continuum":
+        return np.pi * np.sqrt(shell_index(N, basis))
+    if momentum == "lattice":
+        s2 = (2 * N * np.sin(np.pi * half_periods(N, basis) / (2 * N))) ** 2
+        k: NDArray[np.float64] = np.sqrt(s2[:, None] + s2[None, :])
+        return k
+    raise ValueError(f"momentum must be one of {MOMENTA}, got {momentum!r}")
 
 
-def paper_factor(N: int, basis: Basis) -> NDArray[np.float64]:
-    """Amplitude factor f of every mode, shape (N, N): X_paper = f X_orthonormal."""
+def normalization_factor(
+    N: int, basis: Basis, normalization: Normalization = "paper"
+) -> NDArray[np.float64]:
+    """Amplitude factor f of every mode, shape (N, N): X_reported = f X_orthonormal.
+
+    Raises:
+        ValueError: unknown basis or normalization, or N < 1.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
     half_periods(N, basis)
     f = np.full(N, np.sqrt(2 / N))
-    if basis == "cosine":
+    if basis == "cosine" and normalization == "paper":
         f[0] = 2 / np.sqrt(N)
     return np.outer(f, f)

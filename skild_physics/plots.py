@@ -1,6 +1,7 @@
 """Figures."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,46 +13,106 @@ from numpy.typing import NDArray
 
 from skild_physics.files import check_output, replacing
 from skild_physics.spectrum import Spectrum
-from skild_physics.spectrum.radial import shells
 
 COLORS = ("black", "#c8553d", "#2a6f97", "#588157", "#8338ec")
 
 
-def spectrum_figure(spectrum: Spectrum) -> Figure:
-    """Radial variance spectrum on log-log axes with its fit, and their ratio below."""
-    k, _, _ = shells(spectrum.N, spectrum.basis)
-    law = spectrum.fit.law
-    figure = Figure(figsize=(6, 6), layout="constrained")
+CHANNEL_COLORS = {"red": "#c8553d", "green": "#588157", "blue": "#2a6f97"}
+
+
+def spectrum_figure(spectra: Sequence[Spectrum]) -> Figure:
+    """Radial variance spectra on log-log axes with their fits, and their ratios below.
+
+    One spectrum is drawn channel by channel, as in figure 2 of arXiv 2605.26032; several are
+    overlaid as means over channels. Each fit is a full line within its range, dotted outside; with
+    one spectrum the range is shaded.
+    """
+    figure = Figure(figsize=(6.5, 6.5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    # a logarithmic axis has no place for the zero mode: draw it half a shell below the first
-    x = np.where(k > 0, k, k[1] / 2)
-    top.errorbar(
-        x, spectrum.profile, spectrum.profile_stderr, fmt=".", color=COLORS[0], label="measured"
-    )
-    inside = (k >= spectrum.fit_range[0]) & (k <= spectrum.fit_range[1])
-    curve = np.geomspace(x[inside].min(), x[inside].max(), 200)
-    top.plot(
-        curve,
-        law(curve),
-        color=COLORS[1],
-        label=rf"${law.C:.4g}\,(k^2 + {law.k0_squared:.4g})^{{-{law.alpha:.4f}}}$"
-        f"\n({spectrum.fit.method} fit)",
-    )
-    top.set(xscale="log", yscale="log", ylabel=r"$S_0(k)$", title=spectrum.source)
-    top.legend(frameon=False)
-    bottom.errorbar(
-        x[inside],
-        (spectrum.profile / law(k))[inside],
-        (spectrum.profile_stderr / law(k))[inside],
-        fmt=".",
-        color=COLORS[0],
-    )
-    bottom.axhline(1, color=COLORS[1])
-    bottom.set(
-        xlabel="wavenumber $k$  (radian / box side; leftmost point: $k = 0$)",
-        ylabel="measured / fit",
-    )
+    alone = len(spectra) == 1
+    ratios = []
+    for number, spectrum in enumerate(spectra):
+        k, law = spectrum.k, spectrum.fit.law
+        # a logarithmic axis has no place for the zero mode: draw it half a shell below the first
+        x = np.where(k > 0, k, k[1] / 2)
+        inside = (k >= spectrum.fit_range[0]) & (k <= spectrum.fit_range[1])
+        color = COLORS[number % len(COLORS)]
+        # thousands of shells would hide each other: show their averages where they crowd
+        groups = _logarithmic_groups(k)
+        rows = [(spectrum.source, color, spectrum.profile, spectrum.profile_stderr)]
+        if alone and len(spectrum.channels) > 1:
+            rows = [
+                (name, CHANNEL_COLORS.get(name, COLORS[i % len(COLORS)]), S, stderr)
+                for i, (name, S, stderr) in enumerate(
+                    zip(spectrum.channels, spectrum.S, spectrum.S_stderr, strict=True)
+                )
+            ]
+        for label, shade, S, stderr in rows:
+            ratio = S / law(k)
+            for ax, values, errors in (
+                (top, S, stderr),
+                (bottom, ratio, stderr / law(k)),
+            ):
+                ax.errorbar(
+                    _grouped(x, groups),
+                    _grouped(values, groups),
+                    _grouped(np.nan_to_num(errors), groups),
+                    fmt=".",
+                    markersize=4,
+                    elinewidth=0.8,
+                    color=shade,
+                    label=label if len(rows) > 1 else None,
+                )
+            ratios.append(_grouped(ratio, groups)[inside[groups]])
+        line = "#c8553d" if alone and len(rows) == 1 else "black" if alone else color
+        everywhere = np.geomspace(x[0], x[-1], 400)
+        fitted = np.geomspace(x[inside][0], x[inside][-1], 400)
+        top.plot(everywhere, law(everywhere), ":", color=line, linewidth=1)
+        top.plot(
+            fitted,
+            law(fitted),
+            color=line,
+            linewidth=1.2,
+            label=("" if alone else f"{spectrum.source}: ") + _formula(spectrum),
+        )
+        if alone:
+            for ax in (top, bottom):
+                ax.axvspan(fitted[0], fitted[-1], color="black", alpha=0.05, linewidth=0)
+    bottom.axhline(1, color=COLORS[0], linewidth=0.8)
+    furthest = max(0.02, 1.3 * float(np.abs(np.log(np.concatenate(ratios))).max()))
+    bottom.set_ylim(np.exp(-furthest), np.exp(furthest))
+    if furthest > 1:
+        bottom.set_yscale("log")
+    one = spectra[0]
+    top.set(xscale="log", yscale="log", ylabel=f"$S_0(k)$  ({one.normalization} normalisation)")
+    if alone:
+        top.set_title(one.source)
+    top.legend(frameon=False, fontsize=8)
+    zero = "; leftmost point: $k = 0$" if any(s.k[0] == 0 for s in spectra) else ""
+    what = "lattice momentum" if one.momentum == "lattice" else "wavenumber $k$"
+    bottom.set(xlabel=f"{what}  (radian / box side{zero})", ylabel="measured / fit")
     return figure
+
+
+def _formula(spectrum: Spectrum) -> str:
+    C, k0_squared, alpha = (
+        re.sub(r"e\+?(-?)0*(\d+)", r"\\times10^{\1\2}", f"{value:.4g}")
+        for value in (spectrum.fit.law.C, spectrum.fit.law.k0_squared, spectrum.fit.law.alpha)
+    )
+    return rf"${C}\,(k^2 + {k0_squared})^{{-{alpha}}}$  ({spectrum.fit.method})"
+
+
+def _logarithmic_groups(k: NDArray[np.float64], per_decade: int = 60) -> NDArray[np.int64]:
+    """The first shell of each group of shells; groups are equal in log k, shells where sparse."""
+    step = np.floor(per_decade * np.log10(np.maximum(k, k[1] / 2))).astype(np.int64)
+    return np.flatnonzero(np.diff(step, prepend=step[0] - 1))
+
+
+def _grouped(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean over each group; of errors, an upper limit, since shells fluctuate together."""
+    counts = np.diff(groups, append=len(values))
+    mean: NDArray[np.float64] = np.add.reduceat(values, groups) / counts
+    return mean
 
 
 def fields_figure(fields: NDArray[np.generic]) -> Figure:

@@ -11,8 +11,12 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 from skild_physics.cli.console import with_error
 from skild_physics.cli.main import COMMANDS, main
+
+from skild_physics.kspace import wavenumbers
+from skild_physics.spectrum import PowerLaw, Spectrum
 
 ROOT = Path(__file__).parents[1]
 SKILD = str(Path(sys.executable).with_name("skild-physics"))
@@ -96,6 +100,81 @@ def test_commands_by_hand(folder):
     assert json.loads(done.stdout)["data_vars"]["kappa4"]["dims"] == ["source", "side"]
 
 
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Real photographs that scikit-image and scikit-learn ship, and two files that are not."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("data") / "photographs"
+    folder.mkdir()
+    pictures = {"astronaut": data.astronaut(), "coffee": data.coffee(), "cat": data.chelsea()}
+    pictures |= {f"sample{i}": image for i, image in enumerate(load_sample_images().images)}
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(folder / f"{name}.jpg", quality=95)
+    (folder / "broken.jpg").write_bytes((folder / "coffee.jpg").read_bytes()[:5000])
+    Image.fromarray(data.camera()[:10, :10]).save(folder / "tiny.png")
+    return folder
+
+
+def test_spectrum_of_photographs(photographs, tmp_path):
+    """Natural images have a spectrum close to k^-2, and no pure power law fits it exactly."""
+    done = run(
+        f"fit-spectrum {photographs} --size 64 --tile --k-min 6 --k-max 60 --plot p.png", tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == "photographs.spectrum.nc"
+    assert "skipped tiny.png: 10 x 10 pixels, smaller than 64 x 64" in done.stderr
+    assert "skipped broken.jpg" in done.stderr
+    assert "2 of 7 files skipped" in done.stderr
+    spectrum = Spectrum.load(tmp_path / "photographs.spectrum.nc")
+    assert spectrum.channels == ("red", "green", "blue")
+    assert spectrum.basis == "cosine"
+    assert spectrum.n_blocks == 5
+    assert 0.7 < spectrum.fit.law.alpha < 2
+    refused = run(f"fit-spectrum {photographs} --size 64 --strict --overwrite", tmp_path, code=2)
+    assert "broken.jpg" in refused.stderr
+    assert [path.name for path in photographs.parent.iterdir()] == ["photographs"]
+
+
+def test_several_spectra_in_one_figure(folder, photographs, tmp_path):
+    np.save(tmp_path / "stack.npy", np.random.default_rng(0).normal(size=(40, 16, 16)))
+    heldout = folder / "run" / "heldout.h5"
+    done = run(
+        f"fit-spectrum {heldout} stack.npy {photographs} --resize --grey --size 32 --plot o.png "
+        "--json",
+        tmp_path,
+        code=2,
+    )
+    assert "is for folders" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stack.npy"]
+    flat = "--normalization isotropic --k0-squared 100"
+    done = run(f"fit-spectrum {heldout} stack.npy {flat} --plot o.png --json", tmp_path)
+    first, second = json.loads(done.stdout)
+    assert (first["basis"], second["basis"]) == ("periodic", "cosine")
+    assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+    # white noise is flat in the isotropic normalisation, not in the paper's
+    assert abs(second["fit_alpha"]) < 4 * second["fit_alpha_stderr"]
+    assert second["fit_p_value"] > 1e-4
+    done = run("fit-spectrum stack.npy --k0-squared 100 --overwrite --json", tmp_path)
+    assert json.loads(done.stdout)["fit_p_value"] < 1e-4
+    refused = run("fit-spectrum stack.npy stack.npy --overwrite", tmp_path, code=2)
+    assert "same file" in refused.stderr
+
+
+def test_spectrum_of_a_variance_map(tmp_path):
+    k = wavenumbers(16, "cosine")
+    np.save(tmp_path / "map.npy", PowerLaw(2.0, 2.5, 1.1)(k)[None].repeat(3, axis=0))
+    for method in ("paper", "likelihood"):
+        done = run(f"fit-spectrum map.npy --method {method} --json --overwrite", tmp_path)
+        fit = json.loads(done.stdout)
+        assert fit["fit_C"] == pytest.approx(2.0, rel=1e-5)
+        assert fit["fit_k0_squared"] == pytest.approx(2.5, rel=1e-5)
+        assert fit["fit_alpha"] == pytest.approx(1.1, rel=1e-5)
+        assert fit["fit_alpha_stderr"] is None
+    done = run("fit-spectrum map.npy --n-samples 1000 --json --overwrite", tmp_path)
+    assert 0 < json.loads(done.stdout)["fit_alpha_stderr"] < 0.1
+
+
 def test_help_of_every_command_has_an_example(folder):
     assert "reproduce" in run("--help", folder).stdout
     for name in COMMANDS:
@@ -122,6 +201,20 @@ BAD = [
     ("fit-spectrum run/train.h5 --out x.nc --plot x.xyz", ".xyz"),
     ("fit-spectrum run/train.h5 --out x.nc --k-min 1000", "shells"),
     ("fit-spectrum run/train.h5 --basis sine", "sine"),
+    ("fit-spectrum run/train.h5 run/heldout.h5 --out x.nc", "2 sources"),
+    ("fit-spectrum run/train.h5 --tile", "--tile is for folders"),
+    ("fit-spectrum run/train.h5 --n-samples 5", "--n-samples is for variance maps"),
+    ("fit-spectrum run/train.h5 --k0-squared -1", "k0_squared"),
+    ("fit-spectrum run/train.h5 --k0-squared 1 --method paper", "paper"),
+    ("fit-spectrum empty", "empty: no pictures"),
+    ("fit-spectrum pictures --size 64", "smaller than 64 x 64"),
+    ("fit-spectrum pictures --size 8 --tile", "is the data constant"),
+    ("fit-spectrum pictures --size 0", "--size must be at least 1"),
+    ("fit-spectrum nan.npy", "nan.npy: a variance map has no nan"),
+    ("fit-spectrum nanstack.npy", "nan"),
+    ("fit-spectrum wrong.npy", "wrong.npy: shape (5, 4, 3)"),
+    ("fit-spectrum truncated.npy", "truncated.npy"),
+    ("fit-spectrum cifar10 --data-dir archive", "not the published archive"),
     ("train missing.toml", "missing.toml: no such file"),
     ("train run/config.toml --set training.stepz=1", "training.stepz"),
     ("train run/config.toml --set training.steps=20", "another configuration"),
@@ -155,6 +248,17 @@ def crowded(folder):
     with h5py.File(folder / "foreign.h5", "w") as file:
         file["x"] = 1
     (folder / "text.h5").write_text("not HDF5")
+    (folder / "empty").mkdir()
+    (folder / "pictures").mkdir()
+    for i in range(3):
+        Image.new("RGB", (32, 32), (9, 9, 9)).save(folder / "pictures" / f"{i}.png")
+    np.save(folder / "nan.npy", np.full((3, 8, 8), np.nan))
+    np.save(folder / "nanstack.npy", np.full((10, 8, 8), np.nan))
+    np.save(folder / "wrong.npy", np.ones((5, 4, 3)))
+    whole = (folder / "nanstack.npy").read_bytes()
+    (folder / "truncated.npy").write_bytes(whole[: len(whole) // 2])
+    (folder / "archive").mkdir()
+    (folder / "archive" / "cifar-10-python.tar.gz").write_bytes(b"half a download")
     return folder
 
 
@@ -183,7 +287,8 @@ def test_bad_input_has_no_traceback(crowded):
 
 
 def test_readme_commands_run(folder, tmp_path):
-    """Every skild-physics command of the README, in order, as written but for the long training."""
+    """Every skild-physics command of the README, in order, as written, but for the long training
+    and the one that downloads."""
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```", readme, flags=re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
@@ -193,7 +298,7 @@ def test_readme_commands_run(folder, tmp_path):
     (tmp_path / "runs" / "ising-L32").symlink_to(folder / "run")
     for command in commands:
         arguments = command.removeprefix("skild-physics ")
-        if arguments.startswith("reproduce"):
+        if arguments.startswith("reproduce") or "cifar10" in arguments:
             continue
         run(arguments, tmp_path)
     for target in ("reproduce", "test"):

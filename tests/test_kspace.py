@@ -58,7 +58,7 @@ def test_paper_normalisation(N):
         for v in range(N):
             wave = np.outer(np.cos(np.pi * (i + 0.5) * u / N), np.cos(np.pi * (i + 0.5) * v / N))
             paper[u, v] = (2 / N) ** 2 * (x * wave).sum()
-    ours = kspace.paper_factor(N, "cosine") * kspace.forward(x, "cosine")
+    ours = kspace.normalization_factor(N, "cosine") * kspace.forward(x, "cosine")
     np.testing.assert_allclose(ours, paper, atol=1e-13)
 
 

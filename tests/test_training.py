@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skild_physics.data_gen import IsingParameters, generate
 
-from skild_physics.fields import load_fields
+from skild_physics.fields import open_source
 from skild_physics.networks import CompactUNet
 from skild_physics.observables.correlators import corner_means, energy_per_spin
 from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
@@ -66,8 +66,8 @@ def test_network_commutes_with_translations(dy, dx, patch):
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     generate(folder / "train.h5", IsingParameters.planned(8, seed=1), 400)
-    with load_fields(folder / "train.h5") as fields:
-        blocks = measure_blocks(fields, "periodic")
+    with open_source(folder / "train.h5") as stream:
+        blocks = measure_blocks(stream)
     spectrum_from_blocks(blocks, "periodic").save(folder / "spectrum.nc")
     generate(folder / "other.h5", IsingParameters.planned(12, seed=1), 10)
     return folder

@@ -1,5 +1,20 @@
-"""Field data as labelled arrays."""
+"""Field data: labelled lattice fields, and streams of square fields from data of many kinds."""
 
+from skild_physics.fields.arrays import array_stack, is_variance_map, load_variance_map
+from skild_physics.fields.images import image_folder
 from skild_physics.fields.lattice import load_fields, open_ensemble, save_fields
+from skild_physics.fields.sources import lattice_file, open_source
+from skild_physics.fields.stream import FieldStream
 
-__all__ = ["load_fields", "open_ensemble", "save_fields"]
+__all__ = [
+    "FieldStream",
+    "array_stack",
+    "image_folder",
+    "is_variance_map",
+    "lattice_file",
+    "load_fields",
+    "load_variance_map",
+    "open_ensemble",
+    "open_source",
+    "save_fields",
+]

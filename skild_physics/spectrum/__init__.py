@@ -1,7 +1,11 @@
 """Variance spectra: streaming moments, radial shells, power-law fits."""
 
 from skild_physics.spectrum.fit import Fit, PowerLaw, fit_power_law
-from skild_physics.spectrum.measure import measure_blocks, spectrum_from_blocks
+from skild_physics.spectrum.measure import (
+    measure_blocks,
+    spectrum_from_blocks,
+    spectrum_from_variance,
+)
 from skild_physics.spectrum.moments import ModeMoments
 from skild_physics.spectrum.types import Spectrum
 
@@ -13,4 +17,5 @@ __all__ = [
     "fit_power_law",
     "measure_blocks",
     "spectrum_from_blocks",
+    "spectrum_from_variance",
 ]

@@ -40,7 +40,8 @@ class ModeMoments:
             raise ValueError(f"fields must have shape (sample, channel, N, N), got {fields.shape}")
         modes = forward(fields.astype(np.float64), basis)
         mean = modes.mean(axis=0)
-        M2 = np.square(modes - mean).sum(axis=0)
+        modes -= mean
+        M2 = np.einsum("scyx,scyx->cyx", modes, modes)
         if not np.isfinite(M2).all():
             raise ValueError("fields hold nan or infinite values")
         return cls(len(modes), mean, M2)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -10,37 +10,61 @@ from numpy.typing import NDArray
 
 from skild_physics import __version__
 from skild_physics.files import replacing
-from skild_physics.kspace import BASES, Basis, paper_factor, wavenumbers
-from skild_physics.spectrum.fit import Fit, PowerLaw
+from skild_physics.kspace import (
+    BASES,
+    Basis,
+    Momentum,
+    Normalization,
+    normalization_factor,
+    wavenumbers,
+)
+from skild_physics.spectrum.fit import PARAMETERS, Fit, Goodness, PowerLaw
 from skild_physics.spectrum.radial import shells
 
 SCHEMA = "skild_physics.spectrum"
+SCHEMA_VERSION = 2
+
+K_ATTRS = {
+    "continuum": {"units": "radian / box side", "long_name": "wavenumber k"},
+    "lattice": {"units": "radian / box side", "long_name": "lattice momentum 2N sin(k/2N)"},
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Per-mode variance, radial profile and power law of a dataset, in the paper's normalisation.
+    """Per-mode variance, radial profile and power law of a dataset.
 
     Attributes:
-        variance: variance of every mode, shape (channel, N, N), paper's normalisation.
+        variance: variance of every mode, shape (channel, N, N), in the stated normalisation.
+        channels: names of the channels.
         basis: basis of the modes.
-        n_samples: number of fields measured.
-        profile: mean over shells and channels, shape (shell,).
-        profile_stderr: its jackknife standard error, shape (shell,).
-        fit: fitted law and its quality.
-        fit_stderr: jackknife standard errors of (C, k0_squared, alpha).
+        normalization: of variance, S and the law: the paper's or the isotropic one.
+        momentum: what k means: the continuum wavenumber or the lattice momentum.
+        n_samples: number of fields measured; None if unknown.
+        S: mean over shells, shape (channel, shell).
+        S_stderr: its standard error, shape (channel, shell).
+        profile_stderr: standard error of the mean over channels, shape (shell,).
+        fit: fitted law, with the errors it would have for Gaussian modes.
+        covariance: of (ln C, ln k0^2, alpha), shape (3, 3): jackknife over blocks of fields, or the
+            Gaussian one where only a variance map was given. Zero where a parameter is held.
+        goodness: chi-square of the fit, allowing for non-Gaussian modes where there are blocks.
         fit_range: smallest and largest wavenumber fitted, radians per box side.
-        n_blocks: number of jackknife blocks.
+        n_blocks: number of jackknife blocks; 0 if errors are Gaussian.
         source: name of the data.
     """
 
     variance: NDArray[np.float64]
+    channels: tuple[str, ...]
     basis: Basis
-    n_samples: int
-    profile: NDArray[np.float64]
+    normalization: Normalization
+    momentum: Momentum
+    n_samples: int | None
+    S: NDArray[np.float64]
+    S_stderr: NDArray[np.float64]
     profile_stderr: NDArray[np.float64]
     fit: Fit
-    fit_stderr: tuple[float, float, float]
+    covariance: NDArray[np.float64]
+    goodness: Goodness
     fit_range: tuple[float, float]
     n_blocks: int
     source: str
@@ -50,26 +74,89 @@ class Spectrum:
         """Lattice size."""
         return int(self.variance.shape[-1])
 
-    def per_mode(self, kind: Literal["measured", "fit"] = "measured") -> NDArray[np.float64]:
+    @property
+    def k(self) -> NDArray[np.float64]:
+        """Wavenumber of each shell, radians per box side, shape (shell,)."""
+        return shells(self.N, self.basis, self.momentum).k
+
+    @property
+    def profile(self) -> NDArray[np.float64]:
+        """Mean over shells and channels, shape (shell,)."""
+        mean: NDArray[np.float64] = self.S.mean(axis=0)
+        return mean
+
+    @property
+    def law_stderr(self) -> tuple[float, float, float]:
+        """Standard errors of (C, k0^2, alpha), to first order from those of their logarithms."""
+        return _stderr(self.fit.law, self.covariance)
+
+    @property
+    def errors(self) -> str:
+        """How the standard errors were made."""
+        if self.n_blocks:
+            return f"delete-one jackknife over {self.n_blocks} blocks of consecutive fields"
+        if self.n_samples is None:
+            return "unknown: the number of fields behind the variance map was not given"
+        return f"Gaussian modes, {self.n_samples} fields"
+
+    def per_mode(
+        self, kind: Literal["measured", "fit"] = "measured", N: int | None = None
+    ) -> NDArray[np.float64]:
         """Isotropic variance of every orthonormal mode, shape (N, N), for the diffusion process.
 
-        "measured" puts each shell's mean on its modes; "fit" evaluates the fitted law.
+        Args:
+            kind: "measured" puts each shell's mean on its modes; "fit" evaluates the fitted law.
+            N: another lattice size, by the fitted law: the same box and wavenumbers, more modes.
 
         Raises:
-            ValueError: unknown kind.
+            ValueError: unknown kind, or another size with "measured".
         """
-        factor2 = paper_factor(self.N, self.basis) ** 2
+        N = self.N if N is None else N
+        factor2 = normalization_factor(N, self.basis, self.normalization) ** 2
         if kind == "measured":
-            return self.profile[shells(self.N, self.basis).of_mode] / factor2
+            if N != self.N:
+                raise ValueError(
+                    f"the measured spectrum is for N = {self.N}; use kind 'fit' for N = {N}"
+                )
+            return self.profile[shells(N, self.basis, self.momentum).of_mode] / factor2
         if kind == "fit":
-            return self.fit.law(wavenumbers(self.N, self.basis)) / factor2
+            return self.fit.law(wavenumbers(N, self.basis, self.momentum)) / factor2
         raise ValueError(f"kind must be 'measured' or 'fit', got {kind!r}")
 
     def to_dataset(self) -> xr.Dataset:
         """The spectrum as labelled arrays with units and provenance."""
-        k, modes, _ = shells(self.N, self.basis)
-        k_attrs = {"units": "radian / box side", "long_name": "wavenumber k"}
-        law, fit = self.fit.law, self.fit
+        modes = shells(self.N, self.basis, self.momentum).modes
+        units = {"units": "1"}
+        attrs: dict[str, Any] = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "package_version": __version__,
+            "source": self.source,
+            "basis": self.basis,
+            "momentum": self.momentum,
+            "normalization": self.normalization,
+            "stderr": self.errors,
+            "n_blocks": self.n_blocks,
+            "fit_law": "C (k^2 + k0_squared)^(-alpha)",
+            "fit_method": self.fit.method,
+            "fit_k_min": self.fit_range[0],
+            "fit_k_max": self.fit_range[1],
+            "fit_on_bound": ",".join(self.fit.on_bound),
+            "fit_deviance": self.fit.deviance,
+            "fit_degrees_of_freedom": self.fit.degrees_of_freedom,
+            "fit_scatter": self.fit.scatter,
+            "fit_chi_square": self.goodness.chi_square,
+            "fit_chi_square_degrees_of_freedom": self.goodness.degrees_of_freedom,
+            "fit_p_value": self.goodness.p_value,
+        }
+        if self.n_samples is not None:
+            attrs["n_samples"] = self.n_samples
+        gaussian = _stderr(self.fit.law, self.fit.covariance)
+        for i, name in enumerate(PARAMETERS):
+            attrs[f"fit_{name}"] = getattr(self.fit.law, name)
+            attrs[f"fit_{name}_stderr"] = self.law_stderr[i]
+            attrs[f"fit_{name}_stderr_gaussian"] = gaussian[i]
+        pair = ("parameter", "parameter_too")
         return xr.Dataset(
             {
                 "variance": (
@@ -77,36 +164,21 @@ class Spectrum:
                     self.variance,
                     {"units": "1", "long_name": "variance of each mode"},
                 ),
-                "S": (("shell",), self.profile, {"units": "1", "long_name": "variance spectrum"}),
-                "S_stderr": (("shell",), self.profile_stderr, {"units": "1"}),
-                "S_fit": (("shell",), law(k), {"units": "1", "long_name": "fitted law"}),
-                "modes": (("shell",), modes, {"long_name": "modes in the shell"}),
+                "S": (("k",), self.profile, {"units": "1", "long_name": "variance spectrum"}),
+                "S_stderr": (("k",), self.profile_stderr, units),
+                "S_channel": (("channel", "k"), self.S, units),
+                "S_channel_stderr": (("channel", "k"), self.S_stderr, units),
+                "S_fit": (("k",), self.fit.law(self.k), {"units": "1", "long_name": "fitted law"}),
+                "modes": (("k",), modes, {"long_name": "modes in the shell"}),
+                "covariance": (pair, self.covariance, {"long_name": "of the fitted parameters"}),
+                "covariance_gaussian": (pair, self.fit.covariance, units),
             },
-            coords={"k": (("shell",), k, k_attrs)},
-            attrs={
-                "schema": SCHEMA,
-                "schema_version": 1,
-                "package_version": __version__,
-                "source": self.source,
-                "basis": self.basis,
-                "normalization": "paper",
-                "n_samples": self.n_samples,
-                "stderr": f"delete-one jackknife over {self.n_blocks} blocks of consecutive fields",
-                "n_blocks": self.n_blocks,
-                "fit_law": "C (k^2 + k0_squared)^(-alpha)",
-                "fit_method": fit.method,
-                "fit_C": law.C,
-                "fit_C_stderr": self.fit_stderr[0],
-                "fit_k0_squared": law.k0_squared,
-                "fit_k0_squared_stderr": self.fit_stderr[1],
-                "fit_alpha": law.alpha,
-                "fit_alpha_stderr": self.fit_stderr[2],
-                "fit_k_min": self.fit_range[0],
-                "fit_k_max": self.fit_range[1],
-                "fit_deviance": fit.deviance,
-                "fit_degrees_of_freedom": fit.degrees_of_freedom,
-                "fit_on_bound": ",".join(fit.on_bound),
+            coords={
+                "k": (("k",), self.k, K_ATTRS[self.momentum]),
+                "channel": list(self.channels),
+                "parameter": ["ln C", "ln k0_squared", "alpha"],
             },
+            attrs=attrs,
         )
 
     def save(self, path: str | Path) -> None:
@@ -119,7 +191,7 @@ class Spectrum:
         """Read a file written by :meth:`save`.
 
         Raises:
-            ValueError: the file is not a spectrum.
+            ValueError: the file is not a spectrum, or of another version.
         """
         try:
             with xr.open_dataset(path, engine="h5netcdf") as dataset:
@@ -131,27 +203,39 @@ class Spectrum:
         a = data.attrs
         if a.get("schema") != SCHEMA or a.get("basis") not in BASES:
             raise ValueError(f"{path}: not a spectrum written by fit-spectrum")
-        if a["schema_version"] > 1:
+        if a["schema_version"] > SCHEMA_VERSION:
             raise ValueError(f"{path}: written by a newer version of skild_physics")
+        if a["schema_version"] < SCHEMA_VERSION:
+            raise ValueError(f"{path}: written by an older version; run fit-spectrum again")
         return cls(
             variance=data["variance"].values,
+            channels=tuple(map(str, data["channel"].values)),
             basis=a["basis"],
-            n_samples=int(a["n_samples"]),
-            profile=data["S"].values,
+            normalization=a["normalization"],
+            momentum=a["momentum"],
+            n_samples=int(a["n_samples"]) if "n_samples" in a else None,
+            S=data["S_channel"].values,
+            S_stderr=data["S_channel_stderr"].values,
             profile_stderr=data["S_stderr"].values,
             fit=Fit(
-                PowerLaw(float(a["fit_C"]), float(a["fit_k0_squared"]), float(a["fit_alpha"])),
-                a["fit_method"],
-                float(a["fit_deviance"]),
-                int(a["fit_degrees_of_freedom"]),
-                tuple(filter(None, a["fit_on_bound"].split(","))),
+                law=PowerLaw(*(float(a[f"fit_{name}"]) for name in PARAMETERS)),
+                method=a["fit_method"],
+                covariance=data["covariance_gaussian"].values,
+                deviance=float(a["fit_deviance"]),
+                degrees_of_freedom=int(a["fit_degrees_of_freedom"]),
+                on_bound=tuple(filter(None, a["fit_on_bound"].split(","))),
+                scatter=float(a["fit_scatter"]),
             ),
-            fit_stderr=(
-                float(a["fit_C_stderr"]),
-                float(a["fit_k0_squared_stderr"]),
-                float(a["fit_alpha_stderr"]),
+            covariance=data["covariance"].values,
+            goodness=Goodness(
+                float(a["fit_chi_square"]), float(a["fit_chi_square_degrees_of_freedom"])
             ),
             fit_range=(float(a["fit_k_min"]), float(a["fit_k_max"])),
             n_blocks=int(a["n_blocks"]),
             source=a["source"],
         )
+
+
+def _stderr(law: PowerLaw, covariance: NDArray[np.float64]) -> tuple[float, float, float]:
+    C, k0_squared, alpha = np.sqrt(np.diag(covariance)).tolist()
+    return law.C * C, law.k0_squared * k0_squared, alpha

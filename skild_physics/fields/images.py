@@ -1,0 +1,189 @@
+"""Folders of pictures as square fields, decoded by a few threads in a fixed order."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from skild_physics.fields.stream import FieldStream, batch_length, scaled, slices
+
+DEFAULT_SIZE = 128
+# Pillow only recognises most of these; for EPS it would run Ghostscript
+_NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+def picture_suffixes() -> set[str]:
+    """Suffixes, in lower case with their dot, of the files that are taken for pictures."""
+    formats = _formats()
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+
+
+def image_folder(
+    folder: str | Path,
+    size: int = DEFAULT_SIZE,
+    *,
+    tile: bool = False,
+    resize: bool = False,
+    grey: bool = False,
+    strict: bool = False,
+    threads: int | None = None,
+) -> FieldStream:
+    """All pictures below a folder, by sorted path, as float32 in [-1, 1].
+
+    By default the central size x size pixels of each picture, at their native resolution. Pictures
+    are turned upright as their EXIF data say; transparency and all frames but the first are
+    dropped. Pictures that are damaged, smaller than ``size``, larger than Pillow's limit, or hold
+    32-bit numbers are skipped and named. Hidden files and folders are not looked at.
+
+    Args:
+        folder: where to look, in subfolders too.
+        size: sites N per axis.
+        tile: take every patch of a centred grid of size x size patches without overlap.
+        resize: shrink before cropping: halve with a box filter while the shorter side is at least
+            twice the size, then make it the size with a bicubic filter.
+        grey: luminance, one channel, instead of red, green and blue.
+        strict: a picture that would be skipped is an error.
+        threads: decoding threads; None: one per core, up to 8. Results do not depend on it.
+
+    Raises:
+        ValueError: no pictures, an unreadable folder, size < 1, or both tile and resize. Reading
+            raises it if every picture was skipped, or the first one when ``strict``.
+    """
+    folder = Path(folder)
+    if size < 1:
+        raise ValueError(f"--size must be at least 1, got {size}")
+    if tile and resize:
+        raise ValueError("--tile and --resize exclude each other")
+    files = _pictures(folder)
+    if not files:
+        raise ValueError(f"{folder}: no pictures in this folder")
+    channels = ("grey",) if grey else ("red", "green", "blue")
+    threads = threads or min(8, os.cpu_count() or 1)
+    ahead = threads * (1 if tile else 8)
+    prepare = partial(_patches, folder, size=size, tile=tile, resize=resize, grey=grey)
+    skipped: dict[str, str] = {}
+
+    def fields(start: int, stop: int) -> Iterator[NDArray[Any]]:
+        with ThreadPoolExecutor(threads) as pool:
+            for part in slices(start, min(stop, len(files)), ahead):
+                results = _quietly(pool, prepare, files[part])
+                for file, result in zip(files[part], results, strict=True):
+                    if not isinstance(result, str):
+                        yield from result
+                    elif strict:
+                        raise ValueError(f"{folder / file}: {result}")
+                    else:
+                        skipped[file] = result
+        if len(skipped) == len(files):
+            first, reason = next(iter(skipped.items()))
+            raise ValueError(
+                f"{folder}: all {len(files)} pictures were skipped, the first {first}: {reason}"
+            )
+
+    def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
+        for group in _groups(fields(start, stop), batch_length(len(channels), size)):
+            yield scaled(np.stack(group))
+
+    name = folder.resolve().name
+    return FieldStream(name, size, channels, len(files), "cosine", read, skipped)
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_PICTURES]
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Paths of the pictures relative to the folder, sorted."""
+
+    def stop(error: OSError) -> None:
+        raise ValueError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    suffixes = picture_suffixes()
+    found = []
+    for where, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            os.path.relpath(os.path.join(where, name), folder)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+        ]
+    return sorted(found)
+
+
+def _quietly(
+    pool: ThreadPoolExecutor, prepare: Callable[[str], NDArray[Any] | str], files: list[str]
+) -> list[NDArray[Any] | str]:
+    # filters of warnings belong to the whole process: no thread may work outside this block
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return list(pool.map(prepare, files))
+
+
+def _patches(
+    folder: Path, file: str, *, size: int, tile: bool, resize: bool, grey: bool
+) -> NDArray[Any] | str:
+    """Patches of one picture, shape (n, channel, N, N), 0 to 255, or why there are none."""
+    try:
+        with Image.open(folder / file, formats=_formats()) as opened:
+            width, height = opened.size
+            if min(width, height) < size:
+                return f"{width} x {height} pixels, smaller than {size} x {size}"
+            if opened.mode in ("I", "F"):
+                return f"32-bit pixels (mode {opened.mode}) are not supported"
+            ImageOps.exif_transpose(opened, in_place=True)
+            picture = _converted(opened, grey)
+    except UnidentifiedImageError:
+        return "not a picture"
+    except Exception as error:
+        # decoders report damage through many exception types
+        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return str(message).splitlines()[0]
+    if resize:
+        picture = _resized(picture, size)
+    columns, rows = (side // size if tile else 1 for side in picture.size)
+    left, top = (picture.width - columns * size) // 2, (picture.height - rows * size) // 2
+    picture = picture.crop((left, top, left + columns * size, top + rows * size))
+    pixels: NDArray[Any] = np.asarray(picture).reshape(rows, size, columns, size, -1)
+    patches = pixels.transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1, size, size)
+    if picture.mode == "F":
+        # bicubic filters overshoot; Pillow itself clips only 8-bit pixels
+        patches = np.clip(patches, 0, 255).repeat(1 if grey else 3, axis=1)
+    return patches
+
+
+def _converted(picture: Image.Image, grey: bool) -> Image.Image:
+    """8-bit RGB or L; of 16-bit pictures mode F, still from 0 to 255."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray(np.asarray(picture).astype(np.float32) / np.float32(257))
+    colour = picture if picture.mode == "RGB" else picture.convert("RGB")
+    return colour.convert("L") if grey else colour
+
+
+def _resized(picture: Image.Image, size: int) -> Image.Image:
+    while min(picture.size) >= 2 * size:
+        half = (picture.width // 2, picture.height // 2)
+        picture = picture.resize(half, Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    return picture.resize(
+        (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
+    )
+
+
+def _groups(fields: Iterable[NDArray[Any]], length: int) -> Iterator[list[NDArray[Any]]]:
+    group: list[NDArray[Any]] = []
+    for field in fields:
+        group.append(field)
+        if len(group) == length:
+            yield group
+            group = []
+    if group:
+        yield group
