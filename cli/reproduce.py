@@ -18,6 +18,7 @@ from skild_physics.cli.super_resolve import run_super_resolution
 from skild_physics.cli.train import run_training
 from skild_physics.data_gen import IsingParameters, generate
 
+from skild_physics.diffusion.superresolution import Sampling
 from skild_physics.fields import open_source
 from skild_physics.files import replacing
 from skild_physics.plots import correlator_figure, save_figure, spectrum_figure
@@ -111,7 +112,9 @@ def command(
     with _stage(4, f"super-resolution {L / factor:g} -> {L} of held-out fields"):
         result = out / "super_resolved.h5"
         if fresh or not result.exists():
-            run_super_resolution(checkpoint, out / "heldout.h5", result, factor, steps=steps)
+            run_super_resolution(
+                checkpoint, out / "heldout.h5", result, factor, Sampling(calls=steps)
+            )
         say(f"{result}: {heldout} fields")
 
     with _stage(5, "connected four-point correlators against the truth"):

@@ -5,10 +5,16 @@ from pathlib import Path
 import click
 import torch
 from skild_physics.cli.console import progress, say
+from skild_physics.cli.sampling import denoiser_of, sampling_of, sampling_options
 
-from skild_physics.diffusion.prediction import denoiser
-from skild_physics.diffusion.sampler import SAMPLERS, SamplerName
-from skild_physics.diffusion.superresolution import starting_step, super_resolve_paired
+from skild_physics.diffusion.downsampling import DOWNSAMPLINGS
+from skild_physics.diffusion.superresolution import (
+    Observation,
+    Sampling,
+    starting_step,
+    super_resolve_observed,
+    super_resolve_paired,
+)
 from skild_physics.fields import load_fields, save_fields
 from skild_physics.files import check_output
 from skild_physics.training.checkpoint import load_model
@@ -19,16 +25,21 @@ from skild_physics.training.trainer import default_device
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--factor", type=float, required=True, help="Ratio of resolutions, any number >= 1.")
-@click.option("--samples", type=int, help="Use the first fields of INPUT only.")
-@click.option("--steps", type=int, default=20, show_default=True, help="Network calls per field.")
 @click.option(
-    "--sampler",
-    type=click.Choice(SAMPLERS),
-    default="multistep",
+    "--protocol",
+    type=click.Choice(["paired", "observed"]),
+    default="paired",
     show_default=True,
-    help="multistep: deterministic, second order; ancestral: stochastic, wants 100s of steps.",
+    help="paired: diffuse INPUT, which has the full resolution, and reconstruct it; observed: "
+    "INPUT holds real coarse fields.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--downsampling",
+    type=click.Choice(DOWNSAMPLINGS),
+    help="observed: how INPUT was made.  [default: what coarse-grain wrote in it]",
+)
+@click.option("--samples", type=int, help="Use the first fields of INPUT only.")
+@sampling_options
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="HDF5 file of the results."
 )
@@ -37,25 +48,39 @@ def command(
     checkpoint: Path,
     input: Path,
     factor: float,
+    protocol: str,
+    downsampling: str | None,
     samples: int | None,
-    steps: int,
-    sampler: SamplerName,
-    seed: int,
     out: Path,
     overwrite: bool,
+    live_threshold: float | None,
+    **sampling: object,
 ) -> None:
-    r"""Raise fields from an effective resolution of N/factor to N pixels per side.
+    r"""Raise fields to a higher resolution with the model of CHECKPOINT.
 
-    The paired protocol: INPUT, an ensemble that the model was not trained on, is diffused to the
-    step whose effective resolution is N/factor, and reconstructed from there by the model of
-    CHECKPOINT. OUT holds the results as `field` and what the model saw as `start`.
+    Paired, the paper's protocol: fields that the model was not trained on are diffused to the step
+    whose effective resolution is N/factor, and reconstructed from there. Observed: from M x M
+    fields that were coarse-grained in a known way, fields of factor M per side are made that agree
+    with them; other sizes than the model's keep its lattice spacing. OUT holds the results as
+    `field` and what the model saw as `start`.
 
     \b
     Example:
       skild-physics super-resolve runs/ising heldout.h5 --factor 4 --out sr4.h5
+      skild-physics super-resolve runs/ising coarse.h5 --protocol observed --factor 4 --out o4.h5
     """
     check_output(out, overwrite)
-    run_super_resolution(checkpoint, input, out, factor, samples, steps, sampler, seed)
+    run_super_resolution(
+        checkpoint,
+        input,
+        out,
+        factor,
+        sampling_of(**sampling),
+        samples,
+        protocol,
+        downsampling,
+        live_threshold,
+    )
     click.echo(out)
 
 
@@ -64,50 +89,85 @@ def run_super_resolution(
     source: Path,
     out: Path,
     factor: float,
+    sampling: Sampling,
     samples: int | None = None,
-    steps: int = 20,
-    sampler: SamplerName = "multistep",
-    seed: int = 0,
+    protocol: str = "paired",
+    downsampling: str | None = None,
+    live_threshold: float | None = None,
 ) -> None:
     """Super-resolve a file of fields into another, with a progress display."""
     if samples is not None and samples < 1:
         raise ValueError(f"--samples must be at least 1, got {samples}")
+    if not 1 <= factor < float("inf"):
+        raise ValueError(f"factor must be at least 1, got {factor:g}")
     model = load_model(checkpoint, default_device())
-    settings = model.config
-    tau = settings.process.tau
-    n = starting_step(model.process, factor, tau)
-    with load_fields(source) as fields:
-        truth = torch.from_numpy(fields[:samples].values)[:, None]
+    tau = model.config.process.tau
+    with load_fields(source) as opened:
+        fields = torch.from_numpy(opened[:samples].values)[:, None]
+        downsampling = downsampling or opened.attrs.get("downsampling")
+    process, kind = model.process, None
+    if protocol == "observed":
+        if downsampling not in DOWNSAMPLINGS:
+            raise ValueError(
+                f"{source} does not say how it was coarse-grained: pass --downsampling, one of "
+                f"{', '.join(DOWNSAMPLINGS)}"
+            )
+        kind = downsampling
+        process = process.resized(_target_size(fields.shape[-1], factor, model.network.multiple))
+        seen = Observation(process, kind, fields.shape[-1])  # type: ignore[arg-type]
+        n = seen.step(tau)
+    else:
+        n = starting_step(process, factor, tau)
+    denoise = denoiser_of(model, process, live_threshold)
     say(
-        f"{len(truth)} fields from effective resolution {model.process.N / factor:.4g} to "
-        f"{model.process.N}, {steps} {sampler} steps from n = {n:.1f} of {model.process.T}"
+        f"{len(fields)} fields to {process.N} x {process.N}, {protocol} protocol, "
+        f"{sampling.calls} network calls ({sampling.sampler}) from n = {n:.1f} of {process.T}, "
+        f"effective resolution {float(process.resolution(n, tau)):.4g}"
     )
-    with torch.inference_mode(), progress("super-resolve", len(truth)) as show:
-        start, result = super_resolve_paired(
-            model.process,
-            denoiser(model.network, model.process, settings.training.prediction),
-            truth,
-            factor,
-            tau,
-            steps,
-            sampler,
-            seed,
-            progress=show,
+    with torch.inference_mode(), progress("super-resolve", len(fields)) as show:
+        if kind is None:
+            made = super_resolve_paired(process, denoise, fields, factor, tau, sampling, show)
+        else:
+            made = super_resolve_observed(
+                process,
+                denoise,
+                fields,
+                kind,  # type: ignore[arg-type]
+                tau,
+                sampling,
+                show,
+            )
+    attributes: dict[str, str | int | float] = {
+        "input": source.name,
+        "checkpoint": str(checkpoint),
+        "trained_steps": model.trained_steps,
+        "protocol": protocol,
+        "factor": factor,
+        "starting_step": n,
+        "effective_resolution": float(process.resolution(n, tau)),
+        "tau": tau,
+        "steps": sampling.calls,
+        "sampler": sampling.sampler,
+        "order": sampling.order,
+        "spacing": sampling.spacing,
+        "seed": sampling.seed,
+        "live_threshold": live_threshold or 0.0,
+    }
+    if kind is not None:
+        residual = seen.residual(made.result, fields.float())
+        attributes |= {"downsampling_of_input": kind, "consistency_residual": residual}
+        say(
+            f"coarse-graining the result again differs from {source.name} by {residual:.2g} of its "
+            "root mean square"
         )
-    save_fields(
-        out,
-        result[:, 0].numpy(),
-        {
-            "input": source.name,
-            "checkpoint": str(checkpoint),
-            "trained_steps": model.trained_steps,
-            "protocol": "paired",
-            "factor": factor,
-            "effective_resolution": model.process.N / factor,
-            "tau": tau,
-            "steps": steps,
-            "sampler": sampler,
-            "seed": seed,
-        },
-        start=start[:, 0].numpy(),
-    )
+    save_fields(out, made.result[:, 0].numpy(), attributes, start=made.start[:, 0].numpy())
+
+
+def _target_size(M: int, factor: float, multiple: int) -> int:
+    N = round(M * factor)
+    if N < M or abs(N - M * factor) > 0.01 or N % multiple:
+        raise ValueError(
+            f"{M} x {M} fields times {factor:g} would be {M * factor:g} wide; the network takes "
+            f"multiples of {multiple}"
+        )
+    return N

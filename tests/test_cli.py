@@ -15,6 +15,7 @@ from PIL import Image
 from skild_physics.cli.console import with_error
 from skild_physics.cli.main import COMMANDS, main
 
+from skild_physics.fields import load_fields
 from skild_physics.kspace import wavenumbers
 from skild_physics.spectrum import PowerLaw, Spectrum
 
@@ -175,6 +176,47 @@ def test_spectrum_of_a_variance_map(tmp_path):
     assert 0 < json.loads(done.stdout)["fit_alpha_stderr"] < 0.1
 
 
+def test_from_real_coarse_lattices(folder, tmp_path):
+    """Block averages to lattices of the model's size and of twice that, consistent with them."""
+    heldout = folder / "run" / "heldout.h5"
+    for kind in ("box", "gaussian"):
+        options = f"--samples 8 --out c.h5 --overwrite --downsampling {kind}"
+        run(f"coarse-grain {heldout} --factor 2 {options}", tmp_path)
+        options = "--protocol observed --steps 4 --out o.h5 --overwrite"
+        done = run(f"super-resolve {folder / 'run'} c.h5 --factor 2 {options}", tmp_path)
+        assert "coarse-graining the result again differs" in done.stderr
+        with load_fields(tmp_path / "o.h5") as made, load_fields(tmp_path / "c.h5") as coarse:
+            assert made.shape == (8, 16, 16)
+            assert made.attrs["consistency_residual"] < 1e-5
+            assert made.attrs["downsampling_of_input"] == kind
+            if kind == "box":
+                blocks = made.values.reshape(8, 8, 2, 8, 2).mean((2, 4))
+                np.testing.assert_allclose(blocks, coarse.values, atol=1e-5)
+    run(f"super-resolve {folder / 'run'} c.h5 --factor 4 {options}", tmp_path)
+    with load_fields(tmp_path / "o.h5") as made:
+        assert made.shape == (8, 32, 32)
+    refused = run(f"super-resolve {folder / 'run'} {heldout} --factor 2 {options}", tmp_path, 2)
+    assert "pass --downsampling" in refused.stderr
+
+
+def test_generation(folder, tmp_path):
+    """A schedule that ends below one pixel; another one is refused."""
+    refused = run(f"generate {folder / 'run'} --out g.h5", tmp_path, code=2)
+    assert "use super-resolve" in refused.stderr
+    config = (folder / "run" / "config.toml").read_text()
+    for name in ("train.h5", "spectrum.nc"):
+        config = config.replace(f'"{name}"', f'"{folder / "run" / name}"')
+    (tmp_path / "config.toml").write_text(config)
+    below = "--set process.schedule.resolution=0.4 --set process.k_c=3.0"
+    live = "--set training.live_threshold=0.1 --set training.live_multiple=8"
+    run(f"train config.toml {SHORT} {below} {live}", tmp_path)
+    run("generate . --samples 5 --steps 6 --sampler stochastic --out g.h5", tmp_path)
+    with load_fields(tmp_path / "g.h5") as made:
+        assert made.shape == (5, 16, 16)
+        assert np.isfinite(made.values).all()
+        assert made.attrs["protocol"] == "generation"
+
+
 def test_help_of_every_command_has_an_example(folder):
     assert "reproduce" in run("--help", folder).stdout
     for name in COMMANDS:
@@ -228,6 +270,19 @@ BAD = [
     ("super-resolve run run/heldout.h5 --factor 2 --out run/train.h5", "exists already"),
     ("super-resolve run run/heldout.h5 --factor 2 --samples 0 --out x.h5", "samples"),
     ("super-resolve run run/heldout.h5 --factor 2 --steps 0 --out x.h5", "steps"),
+    ("super-resolve run run/heldout.h5 --factor 2 --order 4 --out x.h5", "--order"),
+    ("super-resolve run run/heldout.h5 --factor 2 --batch-size 0 --out x.h5", "batch_size"),
+    ("super-resolve run run/heldout.h5 --factor 2 --last-snr -1 --out x.h5", "last_snr"),
+    (
+        "super-resolve run run/heldout.h5 --factor 1.3 --protocol observed --downsampling box "
+        "--out x.h5",
+        "would be 20.8 wide",
+    ),
+    ("coarse-grain run/heldout.h5 --factor 3 --out x.h5", "whole pixels, got 3"),
+    ("coarse-grain run/heldout.h5 --factor 0.5 --out x.h5", "whole pixels"),
+    ("coarse-grain run/heldout.h5 --factor 2 --downsampling nearest --out x.h5", "nearest"),
+    ("coarse-grain missing.h5 --factor 2 --out x.h5", "missing.h5: no such file"),
+    ("generate run --samples 0 --out x.h5", "use super-resolve"),
     ("eval-correlators run/heldout.h5", "LABEL=FILE"),
     ("eval-correlators", "give LABEL=FILE, or run 'skild-physics reproduce' first"),
     ("eval-correlators a=run/heldout.h5 a=run/heldout.h5", "given twice"),

@@ -13,7 +13,11 @@ from strategies import process_and_steps, processes
 from skild_physics import kspace
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.sampler import SampleNoise, ancestral, step_grid
-from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
+from skild_physics.diffusion.schedule import (
+    LinearSchedule,
+    LogLinearSchedule,
+    linear_to_resolution,
+)
 
 
 @given(process_and_steps())
@@ -85,7 +89,9 @@ def test_sampled_reverse_chain_returns_the_covariance(process, calls, seed):
     noise = SampleNoise(seed, range(samples))
     shape = torch.empty(samples, 1, process.N, process.N, dtype=torch.float64)
     x = process.S0.sqrt() * noise.like(shape)
-    x = ancestral(process, exact, x, step_grid(process.T, calls), noise, variance="gaussian")
+    x = ancestral(
+        process, exact, x, step_grid(process, process.T, calls), noise, variance="gaussian"
+    )
     ratio = (x.square().mean(0)[0] / process.S0).numpy()
     assert np.abs(ratio - 1).max() < 5 * np.sqrt(2 / samples)
 
@@ -96,7 +102,7 @@ def test_posterior_width_loses_variance_only_to_first_order():
     deficits = []
     for calls in (1000, 2000, 4000):
         variance = process.S0.clone()
-        steps = step_grid(process.T, calls).tolist()
+        steps = step_grid(process, process.T, calls, "time").tolist()
         for n, m in pairwise(steps):
             posterior = process.posterior(n, m)
             gain = posterior.from_x0 * process.marginal(n).alpha + posterior.from_xn
@@ -120,43 +126,144 @@ def test_forward_samples_have_the_spectrum_of_the_data():
     assert np.abs(ratio - 1).max() < 5 * np.sqrt(2 / samples)
 
 
-@pytest.mark.parametrize(
-    ("N", "schedule", "k_c"),
-    [
-        (32, LinearSchedule(137.7294, 1.57, 5), 3.0),
-        (256, LinearSchedule(1132.9352, 550.8723, 9), 0.0),
-    ],
-)
-@pytest.mark.parametrize("n", [1, 2, 3, 500, 999, 1000])
-def test_coefficients_against_fifty_digits(N, schedule, k_c, n):
-    """Marginal and posterior in float32, against mpmath, at the lowest and highest modes."""
-    process = Process(torch.ones(N, N), schedule, "cosine", k_c)
-    alpha, sigma = (c.float() for c in process.marginal(n))
-    posterior = [c.float() for c in process.posterior(n, n - 1)]
-    mode = [(0, 0), (0, 1), (3, 4), (N - 1, N - 1)] if k_c else [(0, 1), (3, 4), (N - 1, N - 1)]
-    with mpmath.workdps(50):
+PUBLISHED = {
+    "CIFAR-10": (LinearSchedule(137.7294, 1.57, 5), 3.0),
+    "CIFAR-10 ablation": (LogLinearSchedule(-3.75, -2.0), 31.2),
+    "ImageNet-256 4x": (LinearSchedule(1132.9352, 550.8723, 9), 0.0),
+    "ImageNet-128 4x": (LinearSchedule(564.2461, 275.4361, 9), 0.0),
+    "ImageNet-128 8x": (LinearSchedule(564.2461, 102.6489, 5), 0.0),
+    "Ising 4x": (LinearSchedule(564.2461, 275.4361, 9), 0.0),
+}
+SUBNORMAL = 1.2e-38
 
-        def lam(step):
-            t = mpmath.mpf(step) / 1000
-            i, f, theta = (
-                mpmath.mpf(v) for v in (schedule.lambda_i, schedule.lambda_f, schedule.theta)
-            )
-            return theta * t / (i * (1 - t) + f) ** 2
 
-        for u, v in mode:
-            k2 = max(mpmath.pi**2 * (u**2 + v**2), mpmath.mpf(k_c) ** 2)
-            abar_n, abar_m = (mpmath.exp(-k2 * lam(step)) for step in (n, n - 1))
-            a = mpmath.exp(-k2 * (lam(n) - lam(n - 1)))
-            expected = [
-                mpmath.sqrt(abar_n),
-                mpmath.sqrt(1 - abar_n),
-                mpmath.sqrt(abar_m) * (1 - a) / (1 - abar_n),
-                mpmath.sqrt(a) * (1 - abar_m) / (1 - abar_n),
-                mpmath.sqrt((1 - a) * (1 - abar_m) / (1 - abar_n)),
+def exact_lambdas(schedule):
+    i, f = mpmath.mpf(schedule.lambda_i), mpmath.mpf(schedule.lambda_f)
+    for n in range(1001):
+        t = mpmath.mpf(n) / 1000
+        if isinstance(schedule, LinearSchedule):
+            yield mpmath.mpf(schedule.theta) * t / (i * (1 - t) + f) ** 2
+        else:
+            yield t * mpmath.mpf(10) ** (i + (f - i) * t)
+
+
+def exact_coefficients(k2, lams):
+    """alpha, sigma and the posterior's three for n = 1..1000 and m = n - 1, of unit variance."""
+    rows = []
+    alpha_m, noise_m = mpmath.mpf(1), mpmath.mpf(0)
+    for lam in lams[1:]:
+        alpha_n = mpmath.exp(-k2 * lam / 2)
+        noise_n = 1 - alpha_n**2
+        decay = alpha_n / alpha_m
+        removed = (1 - decay**2) / noise_n
+        rows.append(
+            [
+                alpha_n,
+                mpmath.sqrt(noise_n),
+                alpha_m * removed,
+                decay * noise_m / noise_n,
+                mpmath.sqrt(removed * noise_m),
             ]
-            for ours, exact in zip((alpha, sigma, *posterior), expected, strict=True):
-                if exact > 1e-37:
-                    assert float(ours[u, v]) == pytest.approx(float(exact), rel=2e-7)
+        )
+        alpha_m, noise_m = alpha_n, noise_n
+    return np.array(rows, dtype=float)
+
+
+@pytest.mark.parametrize("config", PUBLISHED)
+def test_coefficients_against_fifty_digits(config):
+    """Marginal and posterior in float32, at every step, at the lowest and highest modes.
+
+    A mode below k_c is attenuated like k_c, which also gives every wavenumber a 1 x 1 process.
+    """
+    schedule, k_c = PUBLISHED[config]
+    n = torch.arange(1, 1001)
+    worst = 0.0
+    with mpmath.workdps(50):
+        lams = list(exact_lambdas(schedule))
+        for u, v in [(0, 0), (0, 1), (1, 1), (3, 4), (31, 31), (255, 255)]:
+            k2 = max(mpmath.pi**2 * (u**2 + v**2), mpmath.mpf(k_c) ** 2)
+            if k2 == 0:
+                continue
+            if u < 5:
+                process, mode = Process(torch.ones(5, 5), schedule, "cosine", k_c), (u, v)
+            else:
+                k = float(mpmath.sqrt(k2))
+                process, mode = Process(torch.ones(1, 1), schedule, "cosine", k), (0, 0)
+            ours = torch.stack(
+                [c[:, *mode].float() for c in (*process.marginal(n), *process.posterior(n, n - 1))],
+                dim=1,
+            ).numpy()
+            exact = exact_coefficients(k2, lams)
+            normal = exact > SUBNORMAL
+            assert (ours[~normal] <= SUBNORMAL).all()
+            worst = max(worst, np.abs(ours[normal] / exact[normal] - 1).max())
+    assert worst < 2e-7
+
+
+@pytest.mark.parametrize("N", [32, 256])
+@pytest.mark.parametrize("config", PUBLISHED)
+def test_coefficients_of_a_mode_depend_on_its_wavenumber_only(config, N):
+    """The modes compared with 50 digits are those of the published lattices."""
+    schedule, k_c = PUBLISHED[config]
+    full = Process(torch.ones(N, N), schedule, "cosine", k_c)
+    n = torch.tensor([1, 500, 1000])
+    k_max = float(np.sqrt(2) * np.pi * (N - 1))
+    for small, modes in (
+        (Process(torch.ones(5, 5), schedule, "cosine", k_c), (..., slice(5), slice(5))),
+        (
+            Process(torch.ones(1, 1), schedule, "cosine", k_max),
+            (..., slice(N - 1, N), slice(N - 1, N)),
+        ),
+    ):
+        ours = (*small.marginal(n), *small.posterior(n, n - 1))
+        theirs = (*full.marginal(n), *full.posterior(n, n - 1))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b[modes], rtol=1e-10, atol=1e-300)
+
+
+@given(processes(), st.floats(0.001, 0.999))
+def test_drift_and_diffusion_are_those_of_the_marginal(process, t):
+    """d ln alpha / dt = -drift, and N(0, S0) is stationary: diffusion^2 = 2 drift S0."""
+    drift, diffusion = process.drift_and_diffusion(t)
+    torch.testing.assert_close(diffusion**2, 2 * drift * process.S0, rtol=1e-12, atol=0)
+    # the finite difference is of ln alpha itself, which does not underflow where alpha does
+    dt = 1e-5 * t * (1 - t)
+    later, earlier = (process.exponent((t + s * dt) * process.T) for s in (1, -1))
+    torch.testing.assert_close((later - earlier) / (4 * dt), drift, rtol=1e-6, atol=0)
+    d_variance = diffusion**2 - 2 * drift * process.marginal(t * process.T).sigma ** 2
+    alpha = process.marginal(t * process.T).alpha
+    torch.testing.assert_close(
+        d_variance,
+        2 * drift * alpha**2 * process.S0,
+        rtol=1e-9,
+        atol=1e-12 * float(diffusion.max() ** 2),
+    )
+
+
+@given(processes(), st.data())
+def test_cropped_process_is_the_process_of_the_low_modes(process, data):
+    M = data.draw(st.integers(1, process.N))
+    small = process.cropped(M)
+    n = data.draw(st.floats(0.01, 1)) * process.T
+    assert (small.N, small.T, small.k_c) == (M, process.T, process.k_c)
+    alpha, sigma = process.marginal(n)
+    low = small.marginal(n)
+    torch.testing.assert_close(low.alpha, alpha[:M, :M], rtol=1e-12, atol=0)
+    torch.testing.assert_close(low.sigma, sigma[:M, :M] * M / process.N, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match=f"M must .* {process.N + 1}"):
+        process.cropped(process.N + 1)
+
+
+@pytest.mark.parametrize("basis", kspace.BASES)
+def test_cropped_modes_are_the_same_waves_at_the_same_height(basis):
+    """One low wave, sampled on 12 x 12 and on 5 x 5 points, has the cropped mode's amplitude."""
+    N, M = 12, 5
+    offset = 0.5 if basis == "cosine" else 0.0
+    x = {size: (np.arange(size) + offset) / size for size in (N, M)}
+    wave = {size: np.cos(2 * np.pi * x[size])[:, None] + 0 * x[size] for size in (N, M)}
+    modes = {size: kspace.forward(wave[size], basis) for size in (N, M)}
+    np.testing.assert_allclose(modes[M], modes[N][:M, :M] * M / N, atol=1e-12)
+    assert np.abs(modes[M]).max() > 1
 
 
 def test_zero_mode_is_kept_if_nothing_attenuates_it():
@@ -167,20 +274,30 @@ def test_zero_mode_is_kept_if_nothing_attenuates_it():
 
 
 @pytest.mark.parametrize(
-    ("make", "name"),
+    ("make", "message"),
     [
-        (lambda p: Process(torch.zeros(4, 4), p.schedule, "cosine"), "S0"),
-        (lambda p: Process(-torch.ones(4, 4), p.schedule, "cosine"), "S0"),
-        (lambda p: Process(torch.ones(4, 3), p.schedule, "cosine"), "S0"),
-        (lambda p: Process(torch.ones(4, 4), p.schedule, "cosine", k_c=-1), "k_c"),
-        (lambda p: Process(torch.ones(4, 4), p.schedule, "cosine", T=0), "T must"),
-        (lambda p: p.lam(1001), "1001"),
-        (lambda p: p.lam(-1), "-1"),
+        (lambda p: Process(torch.zeros(4, 4), p.schedule, "cosine"), r"S0 .* 0\.0"),
+        (lambda p: Process(-torch.ones(4, 4), p.schedule, "cosine"), r"S0 .* -1\.0"),
+        (lambda p: Process(torch.full((4, 4), torch.nan), p.schedule, "cosine"), "S0 .* nan"),
+        (lambda p: Process(torch.full((4, 4), torch.inf), p.schedule, "cosine"), "S0 .* inf"),
+        (lambda p: Process(torch.ones(4, 3), p.schedule, "cosine"), r"S0 .* \(4, 3\)"),
+        (lambda p: Process(torch.ones(4, 4), p.schedule, "cosine", k_c=-1), "k_c .* -1"),
+        (lambda p: Process(torch.ones(4, 4), p.schedule, "cosine", k_c=np.nan), "k_c .* nan"),
+        (lambda p: Process(torch.ones(4, 4), p.schedule, "cosine", k_c=np.inf), "k_c .* inf"),
+        (lambda p: Process(torch.ones(4, 4), p.schedule, "cosine", T=0), "T must .* 0"),
+        (lambda p: p.lam(1001), "n must .* 1001"),
+        (lambda p: p.lam(-1), "n must .* -1"),
+        (lambda p: p.marginal(float("nan")), "n must .* nan"),
         (lambda p: p.posterior(5, 5), "m = 5, n = 5"),
-        (lambda p: p.step_at(1e9), "lam"),
+        (lambda p: p.posterior(5, 7), "m = 7, n = 5"),
+        (lambda p: p.cropped(0), "M must .* 0"),
+        (lambda p: p.step_at(1e9), "lam .* 1e.09"),
+        (lambda p: p.step_at_resolution(0.01, 0.1), "lam"),
+        (lambda p: p.step_at_resolution(0, 0.1), "resolution .* 0"),
+        (lambda p: p.resolution(10, 0), "tau .* 0"),
     ],
 )
-def test_bad_input_is_named(make, name):
+def test_bad_input_is_named(make, message):
     process = Process(torch.ones(4, 4), LinearSchedule(10, 1, 1), "cosine")
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=message):
         make(process)

@@ -9,14 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skild_physics.data_gen import IsingParameters, generate
 
+from skild_physics.diffusion.adaptive import live_size
+from skild_physics.diffusion.prediction import PREDICTIONS, target
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.schedule import linear_to_resolution
 from skild_physics.fields import open_source
+from skild_physics.kspace import forward, inverse
 from skild_physics.networks import CompactUNet
 from skild_physics.observables.correlators import corner_means, energy_per_spin
 from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
 from skild_physics.training.checkpoint import load_model, load_state
-from skild_physics.training.config import load_config, parse_config
+from skild_physics.training.config import TrainingConfig, load_config, parse_config
 from skild_physics.training.data import random_symmetry
-from skild_physics.training.trainer import compiled, learning_rate, train
+from skild_physics.training.trainer import (
+    Levels,
+    compiled,
+    learning_rate,
+    train,
+    training_losses,
+)
 
 
 @given(st.integers(3, 12), st.integers(0, 2**31))
@@ -93,9 +104,18 @@ def values(inputs, tmp_path):
     }
 
 
-@pytest.mark.parametrize("prediction", ["v", "eps"])
-def test_training_learns_and_is_loadable(values, prediction):
-    values["training"] |= {"prediction": prediction, "steps": 200}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction": "v"},
+        {"prediction": "eps"},
+        {"prediction": "v", "shell_weight": True},
+        {"prediction": "v", "live_threshold": 0.5, "live_multiple": 4},
+        {"prediction": "v", "timesteps": "second-moment"},
+    ],
+)
+def test_training_learns_and_is_loadable(values, changes):
+    values["training"] |= {**changes, "steps": 200}
     config = parse_config(values)
     losses = []
     checkpoint = train(config, progress=lambda step, loss: losses.append(loss))
@@ -110,7 +130,49 @@ def test_training_learns_and_is_loadable(values, prediction):
     assert model.network(x, torch.tensor([1e-3, 1e-4])).shape == x.shape
 
 
-def test_interrupted_training_equals_uninterrupted_bit_for_bit(values, tmp_path):
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_loss_of_a_perfect_network_is_zero(prediction):
+    """A network that is told x_0 and solves for what is asked."""
+    process = Process(torch.ones(8, 8), linear_to_resolution(8, 2, 9, 0.1), "periodic", k_c=3.0)
+    asked = TrainingConfig(prediction=prediction)
+    fields = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    n = torch.linspace(20, 1000, 16, dtype=torch.float64)
+    x_0 = forward(fields.double(), "periodic")
+
+    def perfect(x, lam):
+        assert torch.allclose(lam.double(), process.lam(n) * 64, rtol=1e-5)
+        alpha, sigma = process.marginal(n[:, None])
+        eps = (forward(x.double(), "periodic") - alpha * x_0) / sigma
+        wanted = target(prediction, process, n[:, None], x_0, eps)
+        return inverse(wanted, "periodic").float()
+
+    for weighted in (False, True):
+        chosen = asked.model_copy(update={"shell_weight": weighted})
+        generator = torch.Generator().manual_seed(1)
+        losses = training_losses(perfect, process, chosen, fields, n, generator)
+        assert losses.shape == (16,)
+        assert float(losses.max()) < 1e-6
+        zero = training_losses(lambda x, lam: 0 * x, process, chosen, fields, n, generator)
+        assert float(zero.min()) > 1e-3
+
+
+def test_levels_of_live_modes_are_drawn_as_often_as_their_steps():
+    process = Process(torch.ones(16, 16), linear_to_resolution(16, 2, 9, 0.1), "cosine")
+    asked = TrainingConfig(live_threshold=0.1, live_multiple=4)
+    levels, generator = Levels(process, asked), torch.Generator().manual_seed(0)
+    drawn = []
+    for _ in range(2000):
+        at, n = levels.draw(2, generator)
+        assert all(live_size(process, float(step), 0.1, 4) == at.N for step in n)
+        drawn.extend(n.tolist())
+    # uniform in (0, T] all in all; the two steps of a draw share a level
+    share = np.histogram(drawn, np.linspace(0, 1000, 11))[0] / len(drawn)
+    assert np.abs(share - 0.1).max() < 4.5 * np.sqrt(0.09 / 2000)
+
+
+@pytest.mark.parametrize("timesteps", ["uniform", "second-moment"])
+def test_interrupted_training_equals_uninterrupted_bit_for_bit(values, tmp_path, timesteps):
+    values["training"]["timesteps"] = timesteps
     whole = train(parse_config({**values, "out": str(tmp_path / "whole")}))
 
     config = parse_config(values)
@@ -179,6 +241,12 @@ def test_compilation_falls_back_without_a_compiler(monkeypatch):
         ({"process": {"spectrum": "x", "schedule": {"kind": "linear"}}}, "resolution"),
         ({"process": {"spectrum": "x", "schedule": {"kind": "cubic"}}}, "cubic"),
         ({"data": {}}, "data.ensemble"),
+        ({"training": {"prediction": "noise"}}, "training.prediction"),
+        ({"training": {"live_threshold": -1}}, "training.live_threshold"),
+        (
+            {"training": {"live_threshold": 0.1, "timesteps": "second-moment"}},
+            "needs timesteps = 'uniform'",
+        ),
     ],
 )
 def test_bad_configurations_name_the_key(values, change, message):
@@ -193,6 +261,10 @@ def test_inputs_that_do_not_fit(values, inputs, tmp_path):
     values["data"]["ensemble"] = str(inputs / "train.h5")
     values["network"] = {"channels": [8, 8, 8, 8, 8], "blocks": [1, 1, 1, 1, 1]}
     with pytest.raises(ValueError, match="multiple of 16"):
+        train(parse_config(values))
+    values["network"] = {"channels": [8, 8], "blocks": [1, 1]}
+    values["training"] |= {"live_threshold": 0.1, "live_multiple": 3}
+    with pytest.raises(ValueError, match=r"live_multiple.*got 3"):
         train(parse_config(values))
     values["process"]["spectrum"] = str(tmp_path / "missing.nc")
     with pytest.raises(ValueError, match="no such file"):

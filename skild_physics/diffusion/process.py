@@ -11,6 +11,10 @@ any two steps m < n, with u = k_eff^2 lambda and d = u_n - u_m,
     C = exp(-d/2) (1 - e^-u_m) / (1 - e^-u_n)
     V = S0 (1 - e^-d) (1 - e^-u_m) / (1 - e^-u_n).
 
+In continuous time it is the Ornstein-Uhlenbeck process
+
+    dx = -1/2 k_eff^2 lambda'(t) x dt + sqrt(k_eff^2 lambda'(t) S0) dW.
+
 Every difference 1 - e^-u is an expm1 in float64: at low k and early n, u is 1e-6 and less, and
 single-precision differences would lose every digit. Where u_n = 0 (the zero mode if k_c = 0)
 nothing ever changes and the limit is A = 0, C = 1, V = 0: keep x_n.
@@ -20,12 +24,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
-from skild_physics.diffusion.schedule import Schedule
+from skild_physics.diffusion.schedule import (
+    Schedule,
+    effective_resolution,
+    lambda_at_resolution,
+)
 from skild_physics.kspace import Basis, wavenumbers
+from skild_physics.spectrum.radial import radial_mean, shells
 
 
 class Marginal(NamedTuple):
@@ -55,7 +64,7 @@ class Process:
         T: number of steps.
 
     Raises:
-        ValueError: S0 is not square, or not positive and finite; k_c < 0; T < 1.
+        ValueError: S0 is not square, or not positive and finite; k_c < 0 or infinite; T < 1.
     """
 
     S0: Tensor
@@ -69,9 +78,11 @@ class Process:
         if S0.ndim != 2 or S0.shape[0] != S0.shape[1]:
             raise ValueError(f"S0 must have shape (N, N), got {tuple(S0.shape)}")
         if not bool((torch.isfinite(S0) & (S0 > 0)).all()):
-            raise ValueError(f"S0 must be positive and finite, its minimum is {S0.min().item()}")
-        if not self.k_c >= 0:
-            raise ValueError(f"k_c must not be negative, got {self.k_c}")
+            raise ValueError(
+                f"S0 must be positive and finite, got {S0.min().item()} .. {S0.max().item()}"
+            )
+        if not 0 <= self.k_c < float("inf"):
+            raise ValueError(f"k_c must be finite and not negative, got {self.k_c}")
         if self.T < 1:
             raise ValueError(f"T must be at least 1, got {self.T}")
         object.__setattr__(self, "S0", S0)
@@ -90,6 +101,58 @@ class Process:
         """Lattice size."""
         return int(self.S0.shape[0])
 
+    @property
+    def k_max(self) -> float:
+        """The highest k_eff, radians per box side."""
+        return float(self._k2.max().sqrt())
+
+    def cropped(self, M: int) -> "Process":
+        """The process of the low modes, as fields on an M x M lattice with the same pixel values.
+
+        Orthonormal modes scale with the lattice size, so S0 becomes (M/N)^2 S0[:M, :M].
+
+        Raises:
+            ValueError: M is not in 1..N.
+        """
+        if not 1 <= M <= self.N:
+            raise ValueError(f"M must lie in 1..{self.N}, got {M}")
+        S0 = self.S0[:M, :M] * (M / self.N) ** 2
+        return Process(S0, self.schedule, self.basis, self.k_c, self.T)
+
+    def resized(self, N: int) -> "Process":
+        """The process of larger or smaller lattices with the same lattice spacing.
+
+        In units of the spacing nothing changes: momenta q = k / N, and lambda N^2 and S0 as
+        functions of q. S0 is interpolated in ln q, and continued below the smallest momentum by
+        the power law of the lowest shells, the zero mode scaling like the modes beside it.
+
+        Raises:
+            ValueError: N < 4.
+        """
+        if N < 4:
+            raise ValueError(f"N must be at least 4, got {N}")
+        if N == self.N:
+            return self
+        ratio = N / self.N
+        of_shell = shells(self.N, self.basis)
+        S = radial_mean(self.S0.cpu().numpy(), self.basis)
+        q = np.log(of_shell.k[1:] / self.N)
+        ln_S = np.log(S[1:])
+        low = slice(0, min(8, len(q)))
+        slope = np.polyfit(q[low], ln_S[low], 1)[0] if len(q) > 1 else 0.0
+        k = wavenumbers(N, self.basis)
+        with np.errstate(divide="ignore"):
+            wanted = np.log(k / N)
+        new = np.where(wanted < q[0], ln_S[0] + slope * (wanted - q[0]), np.interp(wanted, q, ln_S))
+        new[0, 0] = np.log(S[0]) - slope * np.log(ratio)
+        return Process(
+            torch.as_tensor(np.exp(new)).to(self.S0.device),
+            self.schedule.scaled(1 / ratio**2),
+            self.basis,
+            self.k_c * ratio,
+            self.T,
+        )
+
     def lam(self, n: Tensor | float) -> Tensor:
         """lambda at steps n in 0..T, which need not be whole numbers.
 
@@ -97,7 +160,7 @@ class Process:
             ValueError: a step outside 0..T.
         """
         n = torch.as_tensor(n, dtype=torch.float64)
-        if bool(((n < 0) | (n > self.T)).any()):
+        if not bool(((n >= 0) & (n <= self.T)).all()):
             raise ValueError(
                 f"n must lie in 0..{self.T}, got {n.min().item():g} .. {n.max().item():g}"
             )
@@ -144,16 +207,32 @@ class Process:
         d = (self.lam(n) - self.lam(m)).to(self._k2.device)[..., None, None] * self._k2
         return torch.sqrt(-torch.expm1(-d)) * self._sqrt_S0
 
+    def drift_and_diffusion(self, t: float) -> tuple[Tensor, Tensor]:
+        """Of dx = -drift x dt + diffusion dW at time t in [0, 1], per mode, shape (N, N)."""
+        speed = self.schedule.rate(t).to(self._k2.device) * self._k2
+        return speed / 2, torch.sqrt(speed) * self._sqrt_S0
+
+    @cached_property
+    def frozen(self) -> Tensor:
+        """Modes that nothing attenuates (the zero mode if k_c = 0), bool, shape (N, N)."""
+        return self._k2 == 0
+
+    def resolution(self, n: Tensor | float, tau: float) -> Tensor:
+        """Effective resolution at steps n, in pixels per side; infinite at n = 0."""
+        return effective_resolution(self.lam(n), tau)
+
     def step_at(self, lam: float) -> float:
         """The step n, not necessarily whole, at which the schedule reaches ``lam``.
 
         Raises:
-            ValueError: lam is not positive, or beyond the end of the schedule.
+            ValueError: lam is negative, or beyond the end of the schedule.
         """
-        end = float(self.lam(self.T))
-        if not 0 < lam <= end * (1 + 1e-9):
-            raise ValueError(f"lam must lie in 0 .. {end:g}, got {lam:g}")
-        if lam >= end:
-            return float(self.T)
-        n = brentq(lambda n: float(self.lam(n)) / lam - 1, 0.0, float(self.T), xtol=1e-12 * self.T)
-        return float(n)
+        return float(self.schedule.time(lam)) * self.T
+
+    def step_at_resolution(self, resolution: float, tau: float) -> float:
+        """The step n, not necessarily whole, at which the effective resolution is reached.
+
+        Raises:
+            ValueError: resolution or tau is not positive, or the schedule ends above it.
+        """
+        return self.step_at(lambda_at_resolution(resolution, tau))

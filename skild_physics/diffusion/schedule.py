@@ -6,6 +6,14 @@ lambda sets a cutoff that moves from high to low k (SKILD, arXiv 2605.26032):
     linear        lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2     cutoff linear in k
     log-linear    lambda(t) = t 10^(lambda_i + (lambda_f - lambda_i) t)     cutoff linear in log k
 
+Both can be inverted in closed form. With s = lambda_i + lambda_f the linear one solves
+lambda (s - lambda_i t)^2 = theta t; of the two roots the one in [0, 1], without cancellation, is
+
+    t = 2 lambda s^2 / (2 lambda s lambda_i + theta + sqrt(theta^2 + 4 theta lambda s lambda_i)).
+
+The log-linear one, with b = (lambda_f - lambda_i) ln 10, is t = W(b lambda 10^(-lambda_i)) / b,
+where W is Lambert's function.
+
 The signal-to-noise ratio abar / (1 - abar) of mode k falls to tau at k* = sqrt(ln(1 + 1/tau) /
 lambda), which defines the effective resolution, in pixels per side,
 
@@ -17,27 +25,54 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from scipy.special import lambertw
 from torch import Tensor
 
 
 class Schedule(Protocol):
-    """A monotone lambda(t) with lambda(0) = 0."""
+    """A growing lambda(t) with lambda(0) = 0."""
 
-    def lam(self, t: Tensor) -> Tensor:
+    def lam(self, t: Tensor | float) -> Tensor:
         """lambda at times t in [0, 1], in float64, any shape."""
         ...
 
+    def rate(self, t: Tensor | float) -> Tensor:
+        """d lambda / dt at times t in [0, 1], in float64, any shape."""
+        ...
 
-def _as_time(t: Tensor) -> Tensor:
+    def time(self, lam: Tensor | float) -> Tensor:
+        """The inverse: t at which lambda(t) = lam, in float64, any shape."""
+        ...
+
+    def scaled(self, factor: float) -> "Schedule":
+        """The schedule factor * lambda(t)."""
+        ...
+
+
+def _as_time(t: Tensor | float) -> Tensor:
     t = torch.as_tensor(t, dtype=torch.float64)
-    if bool(((t < 0) | (t > 1)).any()):
+    if not bool(((t >= 0) & (t <= 1)).all()):
         raise ValueError(f"t must lie in [0, 1], got {t.min().item()} .. {t.max().item()}")
     return t
 
 
+def _as_lambda(lam: Tensor | float, end: float) -> Tensor:
+    lam = torch.as_tensor(lam, dtype=torch.float64)
+    if not bool(((lam >= 0) & (lam <= end * (1 + 1e-9))).all()):
+        raise ValueError(
+            f"lam must lie in 0 .. {end:g}, where the schedule ends, got {lam.min().item():g} .. "
+            f"{lam.max().item():g}"
+        )
+    return lam
+
+
 @dataclass(frozen=True)
 class LinearSchedule:
-    """lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2, the paper's main schedule."""
+    """lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2, the paper's main schedule.
+
+    Raises:
+        ValueError: lambda_f or theta is not positive, or lambda_i is negative.
+    """
 
     lambda_i: float
     lambda_f: float
@@ -51,36 +86,92 @@ class LinearSchedule:
         if not (math.isfinite(self.lambda_i) and self.lambda_i >= 0):
             raise ValueError(f"lambda_i must not be negative, got {self.lambda_i}")
 
-    def lam(self, t: Tensor) -> Tensor:
+    def lam(self, t: Tensor | float) -> Tensor:
         """lambda at times t in [0, 1], in float64, any shape."""
         t = _as_time(t)
         return self.theta * t / (self.lambda_i * (1 - t) + self.lambda_f) ** 2
 
+    def rate(self, t: Tensor | float) -> Tensor:
+        """d lambda / dt at times t in [0, 1], in float64, any shape."""
+        t = _as_time(t)
+        s = self.lambda_i + self.lambda_f
+        return self.theta * (s + self.lambda_i * t) / (s - self.lambda_i * t) ** 3
+
+    def time(self, lam: Tensor | float) -> Tensor:
+        """t at which lambda(t) = lam, in float64, any shape.
+
+        Raises:
+            ValueError: lam is negative or beyond the end of the schedule.
+        """
+        lam = _as_lambda(lam, self.theta / self.lambda_f**2)
+        s = self.lambda_i + self.lambda_f
+        b = 2 * lam * s * self.lambda_i + self.theta
+        root = torch.sqrt(self.theta**2 + 4 * self.theta * lam * s * self.lambda_i)
+        return (2 * lam * s**2 / (b + root)).clamp(max=1.0)
+
+    def scaled(self, factor: float) -> "LinearSchedule":
+        """The schedule factor * lambda(t), factor > 0."""
+        root = math.sqrt(factor)
+        return LinearSchedule(self.lambda_i / root, self.lambda_f / root, self.theta)
+
 
 @dataclass(frozen=True)
 class LogLinearSchedule:
-    """lambda(t) = t 10^(lambda_i + (lambda_f - lambda_i) t)."""
+    """lambda(t) = t 10^(lambda_i + (lambda_f - lambda_i) t).
+
+    Raises:
+        ValueError: lambda(t) would not grow everywhere.
+    """
 
     lambda_i: float
     lambda_f: float
 
     def __post_init__(self) -> None:
-        slope = (self.lambda_f - self.lambda_i) * math.log(10)
-        if not (math.isfinite(slope) and slope > -1):
+        if not (math.isfinite(self._b) and self._b > -1):
             raise ValueError(
                 f"lambda_f must exceed lambda_i - 1/ln(10) for lambda(t) to grow, got "
                 f"lambda_i = {self.lambda_i}, lambda_f = {self.lambda_f}"
             )
 
-    def lam(self, t: Tensor) -> Tensor:
+    @property
+    def _b(self) -> float:
+        return (self.lambda_f - self.lambda_i) * math.log(10)
+
+    def lam(self, t: Tensor | float) -> Tensor:
         """lambda at times t in [0, 1], in float64, any shape."""
         t = _as_time(t)
-        exponent = self.lambda_i + (self.lambda_f - self.lambda_i) * t
-        return t * torch.pow(10.0, exponent)
+        lam: Tensor = t * 10.0**self.lambda_i * torch.exp(self._b * t)
+        return lam
+
+    def rate(self, t: Tensor | float) -> Tensor:
+        """d lambda / dt at times t in [0, 1], in float64, any shape."""
+        t = _as_time(t)
+        rate: Tensor = (1 + self._b * t) * 10.0**self.lambda_i * torch.exp(self._b * t)
+        return rate
+
+    def time(self, lam: Tensor | float) -> Tensor:
+        """t at which lambda(t) = lam, in float64, any shape.
+
+        Raises:
+            ValueError: lam is negative or beyond the end of the schedule.
+        """
+        lam = _as_lambda(lam, 10.0**self.lambda_f)
+        x: Tensor = lam * 10.0**-self.lambda_i
+        if abs(self._b) < 1e-12:
+            return x.clamp(max=1.0)
+        w = torch.as_tensor(lambertw((self._b * x).cpu().numpy()).real).to(lam)
+        return (w / self._b).clamp(max=1.0)
+
+    def scaled(self, factor: float) -> "LogLinearSchedule":
+        """The schedule factor * lambda(t), factor > 0."""
+        shift = math.log10(factor)
+        return LogLinearSchedule(self.lambda_i + shift, self.lambda_f + shift)
 
 
-def effective_resolution(lam: Tensor, tau: float) -> Tensor:
+def effective_resolution(lam: Tensor | float, tau: float) -> Tensor:
     """Pixels per side whose modes still carry a signal-to-noise ratio above tau, at lambda."""
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau must be positive and finite, got {tau}")
     k = torch.sqrt(math.log1p(1 / tau) / torch.as_tensor(lam, dtype=torch.float64))
     return k / (math.sqrt(2) * math.pi)
 
@@ -91,10 +182,10 @@ def lambda_at_resolution(resolution: float, tau: float) -> float:
     Raises:
         ValueError: resolution or tau is not positive.
     """
-    if not resolution > 0:
-        raise ValueError(f"resolution must be positive, got {resolution}")
-    if not tau > 0:
-        raise ValueError(f"tau must be positive, got {tau}")
+    if not 0 < resolution < math.inf:
+        raise ValueError(f"resolution must be positive and finite, got {resolution}")
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau must be positive and finite, got {tau}")
     return math.log1p(1 / tau) / (2 * math.pi**2 * resolution**2)
 
 
@@ -110,10 +201,34 @@ def linear_to_resolution(size: int, resolution: float, theta: float, tau: float)
             process generates from pure noise.
         theta: width of the transition; larger values start it earlier.
         tau: signal-to-noise ratio that counts as resolved.
+
+    Raises:
+        ValueError: size < 1, or resolution, theta or tau is not positive.
     """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
     lam_end = lambda_at_resolution(resolution, tau)
+    if not theta > 0:
+        raise ValueError(f"theta must be positive, got {theta}")
     return LinearSchedule(
         lambda_i=math.sqrt(2) * math.pi * (size - 1),
         lambda_f=math.sqrt(theta / lam_end),
         theta=theta,
+    )
+
+
+def log_linear_to_resolution(first: float, resolution: float, tau: float) -> LogLinearSchedule:
+    """The log-linear schedule between two effective resolutions, in pixels per side.
+
+    Args:
+        first: resolution whose lambda is 10^lambda_i, the scale of the first steps.
+        resolution: R at t = 1.
+        tau: signal-to-noise ratio that counts as resolved.
+
+    Raises:
+        ValueError: a resolution or tau is not positive, or ``first`` is too small.
+    """
+    return LogLinearSchedule(
+        math.log10(lambda_at_resolution(first, tau)),
+        math.log10(lambda_at_resolution(resolution, tau)),
     )

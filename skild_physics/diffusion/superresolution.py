@@ -1,35 +1,155 @@
-"""Super-resolution: start the reverse process where the effective resolution is the input's.
+"""Where the reverse process starts: noise, a diffused answer, or a real coarse field.
 
-Paired protocol (arXiv 2605.26032): the start is the exact forward marginal of a held-out field at
-full resolution, so the result can be compared with the truth field by field. It measures
-reconstruction, and needs the answer to start from.
+generation   x_T ~ N(0, S0), if the schedule destroys everything.
+paired       (arXiv 2605.26032) the exact forward marginal of a held-out field at full resolution,
+             so the result can be compared with the truth field by field. It measures
+             reconstruction, and needs the answer to start from.
+observed     a coarse field y = R x R^T, M x M, R known. With Y its modes, K = B_M R B_N^T and K_0
+             the part of K that acts on the low modes, an estimate of these is
+
+                 X^ = K_0^(-1) Y K_0^(-T) = X + e,
+
+             where e, of variance a^2, is what aliases into them, known from S0. The process itself
+             adds noise to X; e is made a part of that noise, mode by mode:
+
+                 x_n = beta X^ + sqrt(S0 - beta^2 (S0 + a^2)) eps,
+                 beta^2 = min(alpha_n^2, S0 / (S0 + a^2)).
+
+             Modes that y does not hold have a = infinity: beta = 0 and x_n is drawn from N(0, S0).
+             The start n is where the first of these has the signal-to-noise ratio tau, so that
+             above tau nothing is missing; or the end of the schedule, if that comes before.
+
+             Every estimate D of x_0 is made consistent with y,
+
+                 D <- D + K_0^(-1) (Y - K D K^T) K_0^(-T)    on the low modes,
+
+             (range-null space decomposition: Wang et al., DDNM, arXiv 2212.00490), so that the
+             result, down-sampled again, is y.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from skild_physics import kspace
+from skild_physics.diffusion.downsampling import Downsampling, downsampling_matrix
 from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.sampler import (
-    SAMPLERS,
     SampleNoise,
-    SamplerName,
+    Spacing,
     ancestral,
     multistep,
     step_grid,
 )
 from skild_physics.diffusion.schedule import effective_resolution, lambda_at_resolution
 
+SamplerName = Literal["multistep", "stochastic", "ancestral"]
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 
-class PairedResult(NamedTuple):
+MEASURED = 1e-6
+"""How far the low modes of K_0^(-1) K may be from the identity and still count as measured."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to go from the start to x_0.
+
+    Attributes:
+        calls: network calls per field.
+        sampler: "multistep" (deterministic), "stochastic" (the same with noise) or "ancestral".
+        order: estimates that a step of the first two uses: 1, 2 or 3.
+        spacing: how the steps are spaced, see :func:`skild_physics.diffusion.sampler.step_grid`.
+        last_snr: signal-to-noise ratio of the highest mode at the last call, which returns a mean:
+            raise it (and calls) for fields of Gaussian detail, whose variance a mean lacks.
+        seed: root seed; field i draws from its own stream, whatever the batch.
+        batch_size: fields at a time.
+
+    Raises:
+        ValueError: an unknown sampler or batch_size < 1.
+    """
+
+    calls: int = 20
+    sampler: SamplerName = "multistep"
+    order: int = 2
+    spacing: Spacing = "log-resolution"
+    last_snr: float | None = None
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+class Sampled(NamedTuple):
     """float32 fields (sample, channel, N, N): what the model started from, and what it made."""
 
     start: Tensor
     result: Tensor
+
+
+Start = Callable[[int, int, SampleNoise], tuple[Tensor, Denoiser]]
+"""(first, last, noise) -> modes x_n of these fields, and the denoiser to use for them."""
+
+
+def _run(
+    process: Process,
+    start: Start,
+    count: int,
+    n: float,
+    sampling: Sampling,
+    progress: Callable[[int], None],
+) -> Sampled:
+    grid = step_grid(process, n, sampling.calls, sampling.spacing, sampling.last_snr)
+    starts, results = [], []
+    for first in range(0, count, sampling.batch_size):
+        last = min(first + sampling.batch_size, count)
+        noise = SampleNoise(sampling.seed, range(first, last))
+        x, denoise = start(first, last, noise)
+        starts.append(kspace.inverse(x, process.basis).cpu())
+        if sampling.sampler == "ancestral":
+            x = ancestral(process, denoise, x, grid, noise)
+        else:
+            tau = 1.0 if sampling.sampler == "stochastic" else 0.0
+            x = multistep(process, denoise, x, grid, sampling.order, tau, noise)
+        results.append(kspace.inverse(x, process.basis).cpu())
+        progress(last)
+    return Sampled(torch.cat(starts), torch.cat(results))
+
+
+def _no_progress(done: int) -> None:
+    pass
+
+
+def generate(
+    process: Process,
+    denoise: Denoiser,
+    count: int,
+    sampling: Sampling,
+    channels: int = 1,
+    progress: Callable[[int], None] = _no_progress,
+) -> Sampled:
+    """Fields from nothing: the reverse process from N(0, S0) at the end of the schedule.
+
+    Raises:
+        ValueError: count < 1, or sampling out of range.
+    """
+    if count < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {count}")
+    root = process.S0.sqrt().float()
+
+    def start(first: int, last: int, noise: SampleNoise) -> tuple[Tensor, Denoiser]:
+        like = torch.empty(last - first, channels, process.N, process.N, device=root.device)
+        return root * noise.like(like), denoise
+
+    return _run(process, start, count, float(process.T), sampling, progress)
 
 
 def starting_step(process: Process, factor: float, tau: float) -> float:
@@ -43,7 +163,7 @@ def starting_step(process: Process, factor: float, tau: float) -> float:
     lam = lambda_at_resolution(process.N / factor, tau)
     lam_end = float(process.lam(process.T))
     if lam > lam_end * (1 + 1e-9):
-        largest = process.N / float(effective_resolution(torch.tensor(lam_end), tau))
+        largest = process.N / float(effective_resolution(lam_end, tau))
         raise ValueError(
             f"factor must be at most {largest:.3g}, where the schedule of this model ends, got "
             f"{factor:g}"
@@ -57,12 +177,9 @@ def super_resolve_paired(
     truth: Tensor,
     factor: float,
     tau: float,
-    steps: int = 20,
-    sampler: SamplerName = "multistep",
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: Callable[[int], None] = lambda done: None,
-) -> PairedResult:
+    sampling: Sampling,
+    progress: Callable[[int], None] = _no_progress,
+) -> Sampled:
     """Fields reconstructed from the forward marginal of ``truth`` at resolution N / factor.
 
     Args:
@@ -71,38 +188,161 @@ def super_resolve_paired(
         truth: fields at full resolution, shape (sample, channel, N, N), of any real dtype.
         factor: ratio of the resolutions, any real number of at least 1.
         tau: signal-to-noise ratio that counts as resolved.
-        steps: network calls per field.
-        sampler: "multistep" (deterministic) or "ancestral".
-        seed: root seed; field i draws from its own stream, whatever the batch.
-        batch_size: fields at a time.
+        sampling: how to sample.
         progress: called with the number of fields done.
 
-    Returns:
-        The starts and the results.
-
     Raises:
-        ValueError: factor out of range, sizes that differ, or an unknown sampler.
+        ValueError: factor out of range, or sizes that differ.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {SAMPLERS}, got {sampler!r}")
     if truth.shape[-1] != process.N or truth.shape[-2] != process.N:
         raise ValueError(
-            f"the fields are {truth.shape[-2]} x {truth.shape[-1]}, the model was trained on "
+            f"the fields are {truth.shape[-2]} x {truth.shape[-1]}, the model is for "
             f"{process.N} x {process.N}"
         )
-    grid = step_grid(starting_step(process, factor, tau), steps)
-    alpha, sigma = process.marginal(grid[0])
-    starts, results = [], []
-    for first in range(0, len(truth), batch_size):
-        batch = truth[first : first + batch_size].float()
-        x_0 = kspace.forward(batch.to(process.S0.device), process.basis)
-        noise = SampleNoise(seed, range(first, first + len(batch)))
-        x = alpha.to(x_0) * x_0 + sigma.to(x_0) * noise.like(x_0)
-        starts.append(kspace.inverse(x, process.basis).cpu())
-        if sampler == "multistep":
-            x = multistep(process, denoise, x, grid)
-        else:
-            x = ancestral(process, denoise, x, grid, noise)
-        results.append(kspace.inverse(x, process.basis).cpu())
-        progress(first + len(batch))
-    return PairedResult(torch.cat(starts), torch.cat(results))
+    n = starting_step(process, factor, tau)
+    alpha, sigma = (c.float() for c in process.marginal(n))
+
+    def start(first: int, last: int, noise: SampleNoise) -> tuple[Tensor, Denoiser]:
+        x_0 = kspace.forward(truth[first:last].to(alpha), process.basis)
+        return alpha * x_0 + sigma * noise.like(x_0), denoise
+
+    return _run(process, start, len(truth), n, sampling, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What coarse M x M fields say about the modes of N x N ones.
+
+    Args:
+        process: the process of N x N fields.
+        kind: how the coarse fields were made.
+        M: their side.
+
+    Raises:
+        ValueError: an unknown kind, or M not in 1..N.
+    """
+
+    process: Process
+    kind: Downsampling
+    M: int
+
+    @cached_property
+    def K(self) -> Tensor:
+        """Coarse modes from fine ones, one axis, float64, shape (M, N)."""
+        R = downsampling_matrix(self.kind, self.process.N, self.M, self.process.basis)
+        B_M, B_N = (
+            torch.tensor(kspace.basis_matrix(size, self.process.basis))
+            for size in (self.M, self.process.N)
+        )
+        K: Tensor = B_M @ R @ B_N.T
+        return K
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """K_0^(-1), the inverse of K on the low modes, shape (M, M)."""
+        inverse: Tensor = torch.linalg.pinv(self.K[:, : self.M], rtol=1e-4)
+        return inverse
+
+    @cached_property
+    def alias_variance(self) -> Tensor:
+        """a^2 of every mode, in the units of S0; infinite where y says nothing, shape (N, N)."""
+        M, S0 = self.M, self.process.S0.cpu()
+        G = self.inverse @ self.K
+        squares = G**2
+        a2 = torch.full_like(S0, float("inf"))
+        a2[:M, :M] = (squares @ S0 @ squares.T - S0[:M, :M]).clamp(min=0)
+        off = (G[:, :M] - torch.eye(M, dtype=G.dtype)).abs().amax(dim=1) > MEASURED
+        a2[:M][off] = float("inf")
+        a2[:, :M][:, off] = float("inf")
+        return a2
+
+    def step(self, tau: float) -> float:
+        """The step at which the first mode that y does not hold has the SNR tau."""
+        k = torch.as_tensor(kspace.wavenumbers(self.process.N, self.process.basis))
+        k = k.clamp(min=self.process.k_c)
+        missing = k[torch.isinf(self.alias_variance)]
+        if not len(missing):
+            return self.process.step_at(float(self.process.lam(self.process.T)) * 1e-6)
+        lam = lambda_at_resolution(float(missing.min()) / (2**0.5 * torch.pi), tau)
+        return self.process.step_at(min(lam, float(self.process.lam(self.process.T))))
+
+    def estimate(self, coarse: Tensor) -> Tensor:
+        """X^, zero where y says nothing, from fields (..., M, M); shape (..., N, N)."""
+        Y = kspace.forward(coarse, self.process.basis)
+        return self._spread(Y)
+
+    def start(self, coarse: Tensor, n: float, noise: SampleNoise) -> Tensor:
+        """Modes x_n drawn given fields (sample, channel, M, M)."""
+        S0, a2 = self.process.S0, self.alias_variance.to(self.process.S0)
+        alpha = self.process.marginal(n).alpha
+        beta2 = torch.minimum(alpha**2, S0 / (S0 + a2))
+        # infinite a^2 has beta = 0: the product is 0, not nan
+        used = torch.where(beta2 > 0, beta2 * (S0 + a2), 0.0)
+        estimate = self.estimate(coarse)
+        spread = torch.sqrt((S0 - used).clamp(min=0)).to(estimate)
+        return beta2.sqrt().to(estimate) * estimate + spread * noise.like(estimate)
+
+    def agree(self, X: Tensor, Y: Tensor) -> Tensor:
+        """Modes X changed at low k so that, down-sampled, they have the modes Y."""
+        K = self.K.to(X)
+        return X + self._spread(Y - K @ X @ K.T)
+
+    def consistent(self, denoise: Denoiser, coarse: Tensor) -> Denoiser:
+        """The denoiser whose estimates, down-sampled, are these coarse fields."""
+        Y = kspace.forward(coarse, self.process.basis)
+        return lambda x_n, n: self.agree(denoise(x_n, n), Y)
+
+    def residual(self, fields: Tensor, coarse: Tensor) -> float:
+        """Root mean square of R x R^T - y over that of y."""
+        R = downsampling_matrix(self.kind, self.process.N, self.M, self.process.basis).to(fields)
+        away = R @ fields @ R.T - coarse
+        return float(away.square().mean().sqrt() / coarse.square().mean().sqrt())
+
+    def _spread(self, Y: Tensor) -> Tensor:
+        inverse = self.inverse.to(Y)
+        X = torch.zeros(*Y.shape[:-2], self.process.N, self.process.N).to(Y)
+        X[..., : self.M, : self.M] = inverse @ Y @ inverse.T
+        return X
+
+
+def super_resolve_observed(
+    process: Process,
+    denoise: Denoiser,
+    coarse: Tensor,
+    kind: Downsampling,
+    tau: float,
+    sampling: Sampling,
+    progress: Callable[[int], None] = _no_progress,
+) -> Sampled:
+    """Fields of the process's size from real coarse ones.
+
+    Args:
+        process: the forward process of the target size N.
+        denoise: estimate of x_0.
+        coarse: coarse fields, shape (sample, channel, M, M), of any real dtype.
+        kind: how they were made.
+        tau: signal-to-noise ratio that counts as resolved.
+        sampling: how to sample.
+        progress: called with the number of fields done.
+
+    Raises:
+        ValueError: coarse fields that are not square or larger than N, or an unknown kind.
+    """
+    M = coarse.shape[-1]
+    if coarse.shape[-2] != M or M > process.N:
+        raise ValueError(
+            f"coarse fields must be square and at most {process.N} wide, got "
+            f"{coarse.shape[-2]} x {M}"
+        )
+    seen = Observation(process, kind, M)
+    n = seen.step(tau)
+
+    def start(first: int, last: int, noise: SampleNoise) -> tuple[Tensor, Denoiser]:
+        y = coarse[first:last].to(process.S0.device, torch.float32)
+        return seen.start(y, n, noise), seen.consistent(denoise, y)
+
+    made = _run(process, start, len(coarse), n, sampling, progress)
+    # the process never moves a zero mode that it does not attenuate, not even to agree
+    X = kspace.forward(made.result, process.basis)
+    Y = kspace.forward(coarse.float().cpu(), process.basis)
+    return Sampled(made.start, kspace.inverse(seen.agree(X, Y), process.basis))

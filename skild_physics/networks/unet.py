@@ -3,7 +3,8 @@
 Residual blocks x + W2 act(g(lambda) norm(W1 act(norm(x)))) with 3 x 3 convolutions under periodic
 boundaries, norm dividing each site by its root mean square over channels (no statistics across
 sites, so nothing couples distant sites but the convolutions), and a gain g per channel computed
-from log10 lambda. Levels are joined by strided convolutions down and pixel shuffles up.
+from the logarithm of lambda in square pixels. Levels are joined by strided convolutions down and
+pixel shuffles up.
 """
 
 from itertools import pairwise
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LAMBDA_FLOOR = 1e-9
+LAMBDA_FLOOR = 1e-6
 
 
 def _wrap(x: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class _Level(nn.ModuleList):
 
 
 class CompactUNet(nn.Module):
-    """Fields (B, C, N, N) and lambda (B,) to fields (B, C, N, N).
+    """Fields (B, C, N, N) and lambda N^2 (B,), in square pixels, to fields (B, C, N, N).
 
     Args:
         channels: channels of each level, finest first; each level halves the side.
@@ -108,7 +109,7 @@ class CompactUNet(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, lam: Tensor) -> Tensor:
-        """Fields of the same shape; lambda enters through sines and cosines of its logarithm.
+        """Fields of the same shape; lambda N^2 enters through sines and cosines of its logarithm.
 
         Raises:
             ValueError: the side is not a multiple of ``multiple``.
@@ -118,7 +119,7 @@ class CompactUNet(nn.Module):
                 f"the network takes sides that are multiples of {self.multiple}, got "
                 f"{x.shape[-2]} x {x.shape[-1]}"
             )
-        phase = (torch.log10(lam.clamp(min=LAMBDA_FLOOR)) + 3)[:, None] * self.frequencies
+        phase = torch.log10(lam.clamp(min=LAMBDA_FLOOR))[:, None] * self.frequencies
         e = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
         h: Tensor = self.stem(F.pixel_unshuffle(x, self.patch))
         skips = []

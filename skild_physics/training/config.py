@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from skild_physics.diffusion.prediction import Prediction
 from skild_physics.diffusion.schedule import (
     LinearSchedule,
     LogLinearSchedule,
@@ -115,7 +116,16 @@ class NetworkConfig(_Section):
 class TrainingConfig(_Section):
     """The optimisation."""
 
-    prediction: Literal["eps", "v"] = "v"
+    prediction: Prediction = "v"
+    shell_weight: bool = False
+    """Weigh modes by the signal that a step removes from them (the paper's, for w and v)."""
+    timesteps: Literal["uniform", "second-moment"] = "uniform"
+    """How steps n are drawn: uniformly, or by the second moment of recent losses."""
+    live_threshold: float | None = Field(default=None, gt=0)
+    """Show the network only modes of a larger signal-to-noise ratio, on a smaller lattice."""
+    live_multiple: PositiveInt | None = None
+    """Sides of the smaller lattices are multiples of this; a quarter of the field's if not given.
+    """
     steps: PositiveInt = 10_000
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 2e-3
@@ -134,6 +144,12 @@ class TrainingConfig(_Section):
     seed: int = Field(default=0, ge=0)
     checkpoint_every: PositiveInt = 200
     """Steps between saved states."""
+
+    @model_validator(mode="after")
+    def _one_way_to_draw(self) -> "TrainingConfig":
+        if self.live_threshold is not None and self.timesteps != "uniform":
+            raise ValueError("live_threshold needs timesteps = 'uniform'")
+        return self
 
 
 class Config(_Section):

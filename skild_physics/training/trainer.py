@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from skild_physics import kspace
+from skild_physics.diffusion.adaptive import live_intervals
+from skild_physics.diffusion.loss import LossSecondMomentSteps, shell_weight
 from skild_physics.diffusion.prediction import target
-from skild_physics.diffusion.process import Marginal, Process
+from skild_physics.diffusion.process import Process
 from skild_physics.fields import open_ensemble
 from skild_physics.files import replacing
 from skild_physics.spectrum import Spectrum
@@ -66,37 +68,70 @@ def learning_rate(settings: TrainingConfig, step: int) -> float:
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def training_loss(
+def training_losses(
     network: nn.Module,
     process: Process,
     settings: TrainingConfig,
     fields: Tensor,
+    n: Tensor,
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Mean squared error of the prediction for a batch at random times, n uniform in (0, T].
+    """Mean squared error over modes of the prediction for each field of a batch, shape (B,).
 
     Args:
         network: maps fields and lambda to fields.
-        process: the forward process.
-        settings: says what is predicted.
+        process: the forward process; of fewer modes than the fields have to train on the low ones.
+        settings: says what is predicted, and how modes are weighed.
         fields: x_0 in pixel space, float32 (B, C, N, N).
-        generator: source of the draws, on the CPU.
+        n: steps in (0, T], float64, shape (B,).
+        generator: source of the noise, on the CPU.
         dtype: type the network computes in.
     """
     device = process.S0.device
-    n = (1 - torch.rand(len(fields), 1, generator=generator, dtype=torch.float64)) * process.T
-    x_0 = kspace.forward(fields.to(device), process.basis)
-    eps = torch.randn(fields.shape, generator=generator).to(device)
-    marginal = Marginal(*(c.float() for c in process.marginal(n)))
-    x_n = marginal.alpha * x_0 + marginal.sigma * eps
-    wanted = target(settings.prediction, x_0, eps, marginal, process.S0.float())
-    lam = process.lam(n[:, 0]).float().to(device)
-    inputs = kspace.inverse(x_n, process.basis).contiguous(memory_format=torch.channels_last)
+    M, N = process.N, fields.shape[-1]
+    x_0 = kspace.forward(fields.to(device), process.basis)[..., :M, :M] * (M / N)
+    eps = torch.randn(x_0.shape, generator=generator).to(device)
+    steps = n[:, None]
+    alpha, sigma = (c.float() for c in process.marginal(steps))
+    wanted = target(settings.prediction, process, steps, x_0, eps)
+    inputs = kspace.inverse(alpha * x_0 + sigma * eps, process.basis)
+    lam = (process.lam(n) * M**2).float().to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        output = network(inputs, lam)
-    error: Tensor = output.float() - kspace.inverse(wanted, process.basis)
-    return error.square().mean()
+        output = network(inputs.contiguous(memory_format=torch.channels_last), lam)
+    if settings.shell_weight:
+        away = kspace.forward(output.float(), process.basis) - wanted
+        weighted = shell_weight(process, steps).float() * away.square()
+    else:
+        weighted = (output.float() - kspace.inverse(wanted, process.basis)).square()
+    losses: Tensor = weighted.mean(dim=(1, 2, 3))
+    return losses
+
+
+class Levels:
+    """Lattices of live modes to train on, each with the interval of steps that belongs to it.
+
+    Args:
+        process: the forward process.
+        settings: says which modes are live; without a threshold there is one level, the process.
+    """
+
+    def __init__(self, process: Process, settings: TrainingConfig):
+        ends = {process.N: float(process.T)}
+        if settings.live_threshold is not None:
+            multiple = settings.live_multiple or process.N // 4
+            ends = live_intervals(process, settings.live_threshold, multiple)
+        self._levels = [
+            (process if M == process.N else process.cropped(M), start, end)
+            for (M, end), start in zip(ends.items(), [0.0, *ends.values()], strict=False)
+        ]
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Process, Tensor]:
+        """A lattice, as often as its steps are drawn, and steps n uniform among these."""
+        u = 1 - torch.rand(count + 1, generator=generator, dtype=torch.float64)
+        chosen = float(u[0]) * self._levels[-1][2]
+        at, start, end = next(level for level in self._levels if chosen <= level[2])
+        return at, start + u[1:] * (end - start)
 
 
 def _average_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -123,6 +158,15 @@ def _inputs(config: Config) -> tuple[Tensor, Spectrum]:
             f"network.channels: {len(config.network.channels)} levels of patch "
             f"{config.network.patch} need fields of a side that is a multiple of "
             f"{config.network.multiple}, got L = {spectrum.N}"
+        )
+    live = config.training.live_multiple or spectrum.N // 4
+    if config.training.live_threshold is not None and (
+        live % config.network.multiple or spectrum.N % live
+    ):
+        raise ValueError(
+            f"training.live_multiple: lattices of live modes must have sides that divide L = "
+            f"{spectrum.N} and that the network takes, multiples of {config.network.multiple}, "
+            f"got {live}"
         )
     return spins, spectrum
 
@@ -185,8 +229,12 @@ def train(
         weight_decay=settings.weight_decay,
         fused=True,
     )
+    levels = Levels(process, settings)
+    important = LossSecondMomentSteps(process.T) if settings.timesteps == "second-moment" else None
     start, running = 0, math.nan
     if state is not None:
+        if important is not None:
+            important.load_state_dict(state["steps"])
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -211,6 +259,7 @@ def train(
                 "network": network.state_dict(),
                 "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                "steps": important.state_dict() if important is not None else {},
             },
         )
         save_model(model_path, average.module.state_dict(), process, config, step)
@@ -224,7 +273,17 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
             fields = training_batch(spins, settings.batch_size, config.data.symmetries, generator)
-            loss = training_loss(step_network, process, settings, fields, generator, dtype)
+            if important is None:
+                at, n = levels.draw(settings.batch_size, generator)
+                losses = training_losses(step_network, at, settings, fields, n, generator, dtype)
+                loss = losses.mean()
+            else:
+                n, factor = important.draw(settings.batch_size, generator)
+                losses = training_losses(
+                    step_network, process, settings, fields, n, generator, dtype
+                )
+                important.update(n, losses.detach())
+                loss = (losses * factor.to(losses)).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip)

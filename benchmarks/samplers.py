@@ -1,0 +1,233 @@
+"""Error against network calls for all samplers, with denoisers that are exact.
+
+    python benchmarks/samplers.py [--samples 60000] [--out benchmarks]
+
+Weak error: every mode of an 8 x 8 field is +-0.95 sqrt(S0) blurred to variance S0, so that the
+exact denoiser, variance and fourth cumulant are known. Samples start from pure noise; the error is
+the root mean square, over shells of k, of the deviation of the variance and of the fourth cumulant
+from theirs, in units of S0 and S0^2. Its floor is the scatter of that many exact samples.
+
+Strong error: translated stripes, a mixture in which all modes depend on each other; the root mean
+square distance of deterministic results from those of 2,000 calls from the same start, and the
+orders observed.
+
+Also: the arithmetic that resolution-adaptive evaluation saves, computed from the schedules.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+from rich.progress import track
+
+from skild_physics import __version__
+from skild_physics.diffusion.adaptive import arithmetic_saved
+from skild_physics.diffusion.oracle import GaussianMixture, TwoPoint
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.sampler import ancestral, multistep, step_grid
+from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
+from skild_physics.files import replacing
+from skild_physics.kspace import forward, wavenumbers
+from skild_physics.plots import save_figure
+from skild_physics.spectrum.radial import radial_mean
+
+N = 8
+FEW = [4, 6, 8, 10, 14, 20, 30, 50, 100]
+MANY = [200, 500, 1000]
+LAST_SNR = 30.0
+COLORS = ["#9aa0a6", "black", "#c8553d", "#8338ec", "#2a6f97", "#588157", "#e09f3e", "#14213d"]
+
+
+class Noise:
+    """Draws from one generator: samples need no streams of their own here."""
+
+    def __init__(self, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def like(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
+
+
+def process_for(S0: torch.Tensor) -> Process:
+    """From nothing: the published kind of schedule that ends below one pixel."""
+    return Process(S0, linear_to_resolution(N, 0.4, 5, 1e-4), "periodic", k_c=3.0)
+
+
+def grid(process: Process, calls: int) -> torch.Tensor:
+    return step_grid(process, process.T, calls, last_snr=LAST_SNR)
+
+
+SAMPLERS: dict[str, Callable] = {
+    "ancestral, even in n (paper)": lambda p, d, x, calls, noise: ancestral(
+        p, d, x, step_grid(p, p.T, calls, "time"), noise
+    ),
+    "ancestral": lambda p, d, x, calls, noise: ancestral(p, d, x, grid(p, calls), noise),
+    "flow, order 1": lambda p, d, x, calls, noise: multistep(p, d, x, grid(p, calls), 1),
+    "flow, order 2, predicted": lambda p, d, x, calls, noise: multistep(
+        p, d, x, grid(p, calls), 2, corrector=False
+    ),
+    "flow, order 2": lambda p, d, x, calls, noise: multistep(p, d, x, grid(p, calls), 2),
+    "flow, order 3": lambda p, d, x, calls, noise: multistep(p, d, x, grid(p, calls), 3),
+    "stochastic, order 2": lambda p, d, x, calls, noise: multistep(
+        p, d, x, grid(p, calls), 2, 1.0, noise
+    ),
+    "stochastic, order 3, predicted": lambda p, d, x, calls, noise: multistep(
+        p, d, x, grid(p, calls), 3, 1.0, noise, corrector=False
+    ),
+}
+
+
+def cumulant_errors(x: torch.Tensor, S0: torch.Tensor) -> float:
+    z = x[:, 0] / S0.sqrt().to(x)
+    variance = z.square().mean(0).double()
+    kappa4 = z.pow(4).mean(0).double() - 3 * variance**2
+    away = torch.stack([variance - 1, kappa4 + 2 * 0.95**4]).numpy()
+    return float(np.sqrt(np.mean(radial_mean(away, "periodic") ** 2)))
+
+
+def weak(samples: int) -> xr.Dataset:
+    S0 = torch.tensor((wavenumbers(N, "periodic") ** 2 + 3) ** -0.875)
+    process = process_for(S0)
+    data = TwoPoint(0.95 * S0.sqrt(), (1 - 0.95**2) * S0)
+    denoise = data.denoiser(process)
+    calls = FEW + MANY
+    error = np.full((len(SAMPLERS), len(calls)), np.nan)
+    for i, (name, sample) in enumerate(SAMPLERS.items()):
+        for j, count in enumerate(track(calls, name)):
+            # beyond a hundred calls only the slow samplers have anything left to gain
+            if count in FEW or name.startswith("ancestral"):
+                noise = Noise(j)
+                x = S0.sqrt().float() * noise.like(torch.empty(samples, 1, N, N))
+                error[i, j] = cumulant_errors(sample(process, denoise, x, count, noise), S0)
+    generator = torch.Generator().manual_seed(1)
+    floor = cumulant_errors(data.sample(samples, generator).float(), S0)
+    return xr.Dataset(
+        {
+            "weak_error": (("sampler", "calls"), error),
+            "weak_error_floor": ((), floor),
+        },
+        coords={"sampler": list(SAMPLERS), "calls": calls},
+    )
+
+
+def stripes() -> tuple[Process, GaussianMixture]:
+    """All translations of a half-up, half-down stripe along both axes, slightly blurred."""
+    stripe = np.sign(np.arange(N) - N / 2 + 0.5)
+    rows = [np.tile(np.roll(stripe, shift), (N, 1)) for shift in range(N)]
+    means = forward(torch.tensor(np.array(rows + [row.T for row in rows])), "periodic")
+    weights = torch.full((len(means),), 1 / len(means), dtype=torch.float64)
+    mixture = GaussianMixture(weights, means, torch.full((N, N), 0.15**2, dtype=torch.float64))
+    return process_for(mixture.variance()), mixture
+
+
+def strong(samples: int = 256) -> xr.Dataset:
+    process, mixture = stripes()
+    denoise = mixture.denoiser(process)
+    noise = Noise(5)
+    x = process.S0.sqrt() * noise.like(torch.empty(samples, 1, N, N, dtype=torch.float64))
+    n_last = process.step_at(np.log1p(1 / 100.0) / process.k_max**2)
+
+    def run(order: int, calls: int, corrector: bool) -> torch.Tensor:
+        # to a common last step: the jump from there to 0 is not part of the integrator's order
+        R = np.geomspace(
+            float(process.lam(process.T)) ** -0.5, float(process.lam(n_last)) ** -0.5, calls + 1
+        )
+        steps = process.schedule.time(torch.tensor(R**-2.0)) * process.T
+        return multistep(process, denoise, x, steps, order, corrector=corrector)
+
+    exact = run(3, 2000, True)
+    calls = [10, 20, 40, 80, 160, 320]
+    # the median sample: a few start so near a watershed that they end in another stripe
+    error = np.array(
+        [
+            [
+                [
+                    float(
+                        (run(order, c, corrector) - exact).square().mean((1, 2, 3)).sqrt().median()
+                    )
+                    for c in calls
+                ]
+                for corrector in (False, True)
+            ]
+            for order in (1, 2, 3)
+        ]
+    )
+    return xr.Dataset(
+        {"strong_error": (("order", "corrected", "strong_calls"), error)},
+        coords={"order": [1, 2, 3], "corrected": [False, True], "strong_calls": calls},
+    )
+
+
+def arithmetic() -> xr.Dataset:
+    """Full over adaptive evaluations, for 20 calls, by task, spacing and threshold."""
+    S0 = torch.tensor((wavenumbers(128, "cosine") ** 2 + 3) ** -0.875)
+    tasks = {
+        "32 -> 128": Process(S0, linear_to_resolution(128, 32, 9, 0.1), "cosine"),
+        "16 -> 128": Process(S0, linear_to_resolution(128, 16, 5, 0.1), "cosine"),
+        "generation, 128": Process(S0, linear_to_resolution(128, 0.4, 9, 0.1), "cosine", 3.0),
+        "generation, CIFAR-10": Process(
+            S0[:32, :32], LinearSchedule(137.7294, 1.57, 5), "cosine", 3.0
+        ),
+    }
+    spacings, thresholds = ["time", "log-resolution"], [0.01, 0.1]
+    saved = [
+        [
+            [
+                arithmetic_saved(p, step_grid(p, p.T, 20, spacing), threshold, 1)  # type: ignore[arg-type]
+                for threshold in thresholds
+            ]
+            for spacing in spacings
+        ]
+        for p in tasks.values()
+    ]
+    return xr.Dataset(
+        {"arithmetic_saved": (("task", "spacing", "threshold"), np.array(saved))},
+        coords={"task": list(tasks), "spacing": spacings, "threshold": thresholds},
+    )
+
+
+def figure(data: xr.Dataset) -> Figure:
+    drawn = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = drawn.subplots(1, 2)
+    for name, color in zip(data["sampler"].values, COLORS, strict=True):
+        row = data["weak_error"].sel(sampler=name).dropna("calls")
+        left.plot(row["calls"], row, ".-", color=color, label=name)
+    left.axhline(float(data["weak_error_floor"]), color="black", linestyle=":", linewidth=0.8)
+    left.set(title="variance and fourth cumulant, two-point data (dotted: noise floor)")
+    for order, color in zip(data["order"].values, (COLORS[2], *COLORS[4:6]), strict=True):
+        for corrected, style in ((True, ".-"), (False, ".:")):
+            row = data["strong_error"].sel(order=order, corrected=corrected)
+            label = f"flow, order {order}" + ("" if corrected else ", predicted")
+            right.plot(row["strong_calls"], row, style, color=color, label=label)
+    right.set(title="distance from the exact flow, stripes (median)")
+    for ax in (left, right):
+        ax.set(xscale="log", yscale="log", xlabel="network calls", ylabel="error")
+        ax.title.set_fontsize(9)
+        ax.legend(frameon=False, fontsize=8)
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=60_000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    arguments = parser.parse_args()
+    data = xr.merge([weak(arguments.samples), strong(), arithmetic()])
+    data.attrs = {"package_version": __version__, "samples": arguments.samples, "N": N}
+    with replacing(arguments.out / "samplers.nc") as temporary:
+        data.to_netcdf(temporary, engine="h5netcdf")
+    save_figure(figure(data), arguments.out / "samplers.png")
+    print(data["weak_error"].round(4).to_pandas().to_string())
+    print(f"noise floor {float(data['weak_error_floor']):.4f}")
+    print(data["strong_error"].to_series().unstack().to_string())
+    orders = -np.diff(np.log2(data["strong_error"].values), axis=-1)[..., -1]
+    print("observed orders:", np.round(orders, 2).tolist())
+    print(data["arithmetic_saved"].round(2).to_series().to_string())
+
+
+if __name__ == "__main__":
+    main()

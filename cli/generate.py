@@ -1,0 +1,70 @@
+"""skild-physics generate."""
+
+from pathlib import Path
+
+import click
+import torch
+from skild_physics.cli.console import progress, say
+from skild_physics.cli.sampling import denoiser_of, sampling_of, sampling_options
+
+from skild_physics.diffusion.superresolution import generate
+from skild_physics.fields import save_fields
+from skild_physics.files import check_output
+from skild_physics.training.checkpoint import load_model
+from skild_physics.training.trainer import default_device
+
+
+@click.command("generate")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--samples", type=int, default=64, show_default=True, help="Number of fields.")
+@sampling_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="HDF5 file of the results."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def command(
+    checkpoint: Path,
+    samples: int,
+    out: Path,
+    overwrite: bool,
+    live_threshold: float | None,
+    **sampling: object,
+) -> None:
+    r"""Fields from nothing, with a model whose schedule ends below one pixel of resolution.
+
+    \b
+    Example:
+      skild-physics generate runs/ising --samples 64 --out made.h5
+    """
+    check_output(out, overwrite)
+    model = load_model(checkpoint, default_device())
+    tau, process = model.config.process.tau, model.process
+    left = float(process.resolution(process.T, tau))
+    if left >= 1 or process.frozen.any():
+        raise ValueError(
+            f"{checkpoint}: its schedule ends at an effective resolution of {left:.3g} pixels"
+            + (" and never changes the zero mode (k_c = 0)" if process.frozen.any() else "")
+            + ", so there is something left to start from; use super-resolve"
+        )
+    settings = sampling_of(**sampling)
+    say(f"{samples} fields of {process.N} x {process.N}, {settings.calls} network calls each")
+    with torch.inference_mode(), progress("generate", samples) as show:
+        made = generate(
+            process, denoiser_of(model, process, live_threshold), samples, settings, progress=show
+        )
+    save_fields(
+        out,
+        made.result[:, 0].numpy(),
+        {
+            "checkpoint": str(checkpoint),
+            "trained_steps": model.trained_steps,
+            "protocol": "generation",
+            "steps": settings.calls,
+            "sampler": settings.sampler,
+            "order": settings.order,
+            "spacing": settings.spacing,
+            "seed": settings.seed,
+            "live_threshold": live_threshold or 0.0,
+        },
+    )
+    click.echo(out)

@@ -1,0 +1,84 @@
+"""What generate and super-resolve share: the options of sampling, and the denoiser."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from skild_physics.diffusion.adaptive import adaptive_denoiser
+from skild_physics.diffusion.prediction import Denoiser, denoiser
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.sampler import SPACINGS
+from skild_physics.diffusion.superresolution import SAMPLERS, Sampling
+from skild_physics.training.checkpoint import Model
+
+_OPTIONS = (
+    click.option(
+        "--steps",
+        "calls",
+        type=click.IntRange(min=1),
+        default=20,
+        show_default=True,
+        help="Network calls per field.",
+    ),
+    click.option(
+        "--sampler",
+        type=click.Choice(SAMPLERS),
+        default="multistep",
+        show_default=True,
+        help="multistep: deterministic; stochastic: the same with noise; ancestral: the paper's, "
+        "wants 100s of steps.",
+    ),
+    click.option(
+        "--order",
+        type=click.IntRange(1, 3),
+        default=2,
+        show_default=True,
+        help="Estimates that a step of the multistep and stochastic samplers uses.",
+    ),
+    click.option(
+        "--spacing",
+        type=click.Choice(SPACINGS),
+        default="log-resolution",
+        show_default=True,
+        help="What the steps are evenly spaced in.",
+    ),
+    click.option(
+        "--last-snr",
+        type=float,
+        help="Signal-to-noise ratio of the finest mode at the last call; raise it, and --steps, "
+        "for fields of Gaussian detail.  [default: steps / 4]",
+    ),
+    click.option(
+        "--live-threshold",
+        type=float,
+        help="Show the network only the modes of a larger signal-to-noise ratio, on a smaller "
+        "lattice; for models trained so.  [default: as trained]",
+    ),
+    click.option("--batch-size", type=int, default=64, show_default=True, help="Fields at a time."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Field i has its own."),
+)
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of sampling to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def sampling_of(**options: Any) -> Sampling:
+    """The options, validated."""
+    return Sampling(**options)
+
+
+def denoiser_of(model: Model, process: Process, live_threshold: float | None) -> Denoiser:
+    """The model's estimate of x_0 on a process, evaluated on live modes if asked or so trained."""
+    settings = model.config.training
+    threshold = live_threshold or settings.live_threshold
+    if threshold is None:
+        return denoiser(model.network, process, settings.prediction)
+    multiple = settings.live_multiple or model.process.N // 4
+    if process.N % multiple:
+        multiple = model.network.multiple
+    return adaptive_denoiser(model.network, process, settings.prediction, threshold, multiple)
