@@ -289,6 +289,7 @@ def test_zero_mode_is_kept_if_nothing_attenuates_it():
         (lambda p: p.lam(-1), "n must .* -1"),
         (lambda p: p.marginal(float("nan")), "n must .* nan"),
         (lambda p: p.posterior(5, 5), "m = 5, n = 5"),
+        (lambda p: p.transition_std(5, 6), "m = 6, n = 5"),
         (lambda p: p.posterior(5, 7), "m = 7, n = 5"),
         (lambda p: p.cropped(0), "M must .* 0"),
         (lambda p: p.step_at(1e9), "lam .* 1e.09"),

@@ -199,6 +199,30 @@ def test_observed_results_coarsen_to_what_was_observed(kind, basis):
     assert Observation(process, kind, 8).residual(loose.result, coarse) > 0.02
 
 
+def test_coarse_fields_inform_the_estimate_as_bayes_would():
+    """Gaussian data, the exact denoiser: the estimate gets closer to x_0, and no gain does much
+    better than ours."""
+    process = process_of(16, 4)
+    truth = gaussian_fields(process, 2000)
+    x_0 = kspace.forward(truth, "periodic")
+    seen = Observation(process, "box", 8)
+    Y = kspace.forward(downsample(truth, "box", 8, "periodic"), "periodic")
+    denoise = gaussian(process.S0).denoiser(process)
+    for n in (200.0, 1000.0):
+        alpha, sigma = process.marginal(n)
+        x_n = alpha * x_0 + sigma * torch.randn(
+            x_0.shape, generator=torch.Generator().manual_seed(1), dtype=x_0.dtype
+        )
+        D, g = denoise(x_n, n), seen.gain(n)
+
+        def off(gain, D=D):
+            return (seen.agree(D, Y, gain) - x_0).square().mean(0)[0, :7, :7].sum()
+
+        best = min(float(off(g * c)) for c in (0.8, 0.9, 1.0, 1.1))
+        assert float(off(g)) < 1.01 * best
+        assert float(off(g)) < 0.9 * min(float(off(0.0)), float(off(1.0)))
+
+
 def test_observed_and_paired_starts_agree_on_lattices(tmp_path):
     """Critical lattices and their block averages: the same low modes, up to the noise both add."""
     generate_ising(tmp_path / "a.h5", IsingParameters.planned(16, seed=3), 400)

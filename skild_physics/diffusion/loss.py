@@ -65,9 +65,9 @@ class LossSecondMomentSteps:
 
     def probabilities(self) -> Tensor:
         """Probability of each bin, float64, shape (bins,)."""
-        if bool((self._seen < self._losses.shape[1]).any()):
-            return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
         root = self._losses.square().mean(dim=1).sqrt()
+        if int(self._seen.min()) < self._losses.shape[1] or not float(root.sum()) > 0:
+            return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
         return (1 - self.uniform) * root / root.sum() + self.uniform / self.bins
 
     def draw(self, count: int, generator: torch.Generator) -> DrawnSteps:

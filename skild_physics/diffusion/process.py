@@ -203,8 +203,14 @@ class Process:
 
         The process is a stationary Ornstein-Uhlenbeck process if x_0 ~ N(0, S0), so this is also
         the width of the exact reverse step from n to m of such data.
+
+        Raises:
+            ValueError: not 0 <= m <= n <= T.
         """
-        d = (self.lam(n) - self.lam(m)).to(self._k2.device)[..., None, None] * self._k2
+        lam_n, lam_m = self.lam(n), self.lam(m)
+        if bool((lam_m > lam_n).any()):
+            raise ValueError(f"m must not exceed n, got m = {m}, n = {n}")
+        d = (lam_n - lam_m).to(self._k2.device)[..., None, None] * self._k2
         return torch.sqrt(-torch.expm1(-d)) * self._sqrt_S0
 
     def drift_and_diffusion(self, t: float) -> tuple[Tensor, Tensor]:

@@ -19,12 +19,14 @@ observed     a coarse field y = R x R^T, M x M, R known. With Y its modes, K = B
              The start n is where the first of these has the signal-to-noise ratio tau, so that
              above tau nothing is missing; or the end of the schedule, if that comes before.
 
-             Every estimate D of x_0 is made consistent with y,
+             Every estimate D of x_0 is drawn towards y at low k,
 
-                 D <- D + K_0^(-1) (Y - K D K^T) K_0^(-T)    on the low modes,
+                 D <- D + g K_0^(-1) (Y - K D K^T) K_0^(-T),    g = r^2 / (r^2 + a_n^2),
 
-             (range-null space decomposition: Wang et al., DDNM, arXiv 2212.00490), so that the
-             result, down-sampled again, is y.
+             with the gain of a Kalman filter mode by mode: r^2 = S0 (1 - abar_n) is what D leaves
+             open in Gaussian data, a_n^2 what of it aliases into the mode. The result is made to
+             agree exactly (g = 1; the range-null space decomposition of Wang et al., DDNM,
+             arXiv 2212.00490), so that, down-sampled again, it is y.
 """
 
 from collections.abc import Callable
@@ -248,9 +250,8 @@ class Observation:
         """a^2 of every mode, in the units of S0; infinite where y says nothing, shape (N, N)."""
         M, S0 = self.M, self.process.S0.cpu()
         G = self.inverse @ self.K
-        squares = G**2
         a2 = torch.full_like(S0, float("inf"))
-        a2[:M, :M] = (squares @ S0 @ squares.T - S0[:M, :M]).clamp(min=0)
+        a2[:M, :M] = self._aliased(S0)
         off = (G[:, :M] - torch.eye(M, dtype=G.dtype)).abs().amax(dim=1) > MEASURED
         a2[:M][off] = float("inf")
         a2[:, :M][:, off] = float("inf")
@@ -282,15 +283,21 @@ class Observation:
         spread = torch.sqrt((S0 - used).clamp(min=0)).to(estimate)
         return beta2.sqrt().to(estimate) * estimate + spread * noise.like(estimate)
 
-    def agree(self, X: Tensor, Y: Tensor) -> Tensor:
-        """Modes X changed at low k so that, down-sampled, they have the modes Y."""
+    def agree(self, X: Tensor, Y: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        """Modes X changed at low k so that, down-sampled, they have the modes Y if gain is 1."""
         K = self.K.to(X)
-        return X + self._spread(Y - K @ X @ K.T)
+        return X + self._spread(Y - K @ X @ K.T, gain)
 
-    def consistent(self, denoise: Denoiser, coarse: Tensor) -> Denoiser:
-        """The denoiser whose estimates, down-sampled, are these coarse fields."""
+    def gain(self, n: float) -> Tensor:
+        """g of the low modes at step n, shape (M, M)."""
+        M = self.M
+        r2 = (self.process.S0 * -torch.expm1(-self.process.exponent(n))).cpu()
+        return r2[:M, :M] / (r2[:M, :M] + self._aliased(r2)).clamp(min=torch.finfo(r2.dtype).tiny)
+
+    def informed(self, denoise: Denoiser, coarse: Tensor) -> Denoiser:
+        """The denoiser whose estimates are drawn towards these coarse fields."""
         Y = kspace.forward(coarse, self.process.basis)
-        return lambda x_n, n: self.agree(denoise(x_n, n), Y)
+        return lambda x_n, n: self.agree(denoise(x_n, n), Y, self.gain(n))
 
     def residual(self, fields: Tensor, coarse: Tensor) -> float:
         """Root mean square of R x R^T - y over that of y."""
@@ -298,10 +305,16 @@ class Observation:
         away = R @ fields @ R.T - coarse
         return float(away.square().mean().sqrt() / coarse.square().mean().sqrt())
 
-    def _spread(self, Y: Tensor) -> Tensor:
+    def _aliased(self, variance: Tensor) -> Tensor:
+        """Variance that modes of this variance (N, N) add to estimates of low ones, (M, M)."""
+        squares = (self.inverse @ self.K) ** 2
+        own = variance[: self.M, : self.M]
+        return (squares @ variance @ squares.T - own).clamp(min=0)
+
+    def _spread(self, Y: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         inverse = self.inverse.to(Y)
         X = torch.zeros(*Y.shape[:-2], self.process.N, self.process.N).to(Y)
-        X[..., : self.M, : self.M] = inverse @ Y @ inverse.T
+        X[..., : self.M, : self.M] = torch.as_tensor(gain).to(Y) * (inverse @ Y @ inverse.T)
         return X
 
 
@@ -339,7 +352,7 @@ def super_resolve_observed(
 
     def start(first: int, last: int, noise: SampleNoise) -> tuple[Tensor, Denoiser]:
         y = coarse[first:last].to(process.S0.device, torch.float32)
-        return seen.start(y, n, noise), seen.consistent(denoise, y)
+        return seen.start(y, n, noise), seen.informed(denoise, y)
 
     made = _run(process, start, len(coarse), n, sampling, progress)
     # the process never moves a zero mode that it does not attenuate, not even to agree
