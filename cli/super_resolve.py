@@ -7,7 +7,7 @@ import torch
 from skild_physics.cli.console import progress, say
 from skild_physics.cli.sampling import denoiser_of, sampling_of, sampling_options
 
-from skild_physics.diffusion.downsampling import DOWNSAMPLINGS
+from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling
 from skild_physics.diffusion.superresolution import (
     Observation,
     Sampling,
@@ -49,7 +49,7 @@ def command(
     input: Path,
     factor: float,
     protocol: str,
-    downsampling: str | None,
+    downsampling: Downsampling | None,
     samples: int | None,
     out: Path,
     overwrite: bool,
@@ -92,7 +92,7 @@ def run_super_resolution(
     sampling: Sampling,
     samples: int | None = None,
     protocol: str = "paired",
-    downsampling: str | None = None,
+    downsampling: Downsampling | None = None,
     live_threshold: float | None = None,
 ) -> None:
     """Super-resolve a file of fields into another, with a progress display."""
@@ -105,16 +105,16 @@ def run_super_resolution(
     with load_fields(source) as opened:
         fields = torch.from_numpy(opened[:samples].values)[:, None]
         downsampling = downsampling or opened.attrs.get("downsampling")
-    process, kind = model.process, None
+    process = model.process
+    seen: Observation | None = None
     if protocol == "observed":
-        if downsampling not in DOWNSAMPLINGS:
+        if downsampling is None or downsampling not in DOWNSAMPLINGS:
             raise ValueError(
                 f"{source} does not say how it was coarse-grained: pass --downsampling, one of "
                 f"{', '.join(DOWNSAMPLINGS)}"
             )
-        kind = downsampling
         process = process.resized(_target_size(fields.shape[-1], factor, model.network.multiple))
-        seen = Observation(process, kind, fields.shape[-1])  # type: ignore[arg-type]
+        seen = Observation(process, downsampling, fields.shape[-1])
         n = seen.step(tau)
     else:
         n = starting_step(process, factor, tau)
@@ -125,18 +125,10 @@ def run_super_resolution(
         f"effective resolution {float(process.resolution(n, tau)):.4g}"
     )
     with torch.inference_mode(), progress("super-resolve", len(fields)) as show:
-        if kind is None:
+        if seen is None:
             made = super_resolve_paired(process, denoise, fields, factor, tau, sampling, show)
         else:
-            made = super_resolve_observed(
-                process,
-                denoise,
-                fields,
-                kind,  # type: ignore[arg-type]
-                tau,
-                sampling,
-                show,
-            )
+            made = super_resolve_observed(process, denoise, fields, seen.kind, tau, sampling, show)
     attributes: dict[str, str | int | float] = {
         "input": source.name,
         "checkpoint": str(checkpoint),
@@ -153,9 +145,9 @@ def run_super_resolution(
         "seed": sampling.seed,
         "live_threshold": live_threshold or 0.0,
     }
-    if kind is not None:
+    if seen is not None:
         residual = seen.residual(made.result, fields.float())
-        attributes |= {"downsampling_of_input": kind, "consistency_residual": residual}
+        attributes |= {"downsampling_of_input": seen.kind, "consistency_residual": residual}
         say(
             f"coarse-graining the result again differs from {source.name} by {residual:.2g} of its "
             "root mean square"
