@@ -1,13 +1,14 @@
 """skild-physics generate."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from skild_physics.cli.console import progress, say
-from skild_physics.cli.sampling import denoiser_of, sampling_of, sampling_options
+from skild_physics.cli.sampling import denoiser_of, provenance, sampling_options
 
-from skild_physics.diffusion.superresolution import generate
+from skild_physics.diffusion.superresolution import Sampling, generate
 from skild_physics.fields import save_fields
 from skild_physics.files import check_output
 from skild_physics.training.checkpoint import load_model
@@ -28,7 +29,7 @@ def command(
     out: Path,
     overwrite: bool,
     live_threshold: float | None,
-    **sampling: object,
+    **sampling: Any,
 ) -> None:
     r"""Fields from nothing, with a model whose schedule ends below one pixel of resolution.
 
@@ -46,7 +47,7 @@ def command(
             + (" and never changes the zero mode (k_c = 0)" if process.frozen.any() else "")
             + ", so there is something left to start from; use super-resolve"
         )
-    settings = sampling_of(**sampling)
+    settings = Sampling(**sampling)
     say(f"{samples} fields of {process.N} x {process.N}, {settings.calls} network calls each")
     with torch.inference_mode(), progress("generate", samples) as show:
         made = generate(
@@ -55,16 +56,6 @@ def command(
     save_fields(
         out,
         made.result[:, 0].numpy(),
-        {
-            "checkpoint": str(checkpoint),
-            "trained_steps": model.trained_steps,
-            "protocol": "generation",
-            "steps": settings.calls,
-            "sampler": settings.sampler,
-            "order": settings.order,
-            "spacing": settings.spacing,
-            "seed": settings.seed,
-            "live_threshold": live_threshold or 0.0,
-        },
+        {"protocol": "generation", **provenance(checkpoint, model, settings, live_threshold)},
     )
     click.echo(out)

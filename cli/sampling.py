@@ -1,6 +1,7 @@
-"""What generate and super-resolve share: the options of sampling, and the denoiser."""
+"""What generate and super-resolve share: the options of sampling, the denoiser, the provenance."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,9 +68,20 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def sampling_of(**options: Any) -> Sampling:
-    """The options, validated."""
-    return Sampling(**options)
+def provenance(
+    checkpoint: Path, model: Model, sampling: Sampling, live_threshold: float | None
+) -> dict[str, str | int | float]:
+    """What a file of sampled fields says about the model and the sampling."""
+    return {
+        "checkpoint": str(checkpoint),
+        "trained_steps": model.trained_steps,
+        "steps": sampling.calls,
+        "sampler": sampling.sampler,
+        "order": sampling.order,
+        "spacing": sampling.spacing,
+        "seed": sampling.seed,
+        "live_threshold": live_threshold or 0.0,
+    }
 
 
 def denoiser_of(model: Model, process: Process, live_threshold: float | None) -> Denoiser:
@@ -78,7 +90,7 @@ def denoiser_of(model: Model, process: Process, live_threshold: float | None) ->
     threshold = live_threshold or settings.live_threshold
     if threshold is None:
         return denoiser(model.network, process, settings.prediction)
-    multiple = settings.live_multiple or model.process.N // 4
+    multiple = settings.live_multiple_of(model.process.N)
     if process.N % multiple:
         multiple = model.network.multiple
     return adaptive_denoiser(model.network, process, settings.prediction, threshold, multiple)

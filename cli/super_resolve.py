@@ -1,11 +1,12 @@
 """skild-physics super-resolve."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from skild_physics.cli.console import progress, say
-from skild_physics.cli.sampling import denoiser_of, sampling_of, sampling_options
+from skild_physics.cli.sampling import denoiser_of, provenance, sampling_options
 
 from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling
 from skild_physics.diffusion.superresolution import (
@@ -54,7 +55,7 @@ def command(
     out: Path,
     overwrite: bool,
     live_threshold: float | None,
-    **sampling: object,
+    **sampling: Any,
 ) -> None:
     r"""Raise fields to a higher resolution with the model of CHECKPOINT.
 
@@ -75,7 +76,7 @@ def command(
         input,
         out,
         factor,
-        sampling_of(**sampling),
+        Sampling(**sampling),
         samples,
         protocol,
         downsampling,
@@ -131,19 +132,12 @@ def run_super_resolution(
             made = super_resolve_observed(process, denoise, fields, seen.kind, tau, sampling, show)
     attributes: dict[str, str | int | float] = {
         "input": source.name,
-        "checkpoint": str(checkpoint),
-        "trained_steps": model.trained_steps,
         "protocol": protocol,
         "factor": factor,
         "starting_step": n,
         "effective_resolution": float(process.resolution(n, tau)),
         "tau": tau,
-        "steps": sampling.calls,
-        "sampler": sampling.sampler,
-        "order": sampling.order,
-        "spacing": sampling.spacing,
-        "seed": sampling.seed,
-        "live_threshold": live_threshold or 0.0,
+        **provenance(checkpoint, model, sampling, live_threshold),
     }
     if seen is not None:
         residual = seen.residual(made.result, fields.float())

@@ -88,9 +88,14 @@ class Process:
         object.__setattr__(self, "S0", S0)
 
     @cached_property
+    def k_eff(self) -> Tensor:
+        """max(k, k_c) of every mode, radians per box side, shape (N, N)."""
+        k = torch.as_tensor(wavenumbers(self.N, self.basis))
+        return k.clamp(min=self.k_c).to(self.S0.device)
+
+    @cached_property
     def _k2(self) -> Tensor:
-        k_eff = torch.as_tensor(wavenumbers(self.N, self.basis)).clamp(min=self.k_c)
-        return (k_eff**2).to(self.S0.device)
+        return self.k_eff**2
 
     @cached_property
     def _sqrt_S0(self) -> Tensor:
@@ -104,7 +109,7 @@ class Process:
     @property
     def k_max(self) -> float:
         """The highest k_eff, radians per box side."""
-        return float(self._k2.max().sqrt())
+        return float(self.k_eff.max())
 
     def cropped(self, M: int) -> "Process":
         """The process of the low modes, as fields on an M x M lattice with the same pixel values.

@@ -246,22 +246,25 @@ class Observation:
         return inverse
 
     @cached_property
+    def _response(self) -> Tensor:
+        """K_0^(-1) K, estimates of low modes from all modes of one axis, shape (M, N)."""
+        return self.inverse @ self.K
+
+    @cached_property
     def alias_variance(self) -> Tensor:
         """a^2 of every mode, in the units of S0; infinite where y says nothing, shape (N, N)."""
         M, S0 = self.M, self.process.S0.cpu()
-        G = self.inverse @ self.K
         a2 = torch.full_like(S0, float("inf"))
         a2[:M, :M] = self._aliased(S0)
-        off = (G[:, :M] - torch.eye(M, dtype=G.dtype)).abs().amax(dim=1) > MEASURED
+        own = self._response[:, :M]
+        off = (own - torch.eye(M, dtype=own.dtype)).abs().amax(dim=1) > MEASURED
         a2[:M][off] = float("inf")
         a2[:, :M][:, off] = float("inf")
         return a2
 
     def step(self, tau: float) -> float:
         """The step at which the first mode that y does not hold has the SNR tau."""
-        k = torch.as_tensor(kspace.wavenumbers(self.process.N, self.process.basis))
-        k = k.clamp(min=self.process.k_c)
-        missing = k[torch.isinf(self.alias_variance)]
+        missing = self.process.k_eff.cpu()[torch.isinf(self.alias_variance)]
         if not len(missing):
             return self.process.step_at(float(self.process.lam(self.process.T)) * 1e-6)
         lam = lambda_at_resolution(float(missing.min()) / (2**0.5 * torch.pi), tau)
@@ -307,7 +310,7 @@ class Observation:
 
     def _aliased(self, variance: Tensor) -> Tensor:
         """Variance that modes of this variance (N, N) add to estimates of low ones, (M, M)."""
-        squares = (self.inverse @ self.K) ** 2
+        squares = self._response**2
         own = variance[: self.M, : self.M]
         return (squares @ variance @ squares.T - own).clamp(min=0)
 

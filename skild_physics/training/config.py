@@ -145,6 +145,10 @@ class TrainingConfig(_Section):
     checkpoint_every: PositiveInt = 200
     """Steps between saved states."""
 
+    def live_multiple_of(self, N: int) -> int:
+        """What the sides of lattices of live modes are multiples of, for N x N fields."""
+        return self.live_multiple or N // 4
+
     @model_validator(mode="after")
     def _one_way_to_draw(self) -> "TrainingConfig":
         if self.live_threshold is not None and self.timesteps != "uniform":

@@ -119,7 +119,7 @@ class Levels:
     def __init__(self, process: Process, settings: TrainingConfig):
         ends = {process.N: float(process.T)}
         if settings.live_threshold is not None:
-            multiple = settings.live_multiple or process.N // 4
+            multiple = settings.live_multiple_of(process.N)
             ends = live_intervals(process, settings.live_threshold, multiple)
         self._levels = [
             (process if M == process.N else process.cropped(M), start, end)
@@ -159,7 +159,7 @@ def _inputs(config: Config) -> tuple[Tensor, Spectrum]:
             f"{config.network.patch} need fields of a side that is a multiple of "
             f"{config.network.multiple}, got L = {spectrum.N}"
         )
-    live = config.training.live_multiple or spectrum.N // 4
+    live = config.training.live_multiple_of(spectrum.N)
     if config.training.live_threshold is not None and (
         live % config.network.multiple or spectrum.N % live
     ):
