@@ -1,5 +1,6 @@
 """Progress goes to standard error (bars on a terminal, lines elsewhere), answers to output."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False)
+# of the processes that torchrun starts, one speaks
+speaks = os.environ.get("RANK", "0") == "0"
+console = Console(stderr=True, highlight=False, quiet=not speaks)
 answers = Console(highlight=False)
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -38,13 +41,16 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
         return
 
     began = last = time.monotonic()
+    before: int | None = None
 
     def line(done: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, before
         now = time.monotonic()
+        before = done - 1 if before is None else before
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            say(f"{title}: {done} of {total}, {now - began:.0f} s  {note}".rstrip())
+            left = (now - began) / (done - before) * (total - done)
+            say(f"{title}: {done} of {total}, {now - began:.0f} s, {left:.0f} s left  {note}")
 
     yield line
 

@@ -6,13 +6,14 @@ from typing import Any
 import click
 import torch
 from skild_physics.cli.console import progress, say
-from skild_physics.cli.sampling import denoiser_of, provenance, sampling_options
+from skild_physics.cli.sampling import provenance, sampling_options
 
 from skild_physics.diffusion.superresolution import Sampling, generate
 from skild_physics.fields import save_fields
 from skild_physics.files import check_output
+from skild_physics.plots import check_figure, samples_figure, save_figure
 from skild_physics.training.checkpoint import load_model
-from skild_physics.training.trainer import default_device
+from skild_physics.training.hardware import default_device
 
 
 @click.command("generate")
@@ -22,11 +23,13 @@ from skild_physics.training.trainer import default_device
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="HDF5 file of the results."
 )
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture of the first 16 fields.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def command(
     checkpoint: Path,
     samples: int,
     out: Path,
+    plot: Path | None,
     overwrite: bool,
     live_threshold: float | None,
     **sampling: Any,
@@ -38,6 +41,8 @@ def command(
       skild-physics generate runs/ising --samples 64 --out made.h5
     """
     check_output(out, overwrite)
+    if plot:
+        check_figure(plot, overwrite)
     model = load_model(checkpoint, default_device())
     tau, process = model.config.process.tau, model.process
     left = float(process.resolution(process.T, tau))
@@ -50,12 +55,16 @@ def command(
     settings = Sampling(**sampling)
     say(f"{samples} fields of {process.N} x {process.N}, {settings.calls} network calls each")
     with torch.inference_mode(), progress("generate", samples) as show:
-        made = generate(
-            process, denoiser_of(model, process, live_threshold), samples, settings, progress=show
-        )
+        denoise = model.denoiser(process, live_threshold)
+        made = generate(process, denoise, samples, settings, len(model.channels), show)
+    fields = made.result.numpy()
+    if plot:
+        rows = {"": fields[:8], " ": fields[8:16]}
+        title = f"{checkpoint.name}, {settings.calls} network calls"
+        save_figure(samples_figure({k: row for k, row in rows.items() if len(row)}, title), plot)
     save_fields(
         out,
-        made.result[:, 0].numpy(),
+        fields[:, 0] if len(model.channels) == 1 else fields,
         {"protocol": "generation", **provenance(checkpoint, model, settings, live_threshold)},
     )
     click.echo(out)

@@ -11,6 +11,7 @@ COMMANDS = {
     "generate-ising": "Make an ensemble of 2D Ising lattices.",
     "fit-spectrum": "Measure a variance spectrum and fit the SKILD power law.",
     "train": "Train a SKILD model; rerunning resumes.",
+    "import-checkpoint": "Convert a model of the published code.",
     "generate": "Make fields from nothing with a trained model.",
     "coarse-grain": "Make coarse fields: block averages, low modes, smooth kernels.",
     "super-resolve": "Raise the resolution of fields with a trained model.",

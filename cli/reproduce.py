@@ -105,8 +105,11 @@ def command(
         template = files("skild_physics.cli").joinpath("reproduce_ising.toml").read_text()
         with replacing(out / "config.toml") as temporary:
             temporary.write_text(template)
-        resolution = f"process.schedule.resolution={L / factor!r}"
-        config = load_config(out / "config.toml", (resolution, *overrides))
+        fitting = (
+            f"process.schedule.resolution={L / factor!r}",
+            f"data.heldout={max(1, min(256, samples // 8))}",
+        )
+        config = load_config(out / "config.toml", (*fitting, *overrides))
         checkpoint = run_training(config, overwrite=fresh)
 
     with _stage(4, f"super-resolution {L / factor:g} -> {L} of held-out fields"):
@@ -127,7 +130,7 @@ def command(
             f"start: effective resolution {L / factor:g}": _first_start(result),
             f"SKILD, {steps} network calls": pictures["SKILD"],
         }
-        save_figure(correlator_figure(results, titled), picture)
+        save_figure(correlator_figure(results[0], titled), picture)
     say(f"done in {time.perf_counter() - began:.0f} s")
     click.echo(picture)
 
@@ -145,7 +148,13 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
             )
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty and not a run of reproduce; choose another --out")
-    for old in ("spectrum.nc", "state.pt", "model.safetensors", "super_resolved.h5"):
+    for old in (
+        "spectrum.nc",
+        "state.pt",
+        "state.previous.pt",
+        "model.safetensors",
+        "super_resolved.h5",
+    ):
         (out / old).unlink(missing_ok=True)
     with replacing(note) as temporary:
         temporary.write_text(json.dumps(settings, indent=2))

@@ -6,9 +6,6 @@ from typing import Any
 
 import click
 
-from skild_physics.diffusion.adaptive import adaptive_denoiser
-from skild_physics.diffusion.prediction import Denoiser, denoiser
-from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.sampler import SPACINGS
 from skild_physics.diffusion.superresolution import SAMPLERS, Sampling
 from skild_physics.training.checkpoint import Model
@@ -82,15 +79,3 @@ def provenance(
         "seed": sampling.seed,
         "live_threshold": live_threshold or 0.0,
     }
-
-
-def denoiser_of(model: Model, process: Process, live_threshold: float | None) -> Denoiser:
-    """The model's estimate of x_0 on a process, evaluated on live modes if asked or so trained."""
-    settings = model.config.training
-    threshold = live_threshold or settings.live_threshold
-    if threshold is None:
-        return denoiser(model.network, process, settings.prediction)
-    multiple = settings.live_multiple_of(model.process.N)
-    if process.N % multiple:
-        multiple = model.network.multiple
-    return adaptive_denoiser(model.network, process, settings.prediction, threshold, multiple)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import torch
 from skild_physics.cli.console import progress, say
-from skild_physics.cli.sampling import denoiser_of, provenance, sampling_options
+from skild_physics.cli.sampling import provenance, sampling_options
 
 from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling
 from skild_physics.diffusion.superresolution import (
@@ -19,7 +19,7 @@ from skild_physics.diffusion.superresolution import (
 from skild_physics.fields import load_fields, save_fields
 from skild_physics.files import check_output
 from skild_physics.training.checkpoint import load_model
-from skild_physics.training.trainer import default_device
+from skild_physics.training.hardware import default_device
 
 
 @click.command("super-resolve")
@@ -103,6 +103,8 @@ def run_super_resolution(
         raise ValueError(f"factor must be at least 1, got {factor:g}")
     model = load_model(checkpoint, default_device())
     tau = model.config.process.tau
+    if len(model.channels) != 1:
+        raise ValueError(f"{checkpoint}: takes {len(model.channels)} channels, not fields of one")
     with load_fields(source) as opened:
         fields = torch.from_numpy(opened[:samples].values)[:, None]
         downsampling = downsampling or opened.attrs.get("downsampling")
@@ -114,12 +116,12 @@ def run_super_resolution(
                 f"{source} does not say how it was coarse-grained: pass --downsampling, one of "
                 f"{', '.join(DOWNSAMPLINGS)}"
             )
-        process = process.resized(_target_size(fields.shape[-1], factor, model.network.multiple))
+        process = process.resized(_target_size(fields.shape[-1], factor, model.multiple))
         seen = Observation(process, downsampling, fields.shape[-1])
         n = seen.step(tau)
     else:
         n = starting_step(process, factor, tau)
-    denoise = denoiser_of(model, process, live_threshold)
+    denoise = model.denoiser(process, live_threshold)
     say(
         f"{len(fields)} fields to {process.N} x {process.N}, {protocol} protocol, "
         f"{sampling.calls} network calls ({sampling.sampler}) from n = {n:.1f} of {process.T}, "

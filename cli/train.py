@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
-from skild_physics.cli.console import progress, say
+from skild_physics.cli.console import progress, say, speaks
 
 from skild_physics.training.config import Config, load_config
-from skild_physics.training.trainer import train
+from skild_physics.training.run import dry_run, train
 
 
 @click.command("train")
@@ -15,17 +16,43 @@ from skild_physics.training.trainer import train
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value."
 )
+@click.option(
+    "--dry-run", "dry", is_flag=True, help="Say what a run needs, after a few steps; write nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: the numbers as JSON.")
 @click.option("--overwrite", is_flag=True, help="Discard a run that is in the output folder.")
-def command(config: Path, overrides: tuple[str, ...], overwrite: bool) -> None:
-    r"""Train a SKILD model as CONFIG, a TOML file, says. Rerunning the same command resumes.
+def command(
+    config: Path, overrides: tuple[str, ...], dry: bool, as_json: bool, overwrite: bool
+) -> None:
+    r"""Train a SKILD model as CONFIG says: a TOML file, or the name of a published configuration.
+
+    Rerunning the same command resumes. Published: cifar10-linear, cifar10-log-linear,
+    imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4.
 
     \b
     Example:
       skild-physics train ising.toml --set training.steps=2000
+      torchrun --nproc_per_node=8 -m skild_physics.cli train ising128-x4
     """
     run = load_config(config, overrides)
-    say(json.dumps(run.to_json(), indent=2))
-    click.echo(run_training(run, overwrite))
+    if as_json and not dry:
+        raise click.UsageError("--json goes with --dry-run")
+    if dry:
+        found = dry_run(run, log=say)
+        answer = json.dumps(found, indent=2) if as_json else _told(found)
+    else:
+        say(json.dumps(run.to_json(), indent=2))
+        answer = str(run_training(run, overwrite))
+    if speaks:
+        click.echo(answer)
+
+
+def _told(found: dict[str, Any]) -> str:
+    return (
+        f"{found['parameters']:,} parameters; {found['seconds_per_step']:.3g} s per step, "
+        f"{found['fields_per_second']:.4g} fields/s, {found['hours']:.3g} h in all; peak memory "
+        f"{found['peak_memory_gib']:.3g} GiB; {found['state_gib']:.3g} GiB per saved state"
+    )
 
 
 def run_training(config: Config, overwrite: bool = False) -> Path:

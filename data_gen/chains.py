@@ -12,7 +12,7 @@ from skild_physics.data_gen.wolff import (
     wolff_samples,
 )
 
-from skild_physics.observables.correlators import energy_per_spin, magnetization_per_spin
+from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 
 
 class ChainState(NamedTuple):

@@ -17,6 +17,7 @@ from skild_physics.data_gen.chains import advance_chain, fields_due, start_chain
 from skild_physics.data_gen.parameters import IsingParameters
 from skild_physics.data_gen.store import Map, commit, read_state, shard_length, write_shard
 
+from skild_physics.cluster import dask_client
 from skild_physics.fields.lattice import open_ensemble
 from skild_physics.files import replacing
 
@@ -83,13 +84,7 @@ def _chain_map(pool: ThreadPoolExecutor, scheduler: str | None) -> Iterator[Map]
     if scheduler is None:
         yield pool.map
         return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError(
-            "a scheduler needs Dask: pip install 'skild_physics[distributed]'"
-        ) from None
-    with Client(scheduler, timeout="10s") as client:
+    with dask_client(scheduler) as client:
         yield lambda f, *args: client.gather(client.map(f, *args, pure=False))
 
 

@@ -21,7 +21,7 @@ from skild_physics.data_gen.wolff import (
 
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, SCHEMA_VERSION
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
-from skild_physics.observables.correlators import energy_per_spin, magnetization_per_spin
+from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL
 
 SPACING_IN_TAU_INT = 3.0

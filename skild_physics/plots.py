@@ -156,36 +156,43 @@ def correlator_figure(
     for number, label in enumerate(results["source"].values):
         row = results.sel(source=label)
         color = COLORS[number % len(COLORS)]
-        left.errorbar(
-            sides * 1.04 ** (number - 0.5),
-            row["kappa4"],
-            row["kappa4_stderr"],
-            fmt="o" if number else "s",
-            markersize=4 if number else 7,
-            markerfacecolor=color if number else "none",
-            color=color,
-            capsize=2,
-            label=label,
-        )
+        truth = results.attrs["truth"]
+        rows = [(left, "kappa4", label)]
         if number:
-            right.errorbar(
-                sides * 1.04 ** (number - 0.5),
-                row["kappa4_residual"],
-                row["kappa4_residual_stderr"],
-                fmt="o",
-                markersize=4,
-                color=color,
-                capsize=2,
-                label=f"{label} - {results.attrs['truth']}",
-            )
+            rows.append((right, "kappa4_residual", f"{label} - {truth}"))
+        for ax, name, title in rows:
+            value, stderr = row[name].values, row[f"{name}_stderr"].values
+            ax.fill_between(sides, value - stderr, value + stderr, color=color, alpha=0.25, lw=0)
+            ax.plot(sides, value, "o" if number else "s-", ms=4, lw=1, color=color, label=title)
     right.axhline(0, color=COLORS[0], linewidth=0.8)
     left.set(ylabel=r"$\kappa_4(r)$", title="connected four-point correlator, square corners")
-    right.set(ylabel=r"$\Delta\kappa_4(r)$", title="residual, one standard error")
+    right.set(ylabel=r"$\Delta\kappa_4(r)$", title="residual; bands: one standard error")
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         ax.set_xticks(sides, [str(s) for s in sides])
         ax.set_xlabel("side $r$  (lattice spacings)")
-        ax.legend(frameon=False)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False)
+    return figure
+
+
+def samples_figure(rows: Mapping[str, NDArray[np.floating]], title: str) -> Figure:
+    """Rows of fields, each of shape (sample, channel, N, N): one channel in grey, three in colour.
+
+    Values from -1 to 1 span the range from black to white.
+    """
+    count = max(len(fields) for fields in rows.values())
+    figure = Figure(figsize=(1.1 * count + 0.6, 1.15 * len(rows) + 0.4), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for row, (name, fields) in zip(axes, rows.items(), strict=True):
+        for ax in row:
+            ax.set_xticks([])
+            ax.set_yticks([])
+        for ax, field in zip(row, fields, strict=False):
+            picture = np.clip((np.moveaxis(field, 0, -1) + 1) / 2, 0, 1)
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        row[0].set_ylabel(name)
+    figure.suptitle(title)
     return figure
 
 

@@ -10,14 +10,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from PIL import Image
+from scipy.fft import dctn
 from skild_physics.cli.console import with_error
 from skild_physics.cli.main import COMMANDS, main
 
 from skild_physics.fields import load_fields
-from skild_physics.kspace import wavenumbers
+from skild_physics.kspace import inverse, wavenumbers
+from skild_physics.networks import NCSNpp
 from skild_physics.spectrum import PowerLaw, Spectrum
+from skild_physics.training.checkpoint import load_model
 
 ROOT = Path(__file__).parents[1]
 SKILD = str(Path(sys.executable).with_name("skild-physics"))
@@ -50,12 +54,12 @@ def test_reproduce_makes_everything(folder):
     out = folder / "run"
     assert (out / "correlators.png").read_bytes().startswith(b"\x89PNG")
     with xr.open_dataset(out / "correlators.nc", engine="h5netcdf") as data:
-        assert data["source"].values.tolist() == ["truth", "SKILD"]
+        assert data["source"].values.tolist() == ["truth", "SKILD", "SKILD (raw)"]
         assert data["side"].values.tolist() == [1, 2, 4, 8]
         assert data["side"].attrs["units"] == "lattice spacing"
         assert float(data["kappa4_stderr"].min()) > 0
         assert np.isfinite(data["kappa4_residual"]).all()
-        assert data.attrs["energy_exact"] == pytest.approx(-1.45306485281)
+        assert np.isfinite(data["kappa4_residual_p_value"][1:]).all()
     with xr.open_dataset(out / "super_resolved.h5", engine="h5netcdf") as data:
         assert data["field"].shape == data["start"].shape == (64, 16, 16)
         assert data.attrs["protocol"] == "paired"
@@ -95,10 +99,28 @@ def test_commands_by_hand(folder):
         folder,
     )
     assert "kappa4(r = 3)" in done.stdout
-    assert "skild - truth" in done.stdout
+    assert re.search(r"truth +. skild +. difference", done.stdout)
+    assert "against exact" in done.stdout
     assert "<svg" in (folder / "c.svg").read_text()[:1000]
     done = run("eval-correlators truth=run/heldout.h5 --out c2.nc --json", folder)
-    assert json.loads(done.stdout)["data_vars"]["kappa4"]["dims"] == ["source", "side"]
+    (only,) = json.loads(done.stdout)
+    assert only["data_vars"]["kappa4"]["dims"] == ["source", "side"]
+
+
+def test_correlators_without_arguments_show_exact_values(tmp_path):
+    """No run to evaluate: a small ensemble against Kaufman and conformal field theory."""
+    done = run("eval-correlators --block-spins 2 --clusters", tmp_path)
+    assert "making 8192 critical 32 x 32 fields" in done.stderr
+    for text in ("-1.433658", "block spins, round 2", "clusters per site", "eta"):
+        assert text in done.stdout
+    with xr.open_dataset(tmp_path / "correlators.nc", engine="h5netcdf") as data:
+        assert data["two_point"].dims == ("source", "distance", "direction")
+        assert data["size"].attrs["units"] == "sites"
+    with xr.open_dataset(
+        tmp_path / "correlators.nc", engine="h5netcdf", group="block_spins_2"
+    ) as data:
+        assert data.attrs["L"] == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["correlators.nc"]
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +239,73 @@ def test_generation(folder, tmp_path):
         assert made.attrs["protocol"] == "generation"
 
 
+PUBLISHED_FORM = """
+out = "unused"
+[data]
+source = "cifar10"
+[process]
+tau = 1e-4
+k_c = 3.0
+[process.law]
+size = 8
+C = 0.91001
+k0_squared = 1.940556
+alpha = 1.051304
+basis = "cosine"
+[process.schedule]
+kind = "linear"
+resolution = 0.4
+[network]
+kind = "ncsnpp"
+channels = 8
+multipliers = [1, 2]
+blocks = 1
+attention = [4]
+output = "paper"
+[training]
+prediction = "eps"
+"""
+
+
+def test_a_checkpoint_of_the_published_code_is_imported_and_runs(tmp_path):
+    (tmp_path / "form.toml").write_text(PUBLISHED_FORM)
+    torch.manual_seed(0)
+    network = NCSNpp(8, 8, (1, 2), 1, (4,), field_channels=3).eval()
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    averaged = {f"module.{name}": weight for name, weight in network.state_dict().items()}
+    last = {name: weight + 1 for name, weight in averaged.items()}
+    torch.save({"ema": averaged, "model": last, "step": 7}, tmp_path / "theirs.pt")
+    done = run("import-checkpoint theirs.pt --config form.toml --out ours", tmp_path)
+    assert done.stdout == "ours/model.safetensors\n"
+    assert "3 channels of 8 x 8, ema weights after 7 steps" in done.stderr
+    made = "generate ours --samples 12 --steps 4 --out made.h5 --plot made.png"
+    run(made, tmp_path)
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
+    with xr.open_dataset(tmp_path / "made.h5", engine="h5netcdf") as data:
+        assert dict(data["field"].sizes) == {"sample": 12, "channel": 3, "y": 8, "x": 8}
+        assert np.isfinite(data["field"]).all()
+
+    model = load_model(tmp_path / "ours")
+    x_n, n = torch.randn(2, 3, 8, 8), 300.0
+    alpha, sigma = model.process.marginal(n)
+    raw = network(inverse(x_n, "cosine"), torch.full((2,), n)).detach()
+    # modes of the raw output in the paper's normalisation are eps
+    eps = torch.from_numpy(dctn(raw.numpy(), axes=(-2, -1))) / 8**2
+    expected = (x_n - sigma * eps) / alpha
+    torch.testing.assert_close(
+        model.denoiser()(x_n, n).double(), expected, rtol=1e-4, atol=1e-4 * float(expected.std())
+    )
+
+    refused = run("super-resolve ours made.h5 --factor 2 --out x.h5", tmp_path, code=2)
+    assert "3 channels" in refused.stderr
+    other = "import-checkpoint theirs.pt --config form.toml --set network.blocks=2 --out other"
+    assert "another configuration?" in run(other, tmp_path, code=2).stderr
+    (tmp_path / "theirs.pt").write_bytes(b"junk")
+    run("import-checkpoint theirs.pt --config form.toml --out other", tmp_path, code=2)
+    assert not (tmp_path / "other" / "model.safetensors").exists()
+
+
 def test_help_of_every_command_has_an_example(folder):
     assert "reproduce" in run("--help", folder).stdout
     for name in COMMANDS:
@@ -258,7 +347,7 @@ BAD = [
     ("fit-spectrum truncated.npy", "truncated.npy"),
     ("fit-spectrum cifar10 --data-dir archive", "not the published archive"),
     ("train missing.toml", "missing.toml: no such file"),
-    ("train run/config.toml --set training.stepz=1", "training.stepz"),
+    ("train run/config.toml --set training.stepz=1", "no key 'stepz'"),
     ("train run/config.toml --set training.steps=20", "another configuration"),
     ("super-resolve run run/heldout.h5 --factor 0.5 --out x.h5", "factor must be at least 1"),
     ("super-resolve run run/heldout.h5 --factor nan --out x.h5", "factor must be at least 1"),
@@ -284,7 +373,7 @@ BAD = [
     ("coarse-grain missing.h5 --factor 2 --out x.h5", "missing.h5: no such file"),
     ("generate run --samples 0 --out x.h5", "use super-resolve"),
     ("eval-correlators run/heldout.h5", "LABEL=FILE"),
-    ("eval-correlators", "give LABEL=FILE, or run 'skild-physics reproduce' first"),
+    ("eval-correlators a=run/heldout.h5 --block-spins 4 --out x.nc", "halved 4 times"),
     ("eval-correlators a=run/heldout.h5 a=run/heldout.h5", "given twice"),
     ("eval-correlators a=run/heldout.h5 b=small.h5 --out x.nc", "b has 8 x 8"),
     ("eval-correlators a=run/heldout.h5 --sides 9 --out x.nc", "sides must lie in"),

@@ -1,43 +1,115 @@
+import mpmath
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from distributed import Client, LocalCluster
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics import kspace
-from skild_physics.fields import open_ensemble
-from skild_physics.observables.correlators import (
-    corner_means,
-    default_sides,
-    energy_per_spin,
-    kappa4,
-)
-from skild_physics.observables.evaluate import evaluate
-from skild_physics.observables.exact import BETA_CRITICAL
-from skild_physics.observables.jackknife import jackknife
+from skild_physics.fields import load_fields
+from skild_physics.observables.blockspins import block_spins
+from skild_physics.observables.compare import compare_with_exact
+from skild_physics.observables.evaluate import evaluate, torus_decay
+from skild_physics.observables.exact import BETA_CRITICAL, enumerated_torus, torus_energy
+from skild_physics.observables.jackknife import chi_square, jackknife
+from skild_physics.observables.measure import Plan, default_sides, joined, measure, measure_on
 
 
-@given(st.integers(2, 12), st.integers(0, 2**32 - 1), st.sampled_from([np.int8, np.float64]))
-def test_corner_means_against_rolls(L, seed, dtype):
-    rng = np.random.default_rng(seed)
-    amplitude = 1 if dtype == np.int8 else rng.random((3, L, L))
-    fields = (rng.choice([-1, 1], (3, L, L)) * amplitude).astype(dtype)
-    sides = np.arange(1, L // 2 + 1)
-    ours = corner_means(fields, sides)
-    for j, r in enumerate(sides):
-        a = fields.astype(float)
-        b, c = np.roll(a, -r, 2), np.roll(a, -r, 1)
-        d = np.roll(b, -r, 1)
-        products = (a * b * c * d, a * b, a * c, a * d, b * c)
-        expected = np.stack([p.mean((1, 2)) for p in products], axis=-1)
-        np.testing.assert_allclose(ours[:, j], expected, atol=1e-6)
+def spins(n=64, L=8, seed=0):
+    values = np.random.default_rng(seed).choice([-1, 1], (n, L, L)).astype(np.int8)
+    return xr.DataArray(values, dims=("sample", "y", "x"))
 
 
-def test_kappa4_is_the_fourth_cumulant():
-    """Independent +-1 spins with a = b = c = d would give <s^4> - 3 <s^2>^2 = -2."""
-    assert kappa4(np.ones(5)) == -2
-    assert kappa4(np.array([0.5, 0.5, 0.4, 0.3, 0.2])) == pytest.approx(0.5 - 0.25 - 0.16 - 0.06)
+def autoregressive(n, rho, rng, shape=()):
+    """Stationary AR(1) series of unit variance, shape (n, *shape)."""
+    noise = rng.normal(size=(n, *shape)) * np.sqrt(1 - rho**2)
+    x = np.empty((n, *shape))
+    x[0] = rng.normal(size=shape)
+    for i in range(1, n):
+        x[i] = rho * x[i - 1] + noise[i]
+    return x
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ensemble") / "ising.h5"
+    generate(path, IsingParameters.planned(16, seed=3), 6000, workers=2)
+    return path
+
+
+def test_enumeration_knows_kaufman():
+    for L in (3, 4):
+        states, weights = enumerated_torus(L, 0.4)
+        s = states.astype(float)
+        e = -(s * (np.roll(s, 1, 1) + np.roll(s, 1, 2))).mean((1, 2))
+        assert weights @ e == pytest.approx(torus_energy(L, 0.4), abs=1e-12)
+    with pytest.raises(ValueError, match="4 x 4"):
+        enumerated_torus(5, 0.4)
+
+
+def test_four_by_four_against_enumeration(tmp_path):
+    """Everything of an ensemble of the 4 x 4 torus against all 2^16 states."""
+    L = 4
+    path = tmp_path / "ising.h5"
+    generate(path, IsingParameters.planned(L, seed=8), 40_000, workers=2)
+    with load_fields(path) as fields:
+        (results,) = evaluate({"wolff": fields})
+    found = {c.observable: c for c in compare_with_exact(results, "wolff")}
+    finite = [c for c in found.values() if not c.of_infinite_lattice]
+    assert {c.observable for c in finite} == {
+        "energy per spin",
+        "nearest neighbours",
+        "specific heat",
+        "kappa4(r = 1)",
+        "kappa4(r = 2)",
+    }
+    assert all(abs(c.z) < 4 for c in finite)
+    assert max(c.stderr for c in finite if "kappa4" in c.observable) < 0.01
+    states, weights = enumerated_torus(L, BETA_CRITICAL)
+    m = states.mean((1, 2))
+    m2, m4, abs_m = weights @ m**2, weights @ m**4, weights @ np.abs(m)
+    exact = {
+        "binder": 1 - m4 / (3 * m2**2),
+        "susceptibility": BETA_CRITICAL * 16 * (m2 - abs_m**2),
+        "abs_magnetization": abs_m,
+    }
+    for name, value in exact.items():
+        z = (float(results[name][0]) - value) / float(results[f"{name}_stderr"][0])
+        assert abs(z) < 4, name
+    histogram = results["magnetization_histogram"][0].values
+    assert histogram.sum() == pytest.approx(1)
+    assert histogram[-1] == pytest.approx(weights[m == 1].sum(), abs=0.02)
+
+
+def test_exact_values_of_a_larger_torus(ensemble):
+    with load_fields(ensemble) as fields:
+        (results,) = evaluate({"wolff": fields})
+    found = {c.observable: c for c in compare_with_exact(results, "wolff")}
+    for name in ("energy per spin", "nearest neighbours", "specific heat", "eta"):
+        assert abs(found[name].z) < 4, name
+    # finite size shifts these by no more than a few per cent
+    for name in ("Binder parameter", "diagonal neighbours"):
+        assert found[name].value == pytest.approx(found[name].exact, rel=0.06)
+    assert found["eta"].stderr < 0.02
+    assert float(results["tau_int"][0]) < 1.5
+
+
+def test_decay_on_the_critical_torus():
+    """Theta functions against mpmath, and 1/r^(1/4) at distances small against L."""
+    L = 64
+    distance, sectors = torus_decay(L)
+    nome = mpmath.exp(-mpmath.pi)
+    slope = mpmath.pi * mpmath.jtheta(1, 0, nome, 1)
+    for r in (1, 7, 32):
+        z = mpmath.mpf(r) / L
+        theta = [abs(mpmath.jtheta(k, mpmath.pi * z / 2, nome)) for k in (1, 2, 3, 4)]
+        first = mpmath.jtheta(1, mpmath.pi * z, nome) / slope
+        assert distance[r - 1] == pytest.approx(float(mpmath.log(first)), abs=1e-12)
+        assert sectors[r - 1] == pytest.approx(float(mpmath.log(sum(theta))), abs=1e-12)
+    assert distance[0] == pytest.approx(np.log(1 / L), abs=1e-3)
 
 
 def test_gaussian_fields_have_no_connected_four_point_correlator():
@@ -45,29 +117,12 @@ def test_gaussian_fields_have_no_connected_four_point_correlator():
     sigma = (kspace.wavenumbers(N, "periodic") ** 2 + 20) ** -0.5
     modes = sigma * np.random.default_rng(5).normal(size=(n, N, N))
     fields = kspace.inverse(modes, "periodic")
-    fields /= fields.std()
-    estimate = jackknife(corner_means(fields, default_sides(N)), kappa4)
-    assert (np.abs(estimate.value) < 4 * estimate.stderr).all()
-    assert estimate.stderr.max() < 0.02
-
-
-def test_four_by_four_against_enumeration(tmp_path):
-    """kappa4 and energy of a generated ensemble against all 2^16 states."""
-    L = 4
-    states = np.arange(2**16)
-    s = (1 - 2 * ((states[:, None] >> np.arange(16)) & 1)).reshape(-1, L, L).astype(np.int8)
-    weight = np.exp(-BETA_CRITICAL * L**2 * energy_per_spin(s))
-    sides = default_sides(L)
-    exact = kappa4(np.average(corner_means(s, sides), axis=0, weights=weight))
-    path = tmp_path / "ising.h5"
-    generate(path, IsingParameters.planned(L, seed=8), 40_000, workers=2)
-    with open_ensemble(path) as data:
-        results = evaluate({"wolff": data["spins"]})
-    pull = (results["kappa4"][0] - exact) / results["kappa4_stderr"][0]
-    assert (np.abs(pull) < 4).all()
-    assert float(results["kappa4_stderr"].max()) < 0.01
-    energy = np.average(energy_per_spin(s), weights=weight)
-    assert abs(float(results["energy"][0]) - energy) < 4 * float(results["energy_stderr"][0])
+    fields = xr.DataArray((fields / fields.std()).astype(np.float32), dims=("sample", "y", "x"))
+    (results,) = evaluate({"gaussian": fields}, binarize="none")
+    for name in ("kappa4", "kappa4_cumulant"):
+        pull = results[name][0] / results[f"{name}_stderr"][0]
+        assert float(np.abs(pull).max()) < 4
+        assert float(results[f"{name}_stderr"].max()) < 0.02
 
 
 @given(st.integers(2, 200), st.integers(2, 70), st.integers(0, 2**32 - 1))
@@ -82,13 +137,8 @@ def test_jackknife_of_a_mean_is_its_standard_error(n, blocks, seed):
 
 def test_jackknife_sees_correlations_within_blocks():
     """An AR(1) chain: blocks longer than its memory give the exact error of the mean."""
-    rho, n, chains = 0.8, 6400, 200
-    rng = np.random.default_rng(1)
-    noise = rng.normal(size=(n, chains)) * np.sqrt(1 - rho**2)
-    x = np.empty((n, chains))
-    x[0] = rng.normal(size=chains)
-    for i in range(1, n):
-        x[i] = rho * x[i - 1] + noise[i]
+    rho, n = 0.8, 6400
+    x = autoregressive(n, rho, np.random.default_rng(1), (200,))
     exact = np.sqrt((1 + rho) / (1 - rho) / n)
     _, blocked = jackknife(x, lambda mean: mean, 64)
     _, naive = jackknife(x[:640], lambda mean: mean, 640)
@@ -96,46 +146,160 @@ def test_jackknife_sees_correlations_within_blocks():
     assert np.mean(naive) < 0.5 * exact * np.sqrt(10)
 
 
-def spins(n=64, L=8, seed=0):
-    values = np.random.default_rng(seed).choice([-1, 1], (n, L, L)).astype(np.int8)
-    return xr.DataArray(values, dims=("sample", "y", "x"))
+def covered(rho, n, replicas, seed):
+    """Shares of 68 % intervals of m2 and U4 that hold their exact values, 1 and 0."""
+    rng = np.random.default_rng(seed)
+    inside = np.zeros(2)
+    for _ in range(replicas):
+        # constant fields with Gaussian amplitude: m is the amplitude
+        amplitude = autoregressive(n, rho, rng)[:, None, None]
+        fields = xr.DataArray(
+            np.broadcast_to(amplitude, (n, 4, 4)).astype(np.float32), dims=("sample", "y", "x")
+        )
+        (results,) = evaluate({"x": fields}, Plan(sides=(1,)), binarize="none")
+        for i, (name, exact) in enumerate((("m2", 1.0), ("binder", 0.0))):
+            error = float(results[f"{name}_stderr"][0])
+            inside[i] += abs(float(results[name][0]) - exact) < error
+    return inside / replicas
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.sampled_from([0.0, 0.5, 0.8]), st.integers(0, 2**31))
+def test_error_bars_of_correlated_samples_are_not_too_small(rho, seed):
+    """At 40 replicas 68 % coverage is 4.5 sigma above 35 %; ignoring rho = 0.8 gives 26 %."""
+    assert covered(rho, 1024, 40, seed).min() > 0.35
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8, 0.9])
+def test_coverage(rho):
+    """68.3 % intervals cover in 68.3 % of 600 cases, up to 4 sigma of the count and 4 % of bias."""
+    shares = covered(rho, 4096, 600, 1)
+    assert (np.abs(shares - 0.683) < 0.04 + 4 * np.sqrt(0.683 * 0.317 / 600)).all(), shares
+
+
+@given(st.integers(1, 6), st.integers(8, 40), st.integers(0, 2**31))
+@settings(max_examples=5, deadline=None)
+def test_chi_square_of_a_curve_has_uniform_p_values(p, blocks, seed):
+    """Correlated sides, few blocks: p-values of true hypotheses pass a Kolmogorov-Smirnov test."""
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(p, p)) + 2 * np.eye(p)
+    found = []
+    for _ in range(400):
+        x = rng.normal(size=(blocks, p)) @ mix
+        found.append(chi_square(x.mean(0), np.cov(x.T).reshape(p, p) / blocks, blocks).p_value)
+    assert stats.kstest(found, "uniform").pvalue > 1e-5
+    assert np.isnan(chi_square(np.ones(3), np.eye(3), 3).p_value)
 
 
 def test_paired_residuals_cancel_what_both_share():
     truth = spins(256)
     model = truth.copy()
     model[:, 0, 0] *= -1
-    paired = evaluate({"truth": truth, "model": model})
-    unpaired = evaluate({"truth": truth, "model": model[:-1]})
+    (paired,) = evaluate({"truth": truth, "model": model})
+    (unpaired,) = evaluate({"truth": truth, "model": model[:-1]})
     shift = paired["kappa4"].diff("source")[0]
     np.testing.assert_allclose(paired["kappa4_residual"][1], shift, atol=1e-12)
     ratio = paired["kappa4_residual_stderr"][1] / unpaired["kappa4_residual_stderr"][1]
     assert float(ratio.max()) < 0.6
     assert float(np.abs(paired["kappa4_residual"][0]).max()) == 0
+    assert float(unpaired["kappa4_residual_p_value"][1]) > 1e-4
+    variance = np.diagonal(paired["kappa4_covariance"], axis1=1, axis2=2)
+    np.testing.assert_allclose(np.sqrt(variance), paired["kappa4_stderr"])
 
 
-def test_continuous_fields_are_binarised_or_not():
+def test_a_wrong_model_is_seen_by_the_curve_as_a_whole(ensemble):
+    with load_fields(ensemble) as fields:
+        truth = fields[:3000].load()
+    # a twentieth of the spins at random
+    flips = np.random.default_rng(1).random(truth.shape) < 0.05
+    model = truth * np.where(flips, -1, 1).astype(np.int8)
+    (results,) = evaluate({"truth": truth, "model": model, "same law": truth[::-1]})
+    p = dict(zip(results["source"].values, results["kappa4_residual_p_value"].values, strict=True))
+    assert p["model"] < 1e-12
+    assert p["same law"] > 1e-4
+
+
+def test_continuous_fields_by_sign_and_as_they_are():
     truth = spins()
-    model = truth * xr.DataArray(
-        np.random.default_rng(1).uniform(0.2, 2, truth.shape).astype(np.float32), dims=truth.dims
-    )
-    signs = evaluate({"truth": truth, "model": model})
-    assert float(np.abs(signs["kappa4_residual"]).max()) == 0
-    raw = evaluate({"truth": truth, "model": model}, binarize=False)
-    assert float(np.abs(raw["kappa4_residual"]).max()) > 0
+    rng = np.random.default_rng(1)
+    model = truth * rng.uniform(0.05, 2, truth.shape).astype(np.float32)
+    (results,) = evaluate({"truth": truth, "model": model})
+    assert results["source"].values.tolist() == ["truth", "model", "model (raw)"]
+    assert float(np.abs(results["kappa4_residual"][1]).max()) == 0
+    assert float(np.abs(results["kappa4_residual"][2]).min()) > 0
+    near = np.mean(np.abs(model.values) < 0.1)
+    np.testing.assert_allclose(results["near_zero"].values, [np.nan, near, near])
+    for how in ("sign", "none"):
+        (one,) = evaluate({"truth": truth, "model": model}, binarize=how)
+        assert one["source"].values.tolist() == ["truth", "model"]
+
+
+def test_rounds_of_block_spins_are_evaluations_of_block_spins(ensemble):
+    with load_fields(ensemble) as fields:
+        plain = fields[:500].load()
+    rounds = evaluate({"x": plain}, Plan(rounds=2, clusters=True))
+    coarse = plain
+    for k, found in enumerate(rounds):
+        assert found.attrs["L"] == 16 >> k
+        (alone,) = evaluate({"x": coarse}, Plan(clusters=True))
+        for name in ("kappa4", "binder", "two_point", "cluster_sizes", "energy_stderr"):
+            np.testing.assert_array_equal(found[name], alone[name])
+        values = block_spins(coarse.values)
+        coarse = xr.DataArray(values, dims=coarse.dims, attrs=coarse.attrs)
+
+
+def test_open_patches_are_averages_over_what_fits_in():
+    """Patches of i.i.d. spins: kappa4 vanishes, and nothing wraps around."""
+    fields = spins(2000, 6, seed=4)
+    fields[:, :, 0] = fields[:, :, 5]
+    (torn,) = evaluate({"x": fields}, Plan(boundary="open", clusters=True))
+    (torus,) = evaluate({"x": fields}, Plan(clusters=True))
+    assert torn["side"].values.tolist() == [1, 2]
+    G, dG = torn["two_point"][0, :, 0], torn["two_point_stderr"][0, :, 0]
+    assert abs(float(G[1])) < 4 * float(dG[1])
+    assert float(torus["two_point"][0, 1, 0]) == pytest.approx(1 / 6, abs=0.02)
+    assert float(G[5]) == 1
+    assert "eta" not in torn
+
+
+def test_shards_anywhere_add_up_to_the_ensemble(ensemble):
+    plan = Plan(rounds=1, clusters=True)
+    with load_fields(ensemble) as fields:
+        whole = measure(fields, plan, 40)
+        parts = [measure(fields, plan, 40, blocks) for blocks in (range(13), range(13, 40))]
+        with (
+            LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            far = measure_on(client, fields, plan, 40)
+    for other in (joined(parts), far):
+        for a, b in zip(whole, other, strict=True):
+            np.testing.assert_array_equal(a.counts, b.counts)
+            np.testing.assert_array_equal(a.energy, b.energy)
+            for name, sums in a.sums.items():
+                np.testing.assert_allclose(sums, b.sums[name], rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("sources", "sides", "message"),
+    ("sources", "plan", "message"),
     [
-        ({}, None, "nothing"),
-        ({"a": spins(), "b": spins(L=6)}, None, "b has 6 x 6"),
-        ({"a": spins(n=1)}, None, "single field"),
-        ({"a": spins()}, [5], "1 .. 4"),
-        ({"a": spins()}, [0], "1 .. 4"),
-        ({"a": spins().astype(float) * np.nan}, None, "nan"),
+        ({}, Plan(), "nothing"),
+        ({"a": spins(), "b": spins(L=6)}, Plan(), "b has 6 x 6"),
+        ({"a": spins()[:, :4]}, Plan(), "only square"),
+        ({"a": spins(n=1)}, Plan(), "single field"),
+        ({"a": spins()}, Plan(sides=(5,)), r"1 \.\. 4"),
+        ({"a": spins()}, Plan(sides=(0,)), r"1 \.\. 4"),
+        ({"a": spins()}, Plan(sides=(8,), boundary="open"), r"1 \.\. 7"),
+        ({"a": spins()}, Plan(rounds=3), "halved 3 times"),
+        ({"a": spins().astype(np.float32) * np.nan}, Plan(), "nan"),
     ],
 )
-def test_bad_input_is_named(sources, sides, message):
+def test_bad_input_is_named(sources, plan, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(sources, None if sides is None else np.array(sides))
+        evaluate(sources, plan)
+
+
+def test_default_sides():
+    assert default_sides(128).tolist() == [1, 2, 4, 8, 16, 32, 64]
+    assert default_sides(2).tolist() == [1]

@@ -51,13 +51,21 @@ def open_ensemble(path: str | Path) -> xr.Dataset:
 def load_fields(path: str | Path) -> xr.DataArray:
     """Spins of an ensemble or fields of a model, lazily, as (sample, y, x) with provenance.
 
+    The numbers of an ensemble's chains are the coordinate `chain`.
+
     Use it as a context manager, or close it, to release the file.
 
     Raises:
-        ValueError: the file is missing, foreign, truncated, or of a newer schema.
+        ValueError: the file is missing, foreign, truncated, of a newer schema, or holds fields of
+            several channels.
     """
     data = _open(path, tuple(_VARIABLE))
     fields = data[_VARIABLE[data.attrs["schema"]]].assign_attrs(data.attrs)
+    if "chain" in data:
+        fields = fields.assign_coords(chain=data["chain"].load())
+    if "channel" in fields.dims:
+        data.close()
+        raise ValueError(f"{path}: holds fields of {fields.sizes['channel']} channels, not of one")
     fields.set_close(data.close)
     return fields
 
@@ -68,15 +76,15 @@ def save_fields(
     attributes: dict[str, str | int | float],
     **others: NDArray[np.float32],
 ) -> None:
-    """Write model output (sample, y, x) with its provenance, replacing an existing file at once.
+    """Write model output with its provenance, replacing an existing file at once.
 
     Args:
         path: NetCDF-4 file.
-        field: the fields, shape (sample, y, x).
+        field: the fields, shape (sample, y, x), or (sample, channel, y, x) for several channels.
         attributes: root attributes that say how they were made.
         others: further variables of the same shape, such as what the model started from.
     """
-    dims = ("sample", "y", "x")
+    dims = ("sample", "channel", "y", "x") if field.ndim == 4 else ("sample", "y", "x")
     data = xr.Dataset(
         {name: (dims, values) for name, values in {"field": field, **others}.items()},
         attrs={

@@ -1,5 +1,7 @@
 """Networks: a pixel-space field in, a pixel-space field out."""
 
+from skild_physics.networks.ncsnpp import NCSNpp
+from skild_physics.networks.steps import StepNetwork
 from skild_physics.networks.unet import CompactUNet
 
-__all__ = ["CompactUNet"]
+__all__ = ["CompactUNet", "NCSNpp", "StepNetwork"]

@@ -1,10 +1,13 @@
-"""A compact U-Net for fields on a torus that trains on two CPU cores.
+"""A compact U-Net for fields of any size that trains on two CPU cores.
 
-Residual blocks x + W2 act(g(lambda) norm(W1 act(norm(x)))) with 3 x 3 convolutions under periodic
-boundaries, norm dividing each site by its root mean square over channels (no statistics across
-sites, so nothing couples distant sites but the convolutions), and a gain g per channel computed
-from the logarithm of lambda in square pixels. Levels are joined by strided convolutions down and
-pixel shuffles up.
+Residual blocks x + W2 act(g(lambda) norm(W1 act(norm(x)))) with 3 x 3 convolutions, norm dividing
+each site by its root mean square over channels (no statistics across sites, so nothing couples
+distant sites but the convolutions), and a gain g per channel computed from the logarithm of lambda
+in square pixels. Levels are joined by strided convolutions down and pixel shuffles up.
+
+Beyond its edges a field goes on as its basis does: the periodic basis around the torus, the cosine
+basis, whose waves are even about the edges, in the mirror (half-sample symmetric: the outermost
+site is repeated).
 """
 
 from itertools import pairwise
@@ -14,13 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skild_physics.kspace import Basis
+
 LAMBDA_FLOOR = 1e-6
 
 
-def _wrap(x: Tensor) -> Tensor:
-    """One more site on every side of the torus; slices fuse with neighbouring pointwise work."""
-    x = torch.cat([x[..., -1:], x, x[..., :1]], dim=-1)
-    return torch.cat([x[..., -1:, :], x, x[..., :1, :]], dim=-2)
+def _extended(x: Tensor, basis: Basis, width: int = 1) -> Tensor:
+    """More sites on every side; slices fuse with neighbouring pointwise work."""
+    for dim in (-1, -2):
+        first, last = x.narrow(dim, 0, width), x.narrow(dim, x.shape[dim] - width, width)
+        if basis == "cosine":
+            first, last = last.flip(dim), first.flip(dim)
+        x = torch.cat([last, x, first], dim=dim)
+    return x
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -28,21 +37,22 @@ def _norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.float().square().mean(dim=1, keepdim=True) + 1e-4).to(x.dtype)
 
 
-class _PeriodicConv(nn.Conv2d):
-    """3 x 3 convolution on a torus."""
+class _Conv(nn.Conv2d):
+    """3 x 3 convolution of a field that goes on beyond its edges."""
 
-    def __init__(self, channels_in: int, channels_out: int):
+    def __init__(self, channels_in: int, channels_out: int, basis: Basis):
         super().__init__(channels_in, channels_out, 3)
+        self.basis = basis
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(_wrap(x))
+        return super().forward(_extended(x, self.basis))
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int, embedding: int):
+    def __init__(self, channels: int, embedding: int, basis: Basis):
         super().__init__()
-        self.first = _PeriodicConv(channels, channels)
-        self.second = _PeriodicConv(channels, channels)
+        self.first = _Conv(channels, channels, basis)
+        self.second = _Conv(channels, channels, basis)
         self.gain = nn.Linear(embedding, channels)
         for parameter in (self.second.weight, self.gain.weight, self.gain.bias):
             nn.init.zeros_(parameter)
@@ -56,8 +66,8 @@ class _Block(nn.Module):
 class _Level(nn.ModuleList):
     """Residual blocks in a row."""
 
-    def __init__(self, channels: int, blocks: int, embedding: int):
-        super().__init__(_Block(channels, embedding) for _ in range(blocks))
+    def __init__(self, channels: int, blocks: int, embedding: int, basis: Basis):
+        super().__init__(_Block(channels, embedding, basis) for _ in range(blocks))
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         for block in self:
@@ -74,17 +84,19 @@ class CompactUNet(nn.Module):
         patch: side of the pixel patches that the finest level works on.
         embedding: width of the embedding of log lambda.
         field_channels: C.
+        basis: how fields go on beyond their edges.
 
     N must be a multiple of ``multiple``.
     """
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (32, 48, 64),
-        blocks: tuple[int, ...] = (1, 1, 2),
-        patch: int = 1,
+        channels: tuple[int, ...] = (48, 64),
+        blocks: tuple[int, ...] = (2, 2),
+        patch: int = 2,
         embedding: int = 64,
         field_channels: int = 1,
+        basis: Basis = "periodic",
     ):
         super().__init__()
         self.patch = patch
@@ -94,18 +106,19 @@ class CompactUNet(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(16, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.stem = _PeriodicConv(field_channels * patch**2, channels[0])
+        self.basis = basis
+        self.stem = nn.Conv2d(field_channels * patch**2, channels[0], 3)
         self.down = nn.ModuleList(
-            _Level(c, b, embedding) for c, b in zip(channels, blocks, strict=True)
+            _Level(c, b, embedding, basis) for c, b in zip(channels, blocks, strict=True)
         )
         self.up = nn.ModuleList(
-            _Level(c, b, embedding) for c, b in zip(channels[:-1], blocks[:-1], strict=True)
+            _Level(c, b, embedding, basis) for c, b in zip(channels[:-1], blocks[:-1], strict=True)
         )
         pairs = list(pairwise(channels))
         self.coarsen = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.refine = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
         self.gain = nn.Linear(embedding, channels[0])
-        self.head = _PeriodicConv(channels[0], field_channels * patch**2)
+        self.head = _Conv(channels[0], field_channels * patch**2, basis)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, lam: Tensor) -> Tensor:
@@ -121,7 +134,8 @@ class CompactUNet(nn.Module):
             )
         phase = torch.log10(lam.clamp(min=LAMBDA_FLOOR))[:, None] * self.frequencies
         e = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
-        h: Tensor = self.stem(F.pixel_unshuffle(x, self.patch))
+        # in pixels, because a mirrored patch has its pixels in mirrored order
+        h: Tensor = self.stem(F.pixel_unshuffle(_extended(x, self.basis, self.patch), self.patch))
         skips = []
         for level, coarsen in zip(self.down, self.coarsen, strict=False):
             h = level(h, e)

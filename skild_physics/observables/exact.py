@@ -35,6 +35,24 @@ def _check(beta: float) -> None:
         raise ValueError(f"beta must be positive and finite, got {beta}")
 
 
+def enumerated_torus(L: int, beta: float) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """All states of the L x L torus, int8 (2^(L^2), L, L), and their probabilities.
+
+    Raises:
+        ValueError: L outside 1..4, or beta not positive and finite.
+    """
+    if not 1 <= L <= 4:
+        raise ValueError(f"only tori of up to 4 x 4 spins are enumerated, got L = {L}")
+    _check(beta)
+    number = np.arange(2 ** (L * L))
+    bits = (number[:, None] >> np.arange(L * L)) & 1
+    states = (1 - 2 * bits).reshape(-1, L, L).astype(np.int8)
+    bonds = states * (np.roll(states, 1, axis=1) + np.roll(states, 1, axis=2))
+    log_weight = beta * bonds.sum(axis=(1, 2))
+    weight = np.exp(log_weight - log_weight.max())
+    return states, weight / weight.sum()
+
+
 def torus_log_partition(L: int, beta: float) -> float:
     """ln Z of the L x L torus.
 

@@ -2,19 +2,25 @@
 
 With theta_b the statistic of the mean over all samples but block b,
 
-    sigma^2 = (B - 1)/B sum_b (theta_b - mean theta)^2.
+    cov(theta) = (B - 1)/B sum_b (theta_b - mean theta) (theta_b - mean theta)^T.
 
 Consecutive samples share a block, so correlations shorter than a block are accounted for. Paired
 differences between two ensembles are jackknifed on common blocks: what both share cancels.
+
+With p statistics of expectation zero, T^2 = theta^T cov^-1 theta says whether they are compatible
+with it as a whole; since the covariance is itself estimated from B blocks, T^2 (B - p)/(p (B - 1))
+has the F distribution of p and B - p degrees of freedom (Hotelling, 1931).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], Array]
 
 N_BLOCKS = 32
 
@@ -22,13 +28,74 @@ N_BLOCKS = 32
 class Estimate(NamedTuple):
     """A value and its standard error, of equal shapes."""
 
-    value: NDArray[np.float64]
-    stderr: NDArray[np.float64]
+    value: Array
+    stderr: Array
 
 
-def jackknife(
-    samples: NDArray[np.float64], statistic: Statistic, n_blocks: int = N_BLOCKS
-) -> Estimate:
+class Replicas(NamedTuple):
+    """A statistic of all samples, shape (...), and of all but one block each, (block, ...)."""
+
+    value: Array
+    replicas: Array
+
+    @property
+    def stderr(self) -> Array:
+        """Jackknife standard error, of the shape of the value."""
+        blocks = len(self.replicas)
+        spread = np.square(self.replicas - self.replicas.mean(axis=0)).sum(axis=0)
+        return np.asarray(np.sqrt((blocks - 1) / blocks * spread))
+
+    @property
+    def covariance(self) -> Array:
+        """Jackknife covariance of a vector of statistics, shape (p, p)."""
+        blocks = len(self.replicas)
+        away = self.replicas - self.replicas.mean(axis=0)
+        return np.asarray((blocks - 1) / blocks * away.T @ away)
+
+    def __sub__(self, other: "Replicas") -> "Replicas":
+        """The difference, of two ensembles on common blocks."""
+        return Replicas(self.value - other.value, self.replicas - other.replicas)
+
+
+class ChiSquare(NamedTuple):
+    """Hotelling's T^2 of a vector of statistics against zero, and its p-value."""
+
+    chi_square: float
+    degrees_of_freedom: int
+    p_value: float
+
+
+def replicas_of(
+    sums: Mapping[str, Array],
+    counts: NDArray[np.int64],
+    statistics: Callable[[dict[str, Array]], Mapping[str, Array]],
+) -> dict[str, Replicas]:
+    """Statistics of means over samples, and of means that leave one block out.
+
+    Args:
+        sums: of each quantity over the samples of each block, shape (block, ...).
+        counts: samples of each block, shape (block,).
+        statistics: maps means of quantities to statistics of any shapes.
+
+    Raises:
+        ValueError: fewer than two blocks.
+    """
+    if len(counts) < 2:
+        raise ValueError(f"a jackknife needs at least 2 blocks, got {len(counts)}")
+    n = counts.sum()
+    totals = {name: values.sum(axis=0) for name, values in sums.items()}
+    whole = statistics({name: total / n for name, total in totals.items()})
+    left_out = [
+        statistics({name: (totals[name] - sums[name][b]) / (n - c) for name in sums})
+        for b, c in enumerate(counts)
+    ]
+    return {
+        name: Replicas(np.asarray(value), np.stack([each[name] for each in left_out]))
+        for name, value in whole.items()
+    }
+
+
+def jackknife(samples: Array, statistic: Statistic, n_blocks: int = N_BLOCKS) -> Estimate:
     """A statistic of the mean over samples, with its jackknife error.
 
     Args:
@@ -39,16 +106,27 @@ def jackknife(
     Raises:
         ValueError: fewer than two samples or blocks.
     """
-    n = len(samples)
-    blocks = min(n_blocks, n)
-    if blocks < 2:
-        raise ValueError(f"a jackknife needs at least 2 samples and 2 blocks, got {n} samples")
-    edges = np.linspace(0, n, blocks + 1).astype(int)
+    blocks = min(n_blocks, len(samples))
+    edges = np.linspace(0, len(samples), blocks + 1).astype(int)
     sums = np.add.reduceat(samples, edges[:-1], axis=0)
-    counts = np.diff(edges)
-    total = sums.sum(axis=0)
-    replicas = np.stack(
-        [statistic((total - s) / (n - c)) for s, c in zip(sums, counts, strict=True)]
+    found = replicas_of({"x": sums}, np.diff(edges), lambda mean: {"x": statistic(mean["x"])})
+    return Estimate(found["x"].value, found["x"].stderr)
+
+
+def chi_square(value: Array, covariance: Array, blocks: int) -> ChiSquare:
+    """Whether a vector of statistics, shape (p,), is compatible with zero.
+
+    Args:
+        value: the statistics.
+        covariance: their jackknife covariance, shape (p, p).
+        blocks: number of blocks behind it; chi-square is nan if there are not more than p.
+    """
+    p, scale = len(value), np.sqrt(np.diag(covariance))
+    if p >= blocks or not scale.all():
+        return ChiSquare(float("nan"), p, float("nan"))
+    # in units of the errors, what is left to invert is the correlation matrix
+    z = value / scale
+    t2 = float(z @ np.linalg.solve(covariance / np.outer(scale, scale), z))
+    return ChiSquare(
+        t2, p, float(stats.f.sf(t2 * (blocks - p) / (p * (blocks - 1)), p, blocks - p))
     )
-    spread = np.square(replicas - replicas.mean(axis=0)).sum(axis=0)
-    return Estimate(statistic(total / n), np.sqrt((blocks - 1) / blocks * spread))

@@ -2,25 +2,31 @@
 
 model.safetensors holds what inference needs: the averaged weights, the spectrum S0, and the
 configuration as JSON in the header. state.pt holds what resuming needs (weights, average,
-optimiser, step) and is read with weights_only=True.
+optimiser, step), is read with weights_only=True, and has a predecessor, state.previous.pt, that
+takes its place if it is damaged.
 """
 
 import json
+import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from skild_physics import __version__
+from skild_physics import __version__, kspace
+from skild_physics.diffusion.adaptive import adaptive_denoiser
+from skild_physics.diffusion.prediction import Denoiser, denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.files import replacing
 from skild_physics.kspace import Basis
-from skild_physics.networks import CompactUNet
-from skild_physics.training.config import Config, NetworkConfig, parse_config
+from skild_physics.networks import CompactUNet, NCSNpp, StepNetwork
+from skild_physics.spectrum import PowerLaw, Spectrum
+from skild_physics.training.config import CompactConfig, Config, parse_config
 
 SCHEMA = "skild_physics.checkpoint"
 _WEIGHTS = "network."
@@ -30,15 +36,51 @@ _WEIGHTS = "network."
 class Model:
     """A trained network with the process it was trained on."""
 
-    network: CompactUNet
+    network: nn.Module
     process: Process
     config: Config
+    channels: tuple[str, ...]
     trained_steps: int
 
+    @property
+    def multiple(self) -> int:
+        """The network takes fields of sides that are multiples of this."""
+        return cast(int, self.network.multiple)
 
-def build_network(config: NetworkConfig) -> CompactUNet:
-    """The untrained network of a configuration."""
-    return CompactUNet(config.channels, config.blocks, config.patch, config.embedding)
+    def denoiser(
+        self, process: Process | None = None, live_threshold: float | None = None
+    ) -> Denoiser:
+        """The estimate of x_0, by default as the model was trained.
+
+        Args:
+            process: another process than the model's, of its resized fields, say.
+            live_threshold: evaluate on modes of a larger signal-to-noise ratio only, see
+                :func:`skild_physics.diffusion.adaptive.adaptive_denoiser`.
+        """
+        settings, process = self.config.training, process or self.process
+        threshold = live_threshold or settings.live_threshold
+        if threshold is None:
+            return denoiser(self.network, process, settings.prediction)
+        multiple = settings.live_multiple_of(self.process.N)
+        if process.N % multiple:
+            multiple = self.multiple
+        return adaptive_denoiser(self.network, process, settings.prediction, threshold, multiple)
+
+
+def spectrum_of(config: Config) -> tuple[Tensor, Basis]:
+    """Variance of every orthonormal mode, float64 (N, N), and the basis, from a file or a law.
+
+    Raises:
+        ValueError: the file is missing or not a spectrum.
+    """
+    law = config.process.law
+    if law is None:
+        assert config.process.spectrum is not None
+        spectrum = Spectrum.load(config.process.spectrum)
+        return torch.as_tensor(spectrum.per_mode(config.process.spectrum_kind)), spectrum.basis
+    k = kspace.wavenumbers(law.size, law.basis)
+    factor = kspace.normalization_factor(law.size, law.basis)
+    return torch.as_tensor(PowerLaw(law.C, law.k0_squared, law.alpha)(k) / factor**2), law.basis
 
 
 def build_process(config: Config, S0: Tensor, basis: Basis) -> Process:
@@ -48,8 +90,39 @@ def build_process(config: Config, S0: Tensor, basis: Basis) -> Process:
     return Process(S0, schedule, basis, settings.k_c, settings.T)
 
 
+def build_network(config: Config, process: Process, channels: int) -> nn.Module:
+    """The untrained network of a configuration, for fields of so many channels."""
+    settings = config.network
+    if isinstance(settings, CompactConfig):
+        return CompactUNet(
+            settings.channels,
+            settings.blocks,
+            settings.patch,
+            settings.embedding,
+            channels,
+            process.basis,
+        )
+    network = NCSNpp(
+        process.N,
+        settings.channels,
+        settings.multipliers,
+        settings.blocks,
+        settings.attention,
+        settings.dropout,
+        channels,
+    )
+    return StepNetwork(
+        network, process.schedule, process.T, process.N, process.basis, settings.output
+    )
+
+
 def save_model(
-    path: str | Path, weights: dict[str, Tensor], process: Process, config: Config, step: int
+    path: str | Path,
+    weights: dict[str, Tensor],
+    process: Process,
+    config: Config,
+    channels: tuple[str, ...],
+    step: int,
 ) -> None:
     """Write the inference checkpoint, replacing an existing one at once."""
     tensors = {_WEIGHTS + name: w.detach().cpu().contiguous() for name, w in weights.items()}
@@ -59,6 +132,7 @@ def save_model(
         "schema_version": "1",
         "package_version": __version__,
         "basis": process.basis,
+        "channels": json.dumps(channels),
         "trained_steps": str(step),
         "config": json.dumps(config.to_json()),
     }
@@ -88,21 +162,39 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     if int(header["schema_version"]) > 1:
         raise ValueError(f"{path}: written by a newer version of skild_physics")
     config = parse_config(json.loads(header["config"]), str(path))
-    S0 = tensors.pop("S0").to(device)
-    network = build_network(config.network)
+    basis: Basis = "cosine" if header["basis"] == "cosine" else "periodic"
+    channels = tuple(json.loads(header["channels"]))
+    process = build_process(config, tensors.pop("S0").to(device), basis)
+    network = build_network(config, process, len(channels))
     try:
         network.load_state_dict({k.removeprefix(_WEIGHTS): w for k, w in tensors.items()})
     except RuntimeError as error:
         raise ValueError(f"{path}: weights do not fit the network: {error}") from None
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    basis: Basis = "cosine" if header["basis"] == "cosine" else "periodic"
-    return Model(network, build_process(config, S0, basis), config, int(header["trained_steps"]))
+    return Model(network, process, config, channels, int(header["trained_steps"]))
+
+
+def previous(path: Path) -> Path:
+    """Where the state before the newest one is kept."""
+    return path.with_suffix(f".previous{path.suffix}")
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Write the training state, replacing an existing one at once."""
+    """Write the training state; the one it replaces becomes the previous one.
+
+    Raises:
+        OSError: it cannot be written, for want of space above all; nothing has changed then.
+    """
+    path = Path(path)
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:
+            # how torch reports a full disk
+            reason = str(error).splitlines()[0]
+            raise OSError(f"{path}: cannot be written, is the disk full? ({reason})") from None
+        if path.exists():
+            os.replace(path, previous(path))
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -112,10 +204,14 @@ def load_state(path: str | Path) -> dict[str, Any]:
         ValueError: the file is broken or not a training state.
     """
     try:
+        # torch itself does not look at the checksums of its archives
+        damaged = zipfile.ZipFile(path).testzip()
+        if damaged is not None:
+            raise ValueError(f"checksum of {damaged} differs")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # a damaged archive surfaces as one of several exception types
         raise ValueError(f"{path}: not a readable training state ({error})") from None
-    if not isinstance(state, dict) or "step" not in state:
+    if not isinstance(state, dict) or not {"step", "config"} <= state.keys():
         raise ValueError(f"{path}: not a training state")
     return state

@@ -1,15 +1,19 @@
 """The configuration of a training run: TOML in, validated, unknown keys are errors."""
 
+import difflib
 import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -21,19 +25,51 @@ from skild_physics.diffusion.schedule import (
     Schedule,
     linear_to_resolution,
 )
+from skild_physics.kspace import Basis
+from skild_physics.training.data import Symmetry
+
+CONFIGS = "configs"
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        unknown = [key for key in values if key not in cls.model_fields] if values else []
+        if isinstance(values, dict) and unknown:
+            raise ValueError("; ".join(_unknown(key, list(cls.model_fields)) for key in unknown))
+        return values
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"no key {key!r}, " + (f"did you mean {near[0]!r}?" if near else f"only {known}")
+
 
 class DataConfig(_Section):
     """Where the training fields come from."""
 
-    ensemble: Path
-    """HDF5 ensemble written by generate-ising."""
-    symmetries: bool = True
-    """Augment with translations, rotations, reflections and spin flip."""
+    source: str
+    """HDF5 ensemble of generate-ising, folder of pictures, .npy stack, or the word cifar10."""
+    size: PositiveInt | None = None
+    """Pixels per side of the fields cut from pictures."""
+    tile: bool = False
+    """Every patch of a picture, not its centre."""
+    resize: bool = False
+    """Shrink pictures before cutting."""
+    grey: bool = False
+    """Luminance instead of colours."""
+    data_dir: Path | None = None
+    """Folder of the CIFAR-10 archive."""
+    symmetry: Symmetry | None = None
+    """Augmentation: torus (translations, rotations, reflections, sign), mirror, or none; by
+    default torus for Ising ensembles and mirror for pictures."""
+    heldout: PositiveInt = 256
+    """Items at the end of the source that are never trained on; the held-out loss is theirs."""
+    memory_gib: PositiveFloat = 4.0
+    """Fields are loaded if they take no more, else read when they are drawn, which is slower."""
 
 
 class LinearConfig(_Section):
@@ -74,13 +110,26 @@ class LogLinearConfig(_Section):
         return LogLinearSchedule(self.lambda_i, self.lambda_f)
 
 
+class LawConfig(_Section):
+    """S0(k) = C (k^2 + k0_squared)^(-alpha), in the normalisation of the paper."""
+
+    size: PositiveInt
+    """Pixels per side of the fields that it is for."""
+    C: PositiveFloat
+    k0_squared: PositiveFloat
+    alpha: PositiveFloat
+    basis: Basis
+
+
 class ProcessConfig(_Section):
     """The forward process."""
 
-    spectrum: Path
+    spectrum: Path | None = None
     """Spectrum written by fit-spectrum; sets S0 and the basis."""
     spectrum_kind: Literal["measured", "fit"] = "measured"
     """S0 from the measured radial profile, or from the fitted law."""
+    law: LawConfig | None = None
+    """S0 and basis without a file, for published models."""
     schedule: Annotated[LinearConfig | LogLinearConfig, Field(discriminator="kind")]
     tau: PositiveFloat = 0.1
     """Signal-to-noise ratio that counts as resolved."""
@@ -88,21 +137,28 @@ class ProcessConfig(_Section):
     """Modes below k_c are attenuated like k_c, in radians per box side."""
     T: PositiveInt = 1000
 
+    @model_validator(mode="after")
+    def _one_spectrum(self) -> "ProcessConfig":
+        if (self.spectrum is None) == (self.law is None):
+            raise ValueError("give either spectrum, a file of fit-spectrum, or law")
+        return self
 
-class NetworkConfig(_Section):
+
+class CompactConfig(_Section):
     """The compact U-Net."""
 
-    channels: tuple[PositiveInt, ...] = (32, 48, 64)
+    kind: Literal["compact"] = "compact"
+    channels: tuple[PositiveInt, ...] = (48, 64)
     """Channels of each level, finest first; each level halves the side."""
-    blocks: tuple[PositiveInt, ...] = (1, 1, 2)
+    blocks: tuple[PositiveInt, ...] = (2, 2)
     """Residual blocks of each level, on the way down and on the way up."""
-    patch: PositiveInt = 1
+    patch: PositiveInt = 2
     """Side of the pixel patches that the finest level works on."""
     embedding: PositiveInt = 64
     """Width of the embedding of log lambda."""
 
     @model_validator(mode="after")
-    def _levels(self) -> "NetworkConfig":
+    def _levels(self) -> "CompactConfig":
         if len(self.channels) != len(self.blocks):
             raise ValueError("channels and blocks must have one entry per level")
         return self
@@ -111,6 +167,39 @@ class NetworkConfig(_Section):
     def multiple(self) -> int:
         """Sides of fields must be multiples of this."""
         return int(self.patch * 2 ** (len(self.channels) - 1))
+
+
+class NCSNppConfig(_Section):
+    """NCSN++, the published backbone."""
+
+    kind: Literal["ncsnpp"]
+    channels: PositiveInt = 128
+    """Channels of the finest level."""
+    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 2, 2)
+    """Channels of each level over those of the finest; each level halves the side."""
+    blocks: PositiveInt = 6
+    """Residual blocks of each level."""
+    attention: tuple[PositiveInt, ...] = (32, 16, 8)
+    """Sides at which there is self-attention."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    output: Literal["orthonormal", "paper"] = "orthonormal"
+    """Normalisation of the transform that gives the network's output its meaning; published models
+    use the paper's, in which the raw output is N/2 times as large."""
+
+    @property
+    def multiple(self) -> int:
+        """Sides of fields must be multiples of this."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+
+def _kind(values: Any) -> str:
+    return str(values.get("kind", "compact") if isinstance(values, dict) else values.kind)
+
+
+NetworkConfig = Annotated[
+    Annotated[CompactConfig, Tag("compact")] | Annotated[NCSNppConfig, Tag("ncsnpp")],
+    Discriminator(_kind),
+]
 
 
 class TrainingConfig(_Section):
@@ -128,31 +217,43 @@ class TrainingConfig(_Section):
     """
     steps: PositiveInt = 10_000
     batch_size: PositiveInt = 64
+    """Fields of a step, over all processes and accumulated parts."""
+    accumulate: PositiveInt = 1
+    """Parts that each process evaluates one after the other, to save memory."""
     learning_rate: PositiveFloat = 2e-3
     warmup_steps: int = Field(default=100, ge=0)
     hold: float = Field(default=0.3, ge=0, le=1)
     """Share of the run at full learning rate; then it falls to zero along a cosine."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
     clip: PositiveFloat = 1.0
     """Largest norm of the gradient."""
     ema: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the moving average of the weights, shorter at the start."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 where the hardware multiplies it fast."""
     compile: bool = True
-    """Use torch.compile where a C++ compiler is at hand."""
+    """Use torch.compile where it works."""
     seed: int = Field(default=0, ge=0)
     checkpoint_every: PositiveInt = 200
     """Steps between saved states."""
+    evaluate_every: PositiveInt = 1000
+    """Steps between held-out losses and pictures of samples; also done at the end."""
 
     def live_multiple_of(self, N: int) -> int:
         """What the sides of lattices of live modes are multiples of, for N x N fields."""
         return self.live_multiple or N // 4
 
     @model_validator(mode="after")
-    def _one_way_to_draw(self) -> "TrainingConfig":
+    def _possible(self) -> "TrainingConfig":
         if self.live_threshold is not None and self.timesteps != "uniform":
             raise ValueError("live_threshold needs timesteps = 'uniform'")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size = {self.batch_size} is not a multiple of accumulate = "
+                f"{self.accumulate}"
+            )
         return self
 
 
@@ -163,7 +264,7 @@ class Config(_Section):
     """Folder of the run."""
     data: DataConfig
     process: ProcessConfig
-    network: NetworkConfig = NetworkConfig()
+    network: NetworkConfig = CompactConfig()
     training: TrainingConfig = TrainingConfig()
 
     def to_json(self) -> dict[str, Any]:
@@ -175,7 +276,8 @@ def _explain(error: ValidationError, source: str) -> str:
     problems = []
     for e in error.errors():
         where = ".".join(str(part) for part in e["loc"])
-        problems.append(f"{where}: {e['msg']}" if where else e["msg"])
+        message = e["msg"].removeprefix("Value error, ")
+        problems.append(f"{where}: {message}" if where else message)
     return f"{source}: " + "; ".join(problems)
 
 
@@ -191,32 +293,47 @@ def parse_config(values: dict[str, Any], source: str = "config") -> Config:
         raise ValueError(_explain(error, source)) from None
 
 
+def published_names() -> list[str]:
+    """Names of the published configurations that load_config takes in place of a file."""
+    folder = files("skild_physics.training").joinpath(CONFIGS)
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
+
+
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a TOML file and apply overrides of the form "section.key=value".
 
-    Relative paths in the file are taken from the file's folder.
+    Relative paths in the file are taken from the file's folder. The name of a published
+    configuration stands for that configuration, with paths taken from the working directory.
 
     Raises:
         ValueError: no such file, bad TOML, a bad override, or invalid values.
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text())
+        if not path.exists() and str(path) in published_names():
+            text = files("skild_physics.training").joinpath(CONFIGS, f"{path}.toml").read_text()
+        else:
+            text = path.read_text()
+        values = tomllib.loads(text)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(
+            f"{path}: no such file, nor one of {', '.join(published_names())}"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
     for override in overrides:
         _apply(values, override)
     config = parse_config(values, str(path))
     base = path.parent
+    data, process = config.data, config.process
+    source = data.source if data.source == "cifar10" else str(base / data.source)
+    data_dir = base / data.data_dir if data.data_dir else None
+    spectrum = base / process.spectrum if process.spectrum else None
     return config.model_copy(
         update={
             "out": base / config.out,
-            "data": config.data.model_copy(update={"ensemble": base / config.data.ensemble}),
-            "process": config.process.model_copy(
-                update={"spectrum": base / config.process.spectrum}
-            ),
+            "data": data.model_copy(update={"source": source, "data_dir": data_dir}),
+            "process": process.model_copy(update={"spectrum": spectrum}),
         }
     )
 

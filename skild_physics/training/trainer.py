@@ -1,63 +1,37 @@
-"""Training: minimise E |f(x_n, lambda_n) - target|^2 over fields, steps n and noise.
+"""The step of a training: AdamW on the objective, and an average of the weights.
 
-The target is defined in k-space; since the basis is orthonormal, the mean squared error over modes
-equals that over sites (Parseval), and the network's output needs no transform.
-
-Step i of a run draws everything it needs from a generator seeded with (seed, i), so an interrupted
-and resumed run is the same run.
+Step i of a run draws everything it needs from seeds that depend on (seed, i) alone, and each
+field's noise from a seed of its own. So an interrupted and resumed run is the same run, and the
+same global batch gives the same loss however many processes and accumulated parts share it.
 """
 
-import json
 import math
-import shutil
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from skild_physics import kspace
-from skild_physics.diffusion.adaptive import live_intervals
-from skild_physics.diffusion.loss import LossSecondMomentSteps, shell_weight
-from skild_physics.diffusion.prediction import target
-from skild_physics.diffusion.process import Process
-from skild_physics.fields import open_ensemble
-from skild_physics.files import replacing
-from skild_physics.spectrum import Spectrum
+from skild_physics.diffusion.loss import LossSecondMomentSteps
 from skild_physics.training.checkpoint import (
+    Model,
     build_network,
     build_process,
-    load_state,
-    save_model,
-    save_state,
+    spectrum_of,
 )
-from skild_physics.training.config import Config, TrainingConfig
-from skild_physics.training.data import training_batch
+from skild_physics.training.config import Config, NCSNppConfig, TrainingConfig
+from skild_physics.training.data import open_training_fields, training_batch
+from skild_physics.training.distributed import World
+from skild_physics.training.hardware import autocast_dtype, compiled, keep_freed_memory
+from skild_physics.training.objective import Levels, field_noise, training_losses
 
-Progress = Callable[[int, float], None]
-
-
-def default_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type networks compute in: bfloat16 where the hardware multiplies it fast."""
-    if precision == "auto":
-        fast = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
-        precision = "bfloat16" if fast else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
-
-
-def compiled(network: nn.Module, wanted: bool) -> tuple[nn.Module, bool]:
-    """The network under torch.compile, if wanted and a C++ compiler is at hand."""
-    usable = wanted and any(shutil.which(name) for name in ("g++", "c++", "clang++"))
-    return (cast(nn.Module, torch.compile(network)) if usable else network), usable
+Log = Callable[[str], None]
 
 
 def learning_rate(settings: TrainingConfig, step: int) -> float:
@@ -66,72 +40,6 @@ def learning_rate(settings: TrainingConfig, step: int) -> float:
     hold = settings.hold * settings.steps
     done = max(0.0, (step - hold) / max(settings.steps - hold, 1))
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def training_losses(
-    network: nn.Module,
-    process: Process,
-    settings: TrainingConfig,
-    fields: Tensor,
-    n: Tensor,
-    generator: torch.Generator,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Mean squared error over modes of the prediction for each field of a batch, shape (B,).
-
-    Args:
-        network: maps fields and lambda to fields.
-        process: the forward process; of fewer modes than the fields have to train on the low ones.
-        settings: says what is predicted, and how modes are weighed.
-        fields: x_0 in pixel space, float32 (B, C, N, N).
-        n: steps in (0, T], float64, shape (B,).
-        generator: source of the noise, on the CPU.
-        dtype: type the network computes in.
-    """
-    device = process.S0.device
-    M, N = process.N, fields.shape[-1]
-    x_0 = kspace.forward(fields.to(device), process.basis)[..., :M, :M] * (M / N)
-    eps = torch.randn(x_0.shape, generator=generator).to(device)
-    steps = n[:, None]
-    alpha, sigma = (c.float() for c in process.marginal(steps))
-    wanted = target(settings.prediction, process, steps, x_0, eps)
-    inputs = kspace.inverse(alpha * x_0 + sigma * eps, process.basis)
-    lam = (process.lam(n) * M**2).float().to(device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        output = network(inputs.contiguous(memory_format=torch.channels_last), lam)
-    if settings.shell_weight:
-        away = kspace.forward(output.float(), process.basis) - wanted
-        weighted = shell_weight(process, steps).float() * away.square()
-    else:
-        weighted = (output.float() - kspace.inverse(wanted, process.basis)).square()
-    losses: Tensor = weighted.mean(dim=(1, 2, 3))
-    return losses
-
-
-class Levels:
-    """Lattices of live modes to train on, each with the interval of steps that belongs to it.
-
-    Args:
-        process: the forward process.
-        settings: says which modes are live; without a threshold there is one level, the process.
-    """
-
-    def __init__(self, process: Process, settings: TrainingConfig):
-        ends = {process.N: float(process.T)}
-        if settings.live_threshold is not None:
-            multiple = settings.live_multiple_of(process.N)
-            ends = live_intervals(process, settings.live_threshold, multiple)
-        self._levels = [
-            (process if M == process.N else process.cropped(M), start, end)
-            for (M, end), start in zip(ends.items(), [0.0, *ends.values()], strict=False)
-        ]
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Process, Tensor]:
-        """A lattice, as often as its steps are drawn, and steps n uniform among these."""
-        u = 1 - torch.rand(count + 1, generator=generator, dtype=torch.float64)
-        chosen = float(u[0]) * self._levels[-1][2]
-        at, start, end = next(level for level in self._levels if chosen <= level[2])
-        return at, start + u[1:] * (end - start)
 
 
 def _average_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -143,179 +51,225 @@ def _average_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-def _inputs(config: Config) -> tuple[Tensor, Spectrum]:
-    """Spins (sample, L, L) and their spectrum, once they are known to fit each other."""
-    spectrum = Spectrum.load(config.process.spectrum)
-    with open_ensemble(config.data.ensemble) as data:
-        spins = torch.from_numpy(data["spins"].values)
-    if spins.shape[-1] != spectrum.N:
+def _check_sizes(config: Config, S0: Tensor, N: int) -> None:
+    """The spectrum, the network and the lattices of live modes must fit N x N fields."""
+    multiple = config.network.multiple
+    if S0.shape[-1] != N:
         raise ValueError(
-            f"{config.process.spectrum} is for N = {spectrum.N}, the fields of "
-            f"{config.data.ensemble} have L = {spins.shape[-1]}"
+            f"{config.process.spectrum or 'process.law'} is for N = {S0.shape[-1]}, the fields of "
+            f"{config.data.source} have L = {N}"
         )
-    if spectrum.N % config.network.multiple:
+    if N % multiple:
         raise ValueError(
-            f"network.channels: {len(config.network.channels)} levels of patch "
-            f"{config.network.patch} need fields of a side that is a multiple of "
-            f"{config.network.multiple}, got L = {spectrum.N}"
+            f"network.channels: the network halves fields until their sides must be multiples of "
+            f"{multiple}, got L = {N}"
         )
-    live = config.training.live_multiple_of(spectrum.N)
-    if config.training.live_threshold is not None and (
-        live % config.network.multiple or spectrum.N % live
-    ):
+    if isinstance(config.network, NCSNppConfig) and config.network.output == "paper":
+        # its normalisation is that of one size
+        multiple = N
+    live = config.training.live_multiple_of(N)
+    if config.training.live_threshold is not None and (live % multiple or N % live):
         raise ValueError(
-            f"training.live_multiple: lattices of live modes must have sides that divide L = "
-            f"{spectrum.N} and that the network takes, multiples of {config.network.multiple}, "
-            f"got {live}"
+            f"training.live_multiple: lattices of live modes must have sides that divide L = {N} "
+            f"and that the network takes, multiples of {multiple}, got {live}"
         )
-    return spins, spectrum
 
 
-def _state_of(config: Config, path: Path) -> dict[str, Any] | None:
-    """The saved state of this very run, if there is one."""
-    if not path.exists():
-        return None
-    state = load_state(path)
-    if json.loads(state["config"]) != config.to_json():
-        raise ValueError(
-            f"{config.out}: holds a run of another configuration; choose another folder, or pass "
-            "--overwrite to discard it"
-        )
-    return state
+@dataclass(frozen=True)
+class Step:
+    """What one step of the optimisation gave: the loss of its batch, the gradient's norm."""
+
+    loss: float
+    gradient_norm: float
 
 
-def train(
-    config: Config,
-    progress: Progress = lambda step, loss: None,
-    log: Callable[[str], None] = lambda line: None,
-    overwrite: bool = False,
-) -> Path:
-    """Run, or go on with, a training and return the path of its inference checkpoint.
+class Trainer:
+    """All that a run holds while it trains, and its one step.
 
     Args:
         config: the run.
-        progress: called after every step with the number of steps done and a running loss.
+        world: the processes that share it.
         log: receives lines of text about the run.
-        overwrite: discard an existing run in the same folder.
 
     Raises:
-        ValueError: inputs are missing or do not fit together, or the folder holds another run.
-        FloatingPointError: the loss became nan or infinite; the last saved state stays.
+        ValueError: inputs are missing or do not fit together.
     """
-    settings = config.training
-    spins, spectrum = _inputs(config)
-    model_path, state_path = config.out / "model.safetensors", config.out / "state.pt"
-    state = None if overwrite else _state_of(config, state_path)
-    if state is not None and state["step"] >= settings.steps and model_path.exists():
-        log(f"{model_path}: trained already, {settings.steps} steps")
-        return model_path
-    config.out.mkdir(parents=True, exist_ok=True)
 
-    device = default_device()
-    dtype = autocast_dtype(settings.precision, device)
-    process = build_process(
-        config,
-        torch.as_tensor(spectrum.per_mode(config.process.spectrum_kind)).to(device),
-        spectrum.basis,
-    )
-    torch.manual_seed(settings.seed)
-    network = build_network(config.network)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=_average_with_warmup(settings.ema))
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=settings.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    levels = Levels(process, settings)
-    important = LossSecondMomentSteps(process.T) if settings.timesteps == "second-moment" else None
-    start, running = 0, math.nan
-    if state is not None:
-        if important is not None:
-            important.load_state_dict(state["steps"])
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, running = state["step"], state["running_loss"]
-    step_network, is_compiled = compiled(network, settings.compile)
-    parameters = sum(p.numel() for p in network.parameters())
-    log(
-        f"{parameters:,} parameters, {len(spins):,} fields of {spectrum.N} x {spectrum.N}, "
-        f"{settings.steps:,} steps of {settings.batch_size} on {device}, "
-        f"{str(dtype).removeprefix('torch.')}, "
-        f"{'compiled' if is_compiled else 'eager'}"
-        + (f", going on from step {start:,}" if start else "")
-    )
-
-    def save(step: int) -> None:
-        save_state(
-            state_path,
-            {
-                "step": step,
-                "running_loss": running,
-                "config": json.dumps(config.to_json()),
-                "network": network.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "steps": important.state_dict() if important is not None else {},
-            },
+    def __init__(self, config: Config, world: World, log: Log):
+        settings, data = config.training, config.data
+        self.config, self.world = config, world
+        self.part = settings.batch_size // (world.size * settings.accumulate)
+        if self.part * world.size * settings.accumulate != settings.batch_size:
+            raise ValueError(
+                f"training.batch_size = {settings.batch_size} is not a multiple of "
+                f"{world.size} processes times training.accumulate = {settings.accumulate}"
+            )
+        self.fields, heldout = open_training_fields(
+            data.source,
+            heldout=data.heldout,
+            symmetry=data.symmetry,
+            size=data.size,
+            tile=data.tile,
+            resize=data.resize,
+            grey=data.grey,
+            data_dir=data.data_dir,
+            memory=int(data.memory_gib * 2**30),
         )
-        save_model(model_path, average.module.state_dict(), process, config, step)
+        assert heldout is not None
+        self.heldout = heldout
+        S0, basis = spectrum_of(config)
+        _check_sizes(config, S0, self.fields.size)
+        self.process = build_process(config, S0.to(world.device), basis)
+        self.levels = Levels(self.process, settings)
+        self.dtype = autocast_dtype(settings.precision, world.device)
+        keep_freed_memory()
 
-    metrics = _metrics_until(config.out / "metrics.jsonl", start)
-    began = time.perf_counter()
-    with metrics.open("a") as lines:
-        for step in range(start, settings.steps):
-            seed = np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(seed[0]))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings, step)
-            fields = training_batch(spins, settings.batch_size, config.data.symmetries, generator)
-            if important is None:
-                at, n = levels.draw(settings.batch_size, generator)
-                losses = training_losses(step_network, at, settings, fields, n, generator, dtype)
-                loss = losses.mean()
-            else:
-                n, factor = important.draw(settings.batch_size, generator)
-                losses = training_losses(
-                    step_network, process, settings, fields, n, generator, dtype
+        torch.manual_seed(settings.seed)
+        network = build_network(config, self.process, len(self.fields.channels))
+        self.network = network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=_average_with_warmup(settings.ema)
+        ).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.important = (
+            LossSecondMomentSteps(self.process.T) if settings.timesteps == "second-moment" else None
+        )
+        self._pool, self._ahead = ThreadPoolExecutor(1), dict[int, Future[Tensor]]()
+
+        runner = compiled(self.network, self._rehearse, log) if settings.compile else self.network
+        self.is_compiled = runner is not self.network
+        self.runner = DistributedDataParallel(runner) if world.size > 1 else runner
+
+    def _rehearse(self, network: nn.Module) -> None:
+        N, device = self.process.N, self.world.device
+        x = torch.zeros(self.part, len(self.fields.channels), N, N, device=device)
+        lam = torch.ones(self.part, device=device)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = network(x.contiguous(memory_format=torch.channels_last), lam)
+        torch.autograd.backward(output.float().sum())
+        self.optimizer.zero_grad()
+
+    def _seeds(self, step: int) -> list[int]:
+        """For fields, steps n, dropout, and the noise of each field."""
+        settings = self.config.training
+        root = np.random.SeedSequence([settings.seed, step])
+        return [int(seed) for seed in root.generate_state(3 + settings.batch_size, np.uint64)]
+
+    def _fields(self, step: int) -> Tensor:
+        """This process's part of a batch, which the next one is prepared behind."""
+        settings, mine = self.config.training, self.part * self.config.training.accumulate
+        where = slice(mine * self.world.rank, mine * (self.world.rank + 1))
+
+        def make(step: int) -> Tensor:
+            generator = torch.Generator().manual_seed(self._seeds(step)[0])
+            return training_batch(self.fields, settings.batch_size, generator, where)
+
+        now = self._ahead.pop(step, None)
+        batch = now.result() if now is not None else make(step)
+        self._ahead = {step + 1: self._pool.submit(make, step + 1)}
+        return batch
+
+    def step(self, step: int) -> Step:
+        """One step of the optimisation, number ``step`` of the run.
+
+        Raises:
+            FloatingPointError: the loss or the gradient became nan or infinite; the weights are
+                those before the step.
+        """
+        settings, world = self.config.training, self.world
+        seeds = self._seeds(step)
+        torch.manual_seed(seeds[2] + world.rank)
+        generator = torch.Generator().manual_seed(seeds[1])
+        factor = torch.ones(settings.batch_size)
+        if self.important is None:
+            at, n = self.levels.draw(settings.batch_size, generator)
+        else:
+            at = self.process
+            n, factor = self.important.draw(settings.batch_size, generator)
+        fields = self._fields(step)
+        mine = len(fields)
+        shape = (fields.shape[1], at.N, at.N)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        self.optimizer.zero_grad()
+        losses = []
+        for first in range(0, mine, self.part):
+            rows = slice(world.rank * mine + first, world.rank * mine + first + self.part)
+            whole = first + self.part == mine
+            wait = isinstance(self.runner, DistributedDataParallel) and not whole
+            with self.runner.no_sync() if wait else nullcontext():  # type: ignore[operator]
+                loss = training_losses(
+                    self.runner,
+                    at,
+                    settings,
+                    fields[first : first + self.part].to(world.device),
+                    n[rows],
+                    field_noise(seeds[3:][rows], shape, world.device),
+                    self.dtype,
                 )
-                important.update(n, losses.detach())
-                loss = (losses * factor.to(losses)).mean()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss became {value} at step {step}; {state_path} keeps the state before"
-                )
-            optimizer.step()
-            average.update_parameters(network)
-            running = value if math.isnan(running) else 0.99 * running + 0.01 * value
-            progress(step + 1, running)
-            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-                seconds = time.perf_counter() - began
-                rate = settings.batch_size * (step + 1 - start) / seconds
-                line = {"step": step + 1, "loss": running, "fields_per_second": round(rate, 1)}
-                lines.write(json.dumps(line) + "\n")
-                lines.flush()
-                save(step + 1)
-    return model_path
+                weighted = (loss * factor[rows].to(loss)).sum() / mine
+                torch.autograd.backward(self.scaler.scale(weighted))
+            losses.append(loss.detach())
+        every = world.gathered(torch.cat(losses)).flatten().cpu()
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip))
+        value = float((every * factor).mean())
+        if not math.isfinite(value):
+            # losses may be finite and their mean not
+            worst = torch.where(every.isfinite(), every, math.inf).argmax()
+            raise FloatingPointError(
+                f"the loss became {value} at step {step}, n = {float(n[worst]):.1f}"
+            )
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise FloatingPointError(f"the gradient became {norm} at step {step}")
+        if self.important is not None:
+            self.important.update(n, every)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update_parameters(self.network)
+        return Step(value, norm)
 
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "steps": self.important.state_dict() if self.important is not None else {},
+        }
 
-def _metrics_until(path: Path, step: int) -> Path:
-    """The metrics file without what a resumed run writes again, or an interruption left half."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except ValueError:
-            break
-        kept.append(line + "\n")
-    with replacing(path) as temporary:
-        temporary.write_text("".join(kept))
-    return path
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.important is not None:
+            self.important.load_state_dict(state["steps"])
+
+    def model(self, step: int) -> Model:
+        """The averaged network, for inference."""
+        return Model(self.average.module, self.process, self.config, self.fields.channels, step)
+
+    def summary(self) -> str:
+        """The run in a line."""
+        settings, parts = self.config.training, self.config.training.accumulate
+        parameters = sum(p.numel() for p in self.network.parameters())
+        return (
+            f"{parameters:,} parameters, {self.fields.count:,} fields of "
+            f"{len(self.fields.channels)} x {self.fields.size} x {self.fields.size} and "
+            f"{self.heldout.count:,} held out, {settings.steps:,} steps of {settings.batch_size}"
+            + (f" in {parts} parts" if parts > 1 else "")
+            + (f" on {self.world.size} processes" if self.world.size > 1 else "")
+            + f", {self.world.device}, {str(self.dtype).removeprefix('torch.')}, "
+            + ("compiled" if self.is_compiled else "eager")
+        )

@@ -1,0 +1,259 @@
+"""Training steps: ours against the same work done plainly, side by side in one run.
+
+    python benchmarks/training.py [--rounds 7] [--json FILE]
+
+Every competitor is a process of its own (a compiler and an allocator belong to a process), set up
+once; then they take turns, a few steps each, so that what else the machine does falls on all alike.
+
+compact network, 64 x 64 critical Ising fields, batch 16, whole training steps: data, noise,
+transforms, network, gradients, optimiser, average of the weights
+    plain     eager float32 in PyTorch's default layout (NCHW) and allocator
+    ours      as `skild-physics train` does it: channels last, compiled, freed memory kept
+    live      ours on a schedule that ends below one pixel, the network shown live modes only
+    full      ours on the same schedule, the network shown everything
+NCSN++ of a reduced published configuration, 32 x 32 x 3, batch 8, forward and backward
+    plain     benchmarks/plain_ncsnpp.py: eager, filters by zero insertion, attention by einsum
+    eager, compiled    skild_physics.networks.NCSNpp
+
+With a GPU, --published measures the published Ising configuration and the compact network at
+128 x 128 in bfloat16, compiled and eager, instead.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from skild_physics.data_gen import IsingParameters, generate
+from torch import nn
+
+from skild_physics.networks import NCSNpp
+from skild_physics.training.config import Config, load_config, parse_config
+from skild_physics.training.distributed import World
+from skild_physics.training.hardware import default_device, peak_memory
+from skild_physics.training.objective import field_noise, training_losses
+from skild_physics.training.trainer import Trainer
+
+LAW = {"C": 0.26641, "k0_squared": 3.0, "alpha": 0.875, "basis": "periodic"}
+BELOW_A_PIXEL = {"kind": "linear", "resolution": 0.4}
+Work = Callable[[], object]
+
+
+def config(folder: Path, L: int, batch: int, **training: Any) -> Config:
+    schedule = training.pop("schedule", {"kind": "linear", "resolution": L / 4})
+    k_c = 3.0 if schedule is BELOW_A_PIXEL else 0.0
+    process = {"law": {"size": L, **LAW}, "schedule": schedule, "k_c": k_c}
+    return parse_config(
+        {
+            "out": str(folder / "run"),
+            "data": {"source": str(folder / f"{L}.h5"), "heldout": 16},
+            "process": process,
+            "training": {"batch_size": batch, **training},
+        }
+    )
+
+
+def steps_of(trainer: Trainer) -> Work:
+    count = iter(range(10**9))
+    return lambda: trainer.step(next(count))
+
+
+def our_step(config: Config) -> tuple[Work, Trainer]:
+    trainer = Trainer(config, World(0, 1, default_device()), lambda line: None)
+    return steps_of(trainer), trainer
+
+
+def plain_step(folder: Path) -> Work:
+    # PyTorch as it comes
+    import skild_physics.training.trainer as module
+
+    module.keep_freed_memory = lambda: None
+    _, trainer = our_step(config(folder, 64, 16, compile=False, precision="float32"))
+    trainer.network.to(memory_format=torch.contiguous_format)
+    return steps_of(trainer)
+
+
+def process_only(folder: Path) -> Work:
+    """Noise, transforms, coefficients and loss of a step, around a network that does nothing."""
+    _, trainer = our_step(config(folder, 64, 16, compile=False))
+    settings, process = trainer.config.training, trainer.process
+    scale = torch.ones(1, requires_grad=True)
+    fields = trainer.fields.take(torch.arange(16))
+    generator = torch.Generator().manual_seed(0)
+
+    def work() -> None:
+        at, n = trainer.levels.draw(16, generator)
+        eps = field_noise(list(range(16)), (1, at.N, at.N), torch.device("cpu"))
+        losses = training_losses(lambda x, lam: scale * x, process, settings, fields, n, eps)
+        losses.mean().backward()
+
+    return work
+
+
+def ncsnpp(network: nn.Module, device: torch.device) -> Work:
+    network = network.to(device)
+    x, n = torch.randn(8, 3, 32, 32, device=device), torch.linspace(1, 1000, 8, device=device)
+
+    def work() -> None:
+        network.zero_grad()
+        network(x, n).square().mean().backward()
+
+    return work
+
+
+def plain_ncsnpp(shape: dict[str, Any]) -> nn.Module:
+    path = Path(__file__).with_name("plain_ncsnpp.py")
+    spec = spec_from_file_location("plain_ncsnpp", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: nn.Module = module.PlainNCSNpp(**shape)
+    return made
+
+
+SHAPE = {"size": 32, "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "attention": (16,)}
+
+
+def build(name: str, folder: Path) -> Work:
+    live = {"schedule": BELOW_A_PIXEL, "live_threshold": 0.01, "live_multiple": 16}
+    match name.split():
+        case ["compact", "plain"]:
+            return plain_step(folder)
+        case ["compact", "ours"]:
+            return our_step(config(folder, 64, 16))[0]
+        case ["compact", "live"]:
+            return our_step(config(folder, 64, 16, **live))[0]
+        case ["compact", "full"]:
+            return our_step(config(folder, 64, 16, schedule=BELOW_A_PIXEL))[0]
+        case ["compact", "process"]:
+            return process_only(folder)
+        case ["ncsnpp", "plain"]:
+            return ncsnpp(plain_ncsnpp(SHAPE), default_device())
+        case ["ncsnpp", "eager"]:
+            made = NCSNpp(**SHAPE).to(memory_format=torch.channels_last)
+            return ncsnpp(made, default_device())
+        case ["ncsnpp", "compiled"]:
+            made = NCSNpp(**SHAPE).to(memory_format=torch.channels_last)
+            return ncsnpp(torch.compile(made, dynamic=False), default_device())
+        case ["published", "compact" | "ising128-x4" as which, "compiled" | "eager" as how]:
+            settings = {"precision": "bfloat16", "compile": how == "compiled"}
+            if which == "compact":
+                return our_step(config(folder, 128, 64, **settings))[0]
+            source = (f"data.source={folder / '128.h5'}", "data.heldout=16")
+            chosen = (f"training.compile={str(settings['compile']).lower()}",)
+            batch = ("training.batch_size=32",)
+            return our_step(load_config("ising128-x4", source + chosen + batch))[0]
+    raise ValueError(name)
+
+
+def worker(name: str, folder: Path) -> None:
+    """Answer every number of steps on standard input with their seconds and the peak memory."""
+    work, device = build(name, folder), default_device()
+    for _ in range(6):
+        work()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(int(line)):
+            work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = (time.perf_counter() - began) / int(line)
+        print(json.dumps([seconds, peak_memory(device) / 2**20]), flush=True)
+
+
+def race(names: list[str], folder: Path, rounds: int, steps: int) -> dict[str, dict[str, float]]:
+    """Median seconds per step and peak memory in MiB of competitors that take turns."""
+    command = [sys.executable, __file__, "--worker"]
+    workers = {
+        name: subprocess.Popen(
+            [*command, name, "--folder", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for process in workers.values():
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise click.ClickException("a worker failed")
+    for _ in range(rounds):
+        for name, process in workers.items():
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+            found[name].append(json.loads(process.stdout.readline()))
+    for process in workers.values():
+        process.communicate()
+    return {
+        name: {
+            "seconds": statistics.median(seconds for seconds, _ in rows),
+            "fastest_seconds": min(seconds for seconds, _ in rows),
+            "peak_memory_mib": max(memory for _, memory in rows),
+        }
+        for name, rows in found.items()
+    }
+
+
+RACES = [
+    ["compact plain", "compact ours", "compact process"],
+    ["compact full", "compact live"],
+    ["ncsnpp plain", "ncsnpp eager", "ncsnpp compiled"],
+]
+PUBLISHED = [
+    [f"published {which} {how}"]
+    for which in ("compact", "ising128-x4")
+    for how in ("eager", "compiled")
+]
+
+
+@click.command()
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--steps", default=5, show_default=True, help="Steps of a turn.")
+@click.option("--published", is_flag=True, help="128 x 128 in bfloat16 instead; wants a GPU.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the numbers here.")
+@click.option("--worker", "name", hidden=True)
+@click.option("--folder", type=click.Path(path_type=Path), hidden=True)
+def main(
+    rounds: int, steps: int, published: bool, out: Path | None, name: str | None, folder: Path
+) -> None:
+    if name is not None:
+        worker(name, folder)
+        return
+    results: dict[str, Any] = {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {default_device()}",
+        "torch": torch.__version__,
+    }
+    with tempfile.TemporaryDirectory() as made:
+        L = 128 if published else 64
+        generate(Path(made) / f"{L}.h5", IsingParameters.planned(L, seed=1), 600)
+        for names in PUBLISHED if published else RACES:
+            rows = race(names, Path(made), rounds, steps)
+            results |= rows
+            first = rows[names[0]]["seconds"]
+            for each, row in rows.items():
+                print(
+                    f"{each:28s} {1e3 * row['seconds']:8.1f} ms  {first / row['seconds']:5.2f} "
+                    f"times as fast as {names[0]}, peak {row['peak_memory_mib']:.0f} MiB",
+                    flush=True,
+                )
+    if out:
+        out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

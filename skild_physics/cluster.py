@@ -1,0 +1,23 @@
+"""Dask clusters, which are optional."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def dask_client(address: str) -> Iterator[Any]:
+    """A client of the scheduler at an address, closed at the end.
+
+    Raises:
+        ValueError: Dask is not installed.
+        OSError: nobody answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError(
+            "a scheduler needs Dask: pip install 'skild_physics[distributed]'"
+        ) from None
+    with Client(address, timeout="10s") as client:  # type: ignore[no-untyped-call]
+        yield client

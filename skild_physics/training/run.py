@@ -1,0 +1,299 @@
+"""A training run: a folder that a step at a time fills, and that any interruption leaves whole.
+
+run.json           the configuration, and the versions it was last run with
+metrics.jsonl      a line per checkpoint, and one per evaluation
+model.safetensors  the averaged network, for inference
+state.pt           what resuming needs, and its predecessor state.previous.pt
+samples/           pictures of samples as training goes on
+"""
+
+import json
+import math
+import platform
+import shutil
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+import torch
+
+from skild_physics import __version__
+from skild_physics.files import replacing
+from skild_physics.plots import samples_figure, save_figure
+from skild_physics.training.checkpoint import load_state, previous, save_model, save_state
+from skild_physics.training.config import Config
+from skild_physics.training.distributed import World, joined_world
+from skild_physics.training.evaluation import FIELDS, PICTURES, heldout_loss, sample_pictures
+from skild_physics.training.hardware import peak_memory
+from skild_physics.training.trainer import Log, Trainer, learning_rate
+
+Progress = Callable[[int, float], None]
+
+
+def dry_run(config: Config, log: Log = lambda line: None, steps: int = 5) -> dict[str, Any]:
+    """Take a few steps of a run, write nothing, and say what the run would need.
+
+    Raises:
+        ValueError: as :func:`train`.
+        FloatingPointError: the loss is not finite.
+    """
+    with joined_world() as world:
+        trainer = Trainer(config, world, log)
+        log(trainer.summary())
+        seconds = []
+        for step in range(steps + 2):
+            began = time.perf_counter()
+            trainer.step(step)
+            seconds.append(time.perf_counter() - began)
+        # the first two make the optimiser's state and settle the caches
+        each = statistics.median(seconds[2:])
+        parameters = sum(p.numel() for p in trainer.network.parameters())
+        return {
+            "parameters": parameters,
+            "seconds_per_step": each,
+            "fields_per_second": config.training.batch_size / each,
+            "hours": each * config.training.steps / 3600,
+            "peak_memory_gib": peak_memory(world.device) / 2**30,
+            "state_gib": 16 * parameters / 2**30,
+        }
+
+
+def train(
+    config: Config,
+    progress: Progress = lambda step, loss: None,
+    log: Log = lambda line: None,
+    overwrite: bool = False,
+) -> Path:
+    """Run, or go on with, a training and return the path of its inference checkpoint.
+
+    Under torchrun all processes call it; process 0 writes, and calls ``progress`` and ``log``.
+    SIGINT and SIGTERM end it after the current step, with that step's state saved.
+
+    Args:
+        config: the run.
+        progress: called after every step with the number of steps done and a running loss.
+        log: receives lines of text about the run.
+        overwrite: discard an existing run in the same folder.
+
+    Raises:
+        ValueError: inputs are missing or do not fit together, or the folder holds another run.
+        FloatingPointError: the loss became nan or infinite; the last saved state stays.
+        OSError: a state cannot be written; the last saved one stays.
+        KeyboardInterrupt: SIGINT, once the state is saved; SystemExit(143): SIGTERM.
+    """
+    with joined_world() as world, _stop_signals() as caught:
+        if not world.is_main:
+            progress, log = lambda step, loss: None, lambda line: None
+        return _train(config, world, progress, log, overwrite, caught)
+
+
+def _train(
+    config: Config,
+    world: World,
+    progress: Progress,
+    log: Log,
+    overwrite: bool,
+    caught: list[int],
+) -> Path:
+    settings, out = config.training, config.out
+    model_path, state_path = out / "model.safetensors", out / "state.pt"
+    state, source = (None, None) if overwrite else _state_of(config, state_path, log)
+    if state is not None and state["step"] >= settings.steps and model_path.exists():
+        log(f"{model_path}: trained already, {settings.steps} steps")
+        return model_path
+    trainer = Trainer(config, world, log)
+    start, running = 0, math.nan
+    if state is not None:
+        trainer.load(state)
+        start, running = state["step"], state["running_loss"]
+    del state
+    world.barrier()
+    if world.is_main:
+        _claim(config, trainer, overwrite, source)
+    log(trainer.summary() + (f", going on from step {start:,}" if start else ""))
+
+    def save(step: int) -> None:
+        if world.is_main:
+            # the model first: where there is a state, there is a model that is no older
+            model = trainer.model(step)
+            weights = model.network.state_dict()
+            save_model(model_path, weights, model.process, config, model.channels, step)
+            run = {"step": step, "running_loss": running, "config": json.dumps(config.to_json())}
+            save_state(state_path, run | trainer.state())
+        world.barrier()
+
+    if start == settings.steps:
+        save(start)
+
+    began = time.perf_counter()
+    metrics = _metrics_until(out / "metrics.jsonl", start) if world.is_main else None
+    with metrics.open("a") if metrics else nullcontext() as lines:
+        for step in range(start, settings.steps):
+            try:
+                done = trainer.step(step)
+            except FloatingPointError as error:
+                kept = "keeps the last saved state" if state_path.exists() else "is not written yet"
+                raise FloatingPointError(f"{error}; {state_path} {kept}") from None
+            step += 1
+            running = done.loss if math.isnan(running) else 0.99 * running + 0.01 * done.loss
+            progress(step, running)
+            last = step == settings.steps
+            saving = step % settings.checkpoint_every == 0 or last
+            if saving:
+                seconds = time.perf_counter() - began
+                _write(
+                    lines,
+                    {
+                        "step": step,
+                        "loss": running,
+                        "gradient_norm": _finite(round(done.gradient_norm, 6)),
+                        "learning_rate": learning_rate(settings, step - 1),
+                        "fields_per_second": round(
+                            settings.batch_size * (step - start) / seconds, 1
+                        ),
+                        "peak_memory_gib": round(peak_memory(world.device) / 2**30, 3),
+                    },
+                )
+            if (step % settings.evaluate_every == 0 or last) and lines is not None:
+                _show(trainer, step, lines, log)
+            if saving:
+                save(step)
+            stop = torch.tensor([max(caught, default=0)], device=world.device)
+            number = int(world.gathered(stop).max())
+            if number and not last:
+                if not saving:
+                    save(step)
+                log(f"stopped by {signal.Signals(number).name} after step {step:,}, which is saved")
+                raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+    log(f"peak memory {peak_memory(world.device) / 2**30:.2f} GiB")
+    return model_path
+
+
+def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
+    """Held-out losses and a picture of samples."""
+    settings, heldout = trainer.config.training, trainer.heldout
+    fields = heldout.take(torch.arange(min(FIELDS, heldout.count)))
+    model = trainer.model(step)
+    if len(fields) > 1:
+        found = heldout_loss(
+            model.network, model.process, settings, fields, trainer.part, trainer.dtype
+        )
+        _write(lines, {"step": step} | found.to_json())
+        bands = " ".join(f"{loss:.4f}" for loss in found.loss)
+        log(
+            f"step {step:,}: held-out loss {found.mean:.5f} +- {found.mean_stderr:.5f}, in bands "
+            f"of t: {bands}"
+        )
+    truth = fields[:PICTURES].to(trainer.world.device)
+    made = sample_pictures(model, truth)
+    rows = {"held out": truth.cpu(), "start": made.start, "sample": made.result}
+    figure = samples_figure({name: row.numpy() for name, row in rows.items()}, f"step {step:,}")
+    save_figure(figure, trainer.config.out / "samples" / f"{step:07d}.png")
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinities, which gradients in float16 can reach."""
+    return value if math.isfinite(value) else None
+
+
+def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
+    if lines is not None:
+        lines.write(json.dumps(line) + "\n")
+        lines.flush()
+
+
+def _state_of(
+    config: Config, path: Path, log: Log
+) -> tuple[dict[str, Any], Path] | tuple[None, None]:
+    """The newest readable state of this very run and its file, if there is one."""
+    broken: list[ValueError] = []
+    for candidate in (path, previous(path)):
+        if not candidate.exists():
+            continue
+        try:
+            state = load_state(candidate)
+        except ValueError as error:
+            log(str(error))
+            broken.append(error)
+            continue
+        if json.loads(state["config"]) != config.to_json():
+            raise ValueError(
+                f"{config.out}: holds a run of another configuration; choose another folder, or "
+                "pass --overwrite to discard it"
+            )
+        return state, candidate
+    if broken:
+        raise ValueError(f"{broken[0]}; pass --overwrite to start again")
+    if (config.out / "model.safetensors").exists() and not (config.out / "run.json").exists():
+        raise ValueError(
+            f"{config.out}: holds a model that no run in it made; choose another folder, or pass "
+            "--overwrite to discard it"
+        )
+    return None, None
+
+
+def _claim(config: Config, trainer: Trainer, overwrite: bool, source: Path | None) -> None:
+    """Discard another run if asked to; save the configuration and what it is run with."""
+    state_path = config.out / "state.pt"
+    if overwrite:
+        for old in (state_path, previous(state_path), config.out / "model.safetensors"):
+            old.unlink(missing_ok=True)
+        shutil.rmtree(config.out / "samples", ignore_errors=True)
+    elif source not in (None, state_path):
+        # lest the broken one becomes the previous one
+        source.replace(state_path)
+    for unfinished in config.out.glob(".*.tmp"):
+        unfinished.unlink()
+    note = {
+        "package_version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "run": trainer.summary(),
+        "config": config.to_json(),
+    }
+    with replacing(config.out / "run.json") as temporary:
+        temporary.write_text(json.dumps(note, indent=2))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM are added to; a second signal ends the process at once."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    before = {int(each): signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _metrics_until(path: Path, step: int) -> Path:
+    """The metrics file without what a resumed run writes again, or an interruption left half."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except ValueError:
+            break
+        kept.append(line + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept))
+    return path

@@ -1,0 +1,134 @@
+"""Small training runs, and commands in processes of their own that need not import torch first."""
+
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from skild_physics.data_gen import IsingParameters, generate
+
+from skild_physics.fields import open_source
+from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
+
+SERVER = multiprocessing.get_context("forkserver")
+# not the module that asks the environment which process it is in
+SERVER.set_forkserver_preload(
+    ["skild_physics.training.run", "skild_physics.cli.main", "rich.progress", "h5netcdf"]
+)
+
+
+def warm_up():
+    """Let the process from which commands are forked import torch while other things happen."""
+    forkserver.ensure_running()
+
+
+def make_inputs(folder, L=8, samples=200):
+    """An ensemble and its spectrum."""
+    generate(folder / "train.h5", IsingParameters.planned(L, seed=1), samples)
+    with open_source(folder / "train.h5") as stream:
+        blocks = measure_blocks(stream)
+    spectrum_from_blocks(blocks, "periodic").save(folder / "spectrum.nc")
+    return folder
+
+
+def run_values(inputs, out, **training):
+    """Plain values of the configuration of a run of 20 steps."""
+    return {
+        "out": str(out),
+        "data": {"source": str(inputs / "train.h5"), "heldout": 16},
+        "process": {
+            "spectrum": str(inputs / "spectrum.nc"),
+            "schedule": {"kind": "linear", "resolution": 2.0},
+        },
+        "network": {"channels": [8], "blocks": [1], "patch": 1},
+        "training": {
+            "steps": 20,
+            "batch_size": 16,
+            "checkpoint_every": 5,
+            "compile": False,
+            "warmup_steps": 5,
+            **training,
+        },
+    }
+
+
+def to_toml(values, name=""):
+    """The text of a configuration file."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    lines = [f"[{name}]"] if name else []
+    for key, value in plain.items():
+        text = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+        lines.append(f"{key} = {text}")
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines.append(to_toml(value, f"{name}.{key}" if name else key))
+    return "\n".join(lines)
+
+
+def one_thread():
+    """Threads cost more than they save on fields this small; a fixture for whole modules."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _main(arguments, texts, environment, file_limit):
+    os.environ.update(environment)
+    for number, path in enumerate(texts, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    torch.set_num_threads(1)
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.argv = ["skild-physics", *arguments]
+    from skild_physics.cli.main import main
+
+    main()
+
+
+@dataclass
+class Command:
+    """A command line in a process of its own."""
+
+    process: BaseProcess
+    texts: tuple[Path, Path]
+
+    def send(self, number):
+        """A signal, if it still runs."""
+        if self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def end(self):
+        """Wait for it, and return its exit code and what it wrote to output and error."""
+        self.process.join(120)
+        assert not self.process.is_alive()
+        return self.process.exitcode, *(path.read_text() for path in self.texts)
+
+
+def start(folder, *arguments, file_limit=None, **environment):
+    """Start ``skild-physics`` with these arguments; what it writes goes to files in a folder."""
+    number = sum(path.name.startswith("output") for path in folder.iterdir())
+    texts = folder / f"output{number}", folder / f"error{number}"
+    for path in texts:
+        path.touch()
+    process = SERVER.Process(
+        target=_main,
+        args=([str(a) for a in arguments], texts, environment, file_limit),
+        daemon=True,
+    )
+    process.start()
+    return Command(process, texts)
+
+
+def wait_until(condition, seconds=60):
+    """Whether a condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.002)
+    return condition()
