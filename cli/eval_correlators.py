@@ -207,6 +207,7 @@ def show_results(results: list[xr.Dataset]) -> None:
     first = results[0]
     if first.attrs["model"]:
         answers.print(_exact_table(first))
+        say("(sigma in brackets: away from the infinite lattice, which this one differs from)")
     blocks = ", ".join(
         f"{label}: {int(n):,} fields in {int(b)} blocks, tau_int {float(tau):.2f}"
         for label, n, b, tau in zip(
@@ -264,6 +265,9 @@ def _exact_table(results: xr.Dataset) -> Table:
         table.add_column("sigma", justify="right")
     for row in zip(*found.values(), strict=True):
         exact = f"{row[0].exact:.6f}" + (" (L = infinity)" if row[0].of_infinite_lattice else "")
-        cells = [c for each in row for c in (with_error(each.value, each.stderr), f"{each.z:+.1f}")]
+        cells = []
+        for each in row:
+            z = f"({each.z:+.1f})" if each.of_infinite_lattice else f"{each.z:+.1f}"
+            cells += [with_error(each.value, each.stderr), z]
         table.add_row(row[0].observable, exact, *cells)
     return table

@@ -220,6 +220,13 @@ def test_interrupted_training_equals_uninterrupted_bit_for_bit(
 
     train(config, progress=lambda step, loss: pytest.fail("trained again"), log=log.append)
     assert log[-1].endswith("trained already, 20 steps")
+    # from another working directory the same files have other paths
+    source = Path(config.data.source)
+    data = config.data.model_copy(
+        update={"source": f"{source.parent}/../{source.parent.name}/{source.name}"}
+    )
+    moved = config.model_copy(update={"out": out / ".." / out.name, "data": data})
+    train(moved, progress=lambda step, loss: pytest.fail("trained again"))
 
 
 def test_a_second_signal_ends_a_run_at_once(values, tmp_path):

@@ -208,6 +208,14 @@ def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
         lines.flush()
 
 
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same, wherever they are started from."""
+    data, process = config["data"], config["process"]
+    data = data | {"source": Path(data["source"]).name, "data_dir": None}
+    process = process | {"spectrum": Path(process["spectrum"] or "").name}
+    return config | {"out": None, "data": data, "process": process}
+
+
 def _state_of(
     config: Config, path: Path, log: Log
 ) -> tuple[dict[str, Any], Path] | tuple[None, None]:
@@ -222,7 +230,7 @@ def _state_of(
             log(str(error))
             broken.append(error)
             continue
-        if json.loads(state["config"]) != config.to_json():
+        if _identity(json.loads(state["config"])) != _identity(config.to_json()):
             raise ValueError(
                 f"{config.out}: holds a run of another configuration; choose another folder, or "
                 "pass --overwrite to discard it"
