@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -743,3 +744,17 @@ def test_checkpoints_are_never_unpickled(tmp_path):
         load_model(broken)
     with pytest.raises(ValueError, match="no such file"):
         load_model(tmp_path / "nothing")
+
+
+def test_the_published_checkpoint_loads():
+    """Written by an older version; the figures in the README are made with it."""
+    model = load_model(Path(__file__).parents[1] / "paper_figures" / "ising_L32")
+    assert model.channels == ("spin",)
+    assert sum(p.numel() for p in model.network.parameters()) == 371_492
+    alpha, sigma = model.process.marginal(500.0)
+    x_0 = torch.sign(torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    modes = forward(x_0, "periodic")
+    noise = torch.randn(modes.shape, generator=torch.Generator().manual_seed(1))
+    estimate = model.denoiser()(alpha.float() * modes + sigma.float() * noise, 500.0)
+    assert estimate.shape == modes.shape
+    assert torch.isfinite(estimate).all()

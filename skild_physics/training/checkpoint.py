@@ -29,6 +29,8 @@ from skild_physics.spectrum import PowerLaw, Spectrum
 from skild_physics.training.config import CompactConfig, Config, parse_config
 
 SCHEMA = "skild_physics.checkpoint"
+SCHEMA_VERSION = 2
+"""Version 1 knew lattice ensembles of one channel only."""
 _WEIGHTS = "network."
 
 
@@ -129,7 +131,7 @@ def save_model(
     tensors["S0"] = process.S0.cpu()
     header = {
         "schema": SCHEMA,
-        "schema_version": "1",
+        "schema_version": str(SCHEMA_VERSION),
         "package_version": __version__,
         "basis": process.basis,
         "channels": json.dumps(channels),
@@ -159,9 +161,13 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
         raise ValueError(f"{path}: not a readable checkpoint ({error})") from None
     if header.get("schema") != SCHEMA:
         raise ValueError(f"{path}: not a checkpoint written by skild-physics train")
-    if int(header["schema_version"]) > 1:
+    if int(header["schema_version"]) > SCHEMA_VERSION:
         raise ValueError(f"{path}: written by a newer version of skild_physics")
-    config = parse_config(json.loads(header["config"]), str(path))
+    values = json.loads(header["config"])
+    if int(header["schema_version"]) == 1:
+        header["channels"] = '["spin"]'
+        values["data"] = {"source": values["data"]["ensemble"]}
+    config = parse_config(values, str(path))
     basis: Basis = "cosine" if header["basis"] == "cosine" else "periodic"
     channels = tuple(json.loads(header["channels"]))
     process = build_process(config, tensors.pop("S0").to(device), basis)
