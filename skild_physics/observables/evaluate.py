@@ -35,10 +35,10 @@ from skild_physics.observables.jackknife import (
     replicas_of,
 )
 from skild_physics.observables.measure import (
-    MAGNETIZATION_BINS,
     Blocks,
     Means,
     Plan,
+    magnetization_edges,
     measure,
 )
 from skild_physics.observables.twopoint import second_moment_correlation_length
@@ -326,7 +326,7 @@ def _dataset(measured: Mapping[str, _Source], k: int, beta: float, plan: Plan) -
     for name, per in (("tau_int", "tau_int"), ("n_samples", "n"), ("n_blocks", "n_blocks")):
         data[name] = (("source",), np.array([getattr(measured[label], per) for label in labels]))
     sides = plan.sides_of(L)
-    edges = np.linspace(-1, 1, MAGNETIZATION_BINS + 1)
+    edges = magnetization_edges()
     spacing = {"units": "lattice spacing"}
     coords: dict[str, object] = {
         "source": labels,

@@ -75,15 +75,18 @@ def default_sides(L: int) -> NDArray[np.int64]:
     return np.array([2**i for i in range(L.bit_length() - 1)], dtype=np.int64)
 
 
+def magnetization_edges() -> Array:
+    """Edges of the bins of the magnetisation; the outermost bins take what lies beyond."""
+    return np.linspace(-1, 1, MAGNETIZATION_BINS + 1)
+
+
 def quantities(values: NDArray[Any], plan: Plan) -> Means:
     """What is averaged, for each field of shape (sample, L, L); all arrays are (sample, ...)."""
     L = values.shape[1]
     G = two_point(values, plan.boundary)
     m = values.mean(axis=(1, 2), dtype=np.float64)
     e = -(G[:, 1, 0] + G[:, 1, 1])
-    edges = np.linspace(-1, 1, MAGNETIZATION_BINS + 1)
-    edges[0], edges[-1] = -np.inf, np.inf
-    bins = np.searchsorted(edges, m, side="right") - 1
+    bins = np.searchsorted(magnetization_edges()[1:-1], m, side="right")
     found = {
         "corners": corner_moments(values, plan.sides_of(L), plan.boundary),
         "two_point": G,

@@ -53,14 +53,13 @@ def dry_run(config: Config, log: Log = lambda line: None, steps: int = 5) -> dic
             seconds.append(time.perf_counter() - began)
         # the first two make the optimiser's state and settle the caches
         each = statistics.median(seconds[2:])
-        parameters = sum(p.numel() for p in trainer.network.parameters())
         return {
-            "parameters": parameters,
+            "parameters": trainer.parameters,
             "seconds_per_step": each,
             "fields_per_second": config.training.batch_size / each,
             "hours": each * config.training.steps / 3600,
             "peak_memory_gib": peak_memory(world.device) / 2**30,
-            "state_gib": 16 * parameters / 2**30,
+            "state_gib": 16 * trainer.parameters / 2**30,
         }
 
 

@@ -260,12 +260,16 @@ class Trainer:
         """The averaged network, for inference."""
         return Model(self.average.module, self.process, self.config, self.fields.channels, step)
 
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the network."""
+        return sum(p.numel() for p in self.network.parameters())
+
     def summary(self) -> str:
         """The run in a line."""
         settings, parts = self.config.training, self.config.training.accumulate
-        parameters = sum(p.numel() for p in self.network.parameters())
         return (
-            f"{parameters:,} parameters, {self.fields.count:,} fields of "
+            f"{self.parameters:,} parameters, {self.fields.count:,} fields of "
             f"{len(self.fields.channels)} x {self.fields.size} x {self.fields.size} and "
             f"{self.heldout.count:,} held out, {settings.steps:,} steps of {settings.batch_size}"
             + (f" in {parts} parts" if parts > 1 else "")
