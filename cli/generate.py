@@ -45,6 +45,8 @@ def command(
         check_figure(plot, overwrite)
     model = load_model(checkpoint, default_device())
     tau, process = model.config.process.tau, model.process
+    if model.config.condition is not None:
+        raise ValueError(f"{checkpoint}: is conditional; use super-resolve")
     left = float(process.resolution(process.T, tau))
     if left >= 1 or process.frozen.any():
         raise ValueError(

@@ -154,6 +154,12 @@ NCSNPP = {
 }
 
 
+MUON = {
+    "network": {"channels": [16], "blocks": [1], "patch": 1},
+    "training": {"optimizer": "muon", "weight_decay": 0.1},
+}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -162,9 +168,10 @@ NCSNPP = {
         {"training": {"timesteps": "second-moment", "accumulate": 2}},
         {"training": {"live_threshold": 0.5, "live_multiple": 4, "weight_decay": 0.1}},
         {"training": {"precision": "float16"}},
+        MUON,
         NCSNPP,
     ],
-    ids=["uniform", "second-moment", "accumulated", "live", "float16", "ncsnpp with dropout"],
+    ids=["uniform", "second-moment", "accumulated", "live", "float16", "muon", "ncsnpp, dropout"],
 )
 def test_interrupted_training_equals_uninterrupted_bit_for_bit(
     values, tmp_path, monkeypatch, changes

@@ -24,14 +24,14 @@ from skild_physics.diffusion.prediction import Denoiser, Network, Prediction, de
 from skild_physics.diffusion.process import Process
 
 
-def _highest(M: int, process: Process) -> int:
-    """Largest number of half periods that an M x M lattice resolves on both axes."""
-    return M - 2 if process.basis == "periodic" and M % 2 == 0 else M - 1
+def modes_below_edge(M: int, process: Process) -> int:
+    """Modes per axis that an M x M lattice resolves as larger ones do."""
+    return M - 1 if process.basis == "periodic" and M % 2 == 0 else M
 
 
 def _next(M: int, process: Process) -> int:
     """Smallest number of half periods that an M x M lattice does not resolve."""
-    return _highest(M, process) + (2 if process.basis == "periodic" else 1)
+    return modes_below_edge(M, process) + (1 if process.basis == "periodic" else 0)
 
 
 def _check(process: Process, threshold: float, multiple: int) -> None:
@@ -120,7 +120,7 @@ def adaptive_denoiser(
         if M == N:
             return small[M](x_n, n)
         x_0 = torch.zeros_like(x_n)
-        live = _highest(M, process) + 1
+        live = modes_below_edge(M, process)
         low = small[M](x_n[..., :M, :M] * (M / N), n)
         x_0[..., :live, :live] = low[..., :live, :live] * (N / M)
         return torch.where(process.frozen, x_n, x_0)

@@ -5,14 +5,17 @@ lambda sets a cutoff that moves from high to low k (SKILD, arXiv 2605.26032):
 
     linear        lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2     cutoff linear in k
     log-linear    lambda(t) = t 10^(lambda_i + (lambda_f - lambda_i) t)     cutoff linear in log k
+    linear-beta   lambda(t) = beta_0 t + (beta_1 - beta_0) t^2 / 2          rate linear in t
 
-Both can be inverted in closed form. With s = lambda_i + lambda_f the linear one solves
-lambda (s - lambda_i t)^2 = theta t; of the two roots the one in [0, 1], without cancellation, is
+the last for white processes (DDPM, arXiv 2006.11239). All can be inverted in closed form. With
+s = lambda_i + lambda_f the linear one solves lambda (s - lambda_i t)^2 = theta t; of the two roots
+the one in [0, 1], without cancellation, is
 
     t = 2 lambda s^2 / (2 lambda s lambda_i + theta + sqrt(theta^2 + 4 theta lambda s lambda_i)).
 
 The log-linear one, with b = (lambda_f - lambda_i) ln 10, is t = W(b lambda 10^(-lambda_i)) / b,
-where W is Lambert's function.
+where W is Lambert's function; the last, t = 2 lambda / (beta_0 + sqrt(beta_0^2 + 2 (beta_1 -
+beta_0) lambda)).
 
 The signal-to-noise ratio abar / (1 - abar) of mode k falls to tau at k* = sqrt(ln(1 + 1/tau) /
 lambda), which defines the effective resolution, in pixels per side,
@@ -166,6 +169,48 @@ class LogLinearSchedule:
         """The schedule factor * lambda(t), factor > 0."""
         shift = math.log10(factor)
         return LogLinearSchedule(self.lambda_i + shift, self.lambda_f + shift)
+
+
+@dataclass(frozen=True)
+class LinearBetaSchedule:
+    """lambda(t) = beta_0 t + (beta_1 - beta_0) t^2 / 2, whose rate grows linearly.
+
+    Raises:
+        ValueError: beta_0 is negative, or beta_1 is not positive.
+    """
+
+    beta_0: float
+    beta_1: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.beta_0) and self.beta_0 >= 0):
+            raise ValueError(f"beta_0 must not be negative, got {self.beta_0}")
+        if not (math.isfinite(self.beta_1) and self.beta_1 > 0):
+            raise ValueError(f"beta_1 must be positive, got {self.beta_1}")
+
+    def lam(self, t: Tensor | float) -> Tensor:
+        """lambda at times t in [0, 1], in float64, any shape."""
+        t = _as_time(t)
+        return t * (self.beta_0 + (self.beta_1 - self.beta_0) * t / 2)
+
+    def rate(self, t: Tensor | float) -> Tensor:
+        """d lambda / dt at times t in [0, 1], in float64, any shape."""
+        return self.beta_0 + (self.beta_1 - self.beta_0) * _as_time(t)
+
+    def time(self, lam: Tensor | float) -> Tensor:
+        """t at which lambda(t) = lam, in float64, any shape.
+
+        Raises:
+            ValueError: lam is negative or beyond the end of the schedule.
+        """
+        lam = _as_lambda(lam, (self.beta_0 + self.beta_1) / 2)
+        root = torch.sqrt((self.beta_0**2 + 2 * (self.beta_1 - self.beta_0) * lam).clamp(min=0))
+        # 0 / 0 at lambda = 0 if beta_0 = 0
+        return (2 * lam / (self.beta_0 + root).clamp(min=torch.finfo(lam.dtype).tiny)).clamp(max=1)
+
+    def scaled(self, factor: float) -> "LinearBetaSchedule":
+        """The schedule factor * lambda(t), factor > 0."""
+        return LinearBetaSchedule(factor * self.beta_0, factor * self.beta_1)
 
 
 def effective_resolution(lam: Tensor | float, tau: float) -> Tensor:

@@ -101,7 +101,7 @@ Start = Callable[[int, int, SampleNoise], tuple[Tensor, Denoiser]]
 """(first, last, noise) -> modes x_n of these fields, and the denoiser to use for them."""
 
 
-def _run(
+def reverse(
     process: Process,
     start: Start,
     count: int,
@@ -109,6 +109,7 @@ def _run(
     sampling: Sampling,
     progress: Callable[[int], None],
 ) -> Sampled:
+    """The reverse process of ``count`` fields from step n, a batch at a time."""
     grid = step_grid(process, n, sampling.calls, sampling.spacing, sampling.last_snr)
     starts, results = [], []
     for first in range(0, count, sampling.batch_size):
@@ -126,8 +127,8 @@ def _run(
     return Sampled(torch.cat(starts), torch.cat(results))
 
 
-def _no_progress(done: int) -> None:
-    pass
+def no_progress(done: int) -> None:
+    """Say nothing of the number of fields done."""
 
 
 def generate(
@@ -136,7 +137,7 @@ def generate(
     count: int,
     sampling: Sampling,
     channels: int = 1,
-    progress: Callable[[int], None] = _no_progress,
+    progress: Callable[[int], None] = no_progress,
 ) -> Sampled:
     """Fields from nothing: the reverse process from N(0, S0) at the end of the schedule.
 
@@ -151,7 +152,7 @@ def generate(
         like = torch.empty(last - first, channels, process.N, process.N, device=root.device)
         return root * noise.like(like), denoise
 
-    return _run(process, start, count, float(process.T), sampling, progress)
+    return reverse(process, start, count, float(process.T), sampling, progress)
 
 
 def starting_step(process: Process, factor: float, tau: float) -> float:
@@ -180,7 +181,7 @@ def super_resolve_paired(
     factor: float,
     tau: float,
     sampling: Sampling,
-    progress: Callable[[int], None] = _no_progress,
+    progress: Callable[[int], None] = no_progress,
 ) -> Sampled:
     """Fields reconstructed from the forward marginal of ``truth`` at resolution N / factor.
 
@@ -208,7 +209,7 @@ def super_resolve_paired(
         x_0 = kspace.forward(truth[first:last].to(alpha), process.basis)
         return alpha * x_0 + sigma * noise.like(x_0), denoise
 
-    return _run(process, start, len(truth), n, sampling, progress)
+    return reverse(process, start, len(truth), n, sampling, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +329,7 @@ def super_resolve_observed(
     kind: Downsampling,
     tau: float,
     sampling: Sampling,
-    progress: Callable[[int], None] = _no_progress,
+    progress: Callable[[int], None] = no_progress,
 ) -> Sampled:
     """Fields of the process's size from real coarse ones.
 
@@ -357,7 +358,7 @@ def super_resolve_observed(
         y = coarse[first:last].to(process.S0.device, torch.float32)
         return seen.start(y, n, noise), seen.informed(denoise, y)
 
-    made = _run(process, start, len(coarse), n, sampling, progress)
+    made = reverse(process, start, len(coarse), n, sampling, progress)
     # the process never moves a zero mode that it does not attenuate, not even to agree
     X = kspace.forward(made.result, process.basis)
     Y = kspace.forward(coarse.float().cpu(), process.basis)

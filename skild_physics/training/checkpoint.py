@@ -26,7 +26,7 @@ from skild_physics.files import replacing
 from skild_physics.kspace import Basis
 from skild_physics.networks import CompactUNet, NCSNpp, StepNetwork
 from skild_physics.spectrum import PowerLaw, Spectrum
-from skild_physics.training.config import CompactConfig, Config, parse_config
+from skild_physics.training.config import CompactConfig, Config, parse_config, white_k_c
 
 SCHEMA = "skild_physics.checkpoint"
 SCHEMA_VERSION = 2
@@ -57,25 +57,36 @@ class Model:
         Args:
             process: another process than the model's, of its resized fields, say.
             live_threshold: evaluate on modes of a larger signal-to-noise ratio only, see
-                :func:`skild_physics.diffusion.adaptive.adaptive_denoiser`.
+                :func:`skild_physics.diffusion.adaptive.adaptive_denoiser`; 0: on all modes.
         """
         settings, process = self.config.training, process or self.process
-        threshold = live_threshold or settings.live_threshold
-        if threshold is None:
+        threshold = settings.live_threshold if live_threshold is None else live_threshold
+        if not threshold:
             return denoiser(self.network, process, settings.prediction)
         multiple = settings.live_multiple_of(self.process.N)
         if process.N % multiple:
             multiple = self.multiple
         return adaptive_denoiser(self.network, process, settings.prediction, threshold, multiple)
 
+    def told(self, told: Tensor) -> Denoiser:
+        """The estimate of x_0 of a conditional model that is told fields (B, C, N, N)."""
+
+        def network(x: Tensor, lam: Tensor) -> Tensor:
+            output: Tensor = self.network(torch.cat([x, told], dim=1), lam)
+            return output
+
+        return denoiser(network, self.process, self.config.training.prediction)
+
 
 def spectrum_of(config: Config) -> tuple[Tensor, Basis]:
-    """Variance of every orthonormal mode, float64 (N, N), and the basis, from a file or a law.
+    """Variance of every orthonormal mode, float64 (N, N), and the basis.
 
     Raises:
         ValueError: the file is missing or not a spectrum.
     """
-    law = config.process.law
+    law, white = config.process.law, config.process.white
+    if white is not None:
+        return torch.ones(white.size, white.size, dtype=torch.float64), white.basis
     if law is None:
         assert config.process.spectrum is not None
         spectrum = Spectrum.load(config.process.spectrum)
@@ -88,13 +99,15 @@ def spectrum_of(config: Config) -> tuple[Tensor, Basis]:
 def build_process(config: Config, S0: Tensor, basis: Basis) -> Process:
     """The forward process of a configuration, for a spectrum of orthonormal modes (N, N)."""
     settings = config.process
-    schedule = settings.schedule.build(S0.shape[-1], settings.tau)
-    return Process(S0, schedule, basis, settings.k_c, settings.T)
+    N = S0.shape[-1]
+    schedule = settings.schedule.build(N, settings.tau)
+    k_c = settings.k_c if settings.white is None else white_k_c(N)
+    return Process(S0, schedule, basis, k_c, settings.T)
 
 
 def build_network(config: Config, process: Process, channels: int) -> nn.Module:
     """The untrained network of a configuration, for fields of so many channels."""
-    settings = config.network
+    settings, told = config.network, channels if config.condition else 0
     if isinstance(settings, CompactConfig):
         return CompactUNet(
             settings.channels,
@@ -103,6 +116,7 @@ def build_network(config: Config, process: Process, channels: int) -> nn.Module:
             settings.embedding,
             channels,
             process.basis,
+            told,
         )
     network = NCSNpp(
         process.N,
@@ -112,6 +126,7 @@ def build_network(config: Config, process: Process, channels: int) -> nn.Module:
         settings.attention,
         settings.dropout,
         channels,
+        told,
     )
     return StepNetwork(
         network, process.schedule, process.T, process.N, process.basis, settings.output

@@ -1,6 +1,7 @@
 """The configuration of a training run: TOML in, validated, unknown keys are errors."""
 
 import difflib
+import math
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +19,10 @@ from pydantic import (
     model_validator,
 )
 
+from skild_physics.diffusion.downsampling import Downsampling
 from skild_physics.diffusion.prediction import Prediction
 from skild_physics.diffusion.schedule import (
+    LinearBetaSchedule,
     LinearSchedule,
     LogLinearSchedule,
     Schedule,
@@ -110,6 +113,33 @@ class LogLinearConfig(_Section):
         return LogLinearSchedule(self.lambda_i, self.lambda_f)
 
 
+class LinearBetaConfig(_Section):
+    """-ln abar = beta_0 t + (beta_1 - beta_0) t^2 / 2 of every mode, for white processes."""
+
+    kind: Literal["linear-beta"]
+    beta_0: float = Field(default=0.002, ge=0)
+    """T beta of the first step; the defaults are those of SR3."""
+    beta_1: PositiveFloat = 20.0
+    """T beta of the last step."""
+
+    def build(self, N: int, tau: float) -> Schedule:
+        """The schedule for N x N fields all of whose modes are attenuated like the highest."""
+        return LinearBetaSchedule(self.beta_0, self.beta_1).scaled(1 / white_k_c(N) ** 2)
+
+
+def white_k_c(N: int) -> float:
+    """A k_c above all wavenumbers, so that every mode is attenuated alike."""
+    return math.sqrt(2) * math.pi * N
+
+
+class WhiteConfig(_Section):
+    """S0 = 1 for every orthonormal mode, all modes attenuated alike: the process of DDPM."""
+
+    size: PositiveInt
+    """Pixels per side of the fields that it is for."""
+    basis: Basis
+
+
 class LawConfig(_Section):
     """S0(k) = C (k^2 + k0_squared)^(-alpha), in the normalisation of the paper."""
 
@@ -130,7 +160,11 @@ class ProcessConfig(_Section):
     """S0 from the measured radial profile, or from the fitted law."""
     law: LawConfig | None = None
     """S0 and basis without a file, for published models."""
-    schedule: Annotated[LinearConfig | LogLinearConfig, Field(discriminator="kind")]
+    white: WhiteConfig | None = None
+    """White noise, for the baselines."""
+    schedule: Annotated[
+        LinearConfig | LogLinearConfig | LinearBetaConfig, Field(discriminator="kind")
+    ]
     tau: PositiveFloat = 0.1
     """Signal-to-noise ratio that counts as resolved."""
     k_c: float = Field(default=0.0, ge=0)
@@ -139,9 +173,20 @@ class ProcessConfig(_Section):
 
     @model_validator(mode="after")
     def _one_spectrum(self) -> "ProcessConfig":
-        if (self.spectrum is None) == (self.law is None):
-            raise ValueError("give either spectrum, a file of fit-spectrum, or law")
+        if sum(given is not None for given in (self.spectrum, self.law, self.white)) != 1:
+            raise ValueError("give one of spectrum, a file of fit-spectrum, law, and white")
+        if (self.white is not None) != isinstance(self.schedule, LinearBetaConfig):
+            raise ValueError("white goes with schedule.kind = 'linear-beta', and no other does")
         return self
+
+
+class ConditionConfig(_Section):
+    """What a conditional model (SR3) is told: a coarse field, interpolated on the full lattice."""
+
+    factor: PositiveInt
+    """Ratio of the sides of the full and the coarse field."""
+    downsampling: Downsampling = "box"
+    """How coarse fields are made of full ones."""
 
 
 class CompactConfig(_Section):
@@ -220,6 +265,8 @@ class TrainingConfig(_Section):
     """Fields of a step, over all processes and accumulated parts."""
     accumulate: PositiveInt = 1
     """Parts that each process evaluates one after the other, to save memory."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: for convolutions between hidden channels, with AdamW for the rest."""
     learning_rate: PositiveFloat = 2e-3
     warmup_steps: int = Field(default=100, ge=0)
     hold: float = Field(default=0.3, ge=0, le=1)
@@ -264,8 +311,15 @@ class Config(_Section):
     """Folder of the run."""
     data: DataConfig
     process: ProcessConfig
+    condition: ConditionConfig | None = None
     network: NetworkConfig = CompactConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        if self.training.live_threshold is not None and self.process.white is not None:
+            raise ValueError("training.live_threshold: a white process has no scale to leave out")
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for saving."""

@@ -1,5 +1,6 @@
 """What a training run shows of itself: held-out losses per band of t, and pictures of samples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skild_physics.baselines.sr3 import super_resolve_conditional
+from skild_physics.diffusion.downsampling import downsample
 from skild_physics.diffusion.prediction import Network
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.superresolution import (
@@ -56,6 +59,7 @@ def heldout_loss(
     fields: Tensor,
     batch_size: int,
     dtype: torch.dtype = torch.float32,
+    told: Callable[[Tensor], Tensor] | None = None,
 ) -> HeldoutLoss:
     """The training loss of fields that were not trained on, at the same n and noise every time.
 
@@ -66,6 +70,7 @@ def heldout_loss(
         fields: shape (sample, C, N, N), at least two.
         batch_size: fields at a time.
         dtype: type the network computes in.
+        told: gives what a conditional network is told of fields.
     """
     device, count = process.S0.device, len(fields)
     levels = Levels(process, settings)
@@ -79,7 +84,10 @@ def heldout_loss(
                 x = fields[part].to(device)
                 seeds = [count * band + int(place) for place in part]
                 eps = field_noise(seeds, (*x.shape[1:-2], at.N, at.N), device)
-                losses[part] = training_losses(network, at, settings, x, n[part], eps, dtype).cpu()
+                also = told(x) if told else None
+                losses[part] = training_losses(
+                    network, at, settings, x, n[part], eps, dtype, also
+                ).cpu()
         means.append(float(losses.double().mean()))
         errors.append(float(losses.double().std() / count**0.5))
     return HeldoutLoss(means, errors)
@@ -87,7 +95,8 @@ def heldout_loss(
 
 @torch.no_grad()
 def sample_pictures(model: Model, truth: Tensor) -> Sampled:
-    """A few samples: from nothing if the schedule destroys everything, else of held-out fields.
+    """A few samples: of coarse fields if the model is conditional, from nothing if its schedule
+    destroys everything, else of held-out fields.
 
     Args:
         model: what to sample with.
@@ -95,6 +104,10 @@ def sample_pictures(model: Model, truth: Tensor) -> Sampled:
     """
     process, tau = model.process, model.config.process.tau
     sampling = Sampling(calls=CALLS, batch_size=PICTURES)
+    told = model.config.condition
+    if told is not None:
+        coarse = downsample(truth, told.downsampling, process.N // told.factor, process.basis)
+        return super_resolve_conditional(process, model.told, coarse, sampling)
     left = float(process.resolution(process.T, tau))
     if left < 1 and not bool(process.frozen.any()):
         return generate(process, model.denoiser(), len(truth), sampling, truth.shape[1])

@@ -5,17 +5,20 @@ equals that over sites (Parseval), and the network's output needs no transform u
 weighed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from skild_physics import kspace
+from skild_physics.baselines.sr3 import coarse_part
 from skild_physics.diffusion.adaptive import live_intervals
 from skild_physics.diffusion.loss import shell_weight
 from skild_physics.diffusion.prediction import Network, target
 from skild_physics.diffusion.process import Process
-from skild_physics.training.config import TrainingConfig
+from skild_physics.kspace import Basis
+from skild_physics.training.config import Config, TrainingConfig
 
 
 def field_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -27,6 +30,14 @@ def field_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.devi
     return eps
 
 
+def told_fields(config: Config, basis: Basis) -> Callable[[Tensor], Tensor] | None:
+    """What the network of a conditional model is told of full fields (B, C, N, N), if it is one."""
+    told = config.condition
+    if told is None:
+        return None
+    return partial(coarse_part, factor=told.factor, downsampling=told.downsampling, basis=basis)
+
+
 def training_losses(
     network: Network,
     process: Process,
@@ -35,6 +46,7 @@ def training_losses(
     n: Tensor,
     eps: Tensor,
     dtype: torch.dtype = torch.float32,
+    told: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error over modes of the prediction for each field of a batch, shape (B,).
 
@@ -46,6 +58,7 @@ def training_losses(
         n: steps in (0, T], float64, shape (B,).
         eps: standard normal modes, shape (B, C, M, M) with M modes per axis of the process.
         dtype: type the network computes in.
+        told: further channels of the network's input, shape (B, C', N, N), for conditional models.
     """
     device = process.S0.device
     M, N = process.N, fields.shape[-1]
@@ -54,6 +67,8 @@ def training_losses(
     alpha, sigma = (c.float() for c in process.marginal(steps))
     wanted = target(settings.prediction, process, steps, x_0, eps)
     inputs = kspace.inverse(alpha * x_0 + sigma * eps, process.basis)
+    if told is not None:
+        inputs = torch.cat([inputs, told], dim=1)
     lam = (process.lam(n) * M**2).float().to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = network(inputs.contiguous(memory_format=torch.channels_last), lam)

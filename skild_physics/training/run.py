@@ -27,7 +27,7 @@ from skild_physics import __version__
 from skild_physics.files import replacing
 from skild_physics.plots import samples_figure, save_figure
 from skild_physics.training.checkpoint import load_state, previous, save_model, save_state
-from skild_physics.training.config import Config
+from skild_physics.training.config import Config, parse_config
 from skild_physics.training.distributed import World, joined_world
 from skild_physics.training.evaluation import FIELDS, PICTURES, heldout_loss, sample_pictures
 from skild_physics.training.hardware import peak_memory
@@ -181,7 +181,13 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     model = trainer.model(step)
     if len(fields) > 1:
         found = heldout_loss(
-            model.network, model.process, settings, fields, trainer.part, trainer.dtype
+            model.network,
+            model.process,
+            settings,
+            fields,
+            trainer.part,
+            trainer.dtype,
+            trainer.told,
         )
         _write(lines, {"step": step} | found.to_json())
         bands = " ".join(f"{loss:.4f}" for loss in found.loss)
@@ -229,7 +235,9 @@ def _state_of(
             log(str(error))
             broken.append(error)
             continue
-        if _identity(json.loads(state["config"])) != _identity(config.to_json()):
+        # values that a newer version has more of take their defaults
+        known = parse_config(json.loads(state["config"]), str(candidate))
+        if _identity(known.to_json()) != _identity(config.to_json()):
             raise ValueError(
                 f"{config.out}: holds a run of another configuration; choose another folder, or "
                 "pass --overwrite to discard it"

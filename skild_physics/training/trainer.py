@@ -1,4 +1,4 @@
-"""The step of a training: AdamW on the objective, and an average of the weights.
+"""The step of a training: the optimiser on the objective, and an average of the weights.
 
 Step i of a run draws everything it needs from seeds that depend on (seed, i) alone, and each
 field's noise from a seed of its own. So an interrupted and resumed run is the same run, and the
@@ -29,7 +29,13 @@ from skild_physics.training.config import Config, NCSNppConfig, TrainingConfig
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.distributed import World
 from skild_physics.training.hardware import autocast_dtype, compiled, keep_freed_memory
-from skild_physics.training.objective import Levels, field_noise, training_losses
+from skild_physics.training.objective import (
+    Levels,
+    field_noise,
+    told_fields,
+    training_losses,
+)
+from skild_physics.training.optimizer import build_optimizer
 
 Log = Callable[[str], None]
 
@@ -56,9 +62,11 @@ def _check_sizes(config: Config, S0: Tensor, N: int) -> None:
     multiple = config.network.multiple
     if S0.shape[-1] != N:
         raise ValueError(
-            f"{config.process.spectrum or 'process.law'} is for N = {S0.shape[-1]}, the fields of "
+            f"{config.process.spectrum or 'the process'} is for N = {S0.shape[-1]}, the fields of "
             f"{config.data.source} have L = {N}"
         )
+    if config.condition is not None and N % config.condition.factor:
+        raise ValueError(f"condition.factor = {config.condition.factor} does not divide L = {N}")
     if N % multiple:
         raise ValueError(
             f"network.channels: the network halves fields until their sides must be multiples of "
@@ -121,6 +129,7 @@ class Trainer:
         _check_sizes(config, S0, self.fields.size)
         self.process = build_process(config, S0.to(world.device), basis)
         self.levels = Levels(self.process, settings)
+        self.told = told_fields(config, basis)
         self.dtype = autocast_dtype(settings.precision, world.device)
         keep_freed_memory()
 
@@ -130,13 +139,7 @@ class Trainer:
         self.average = AveragedModel(
             self.network, multi_avg_fn=_average_with_warmup(settings.ema)
         ).eval()
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.optimizer = build_optimizer(self.network, settings)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.important = (
             LossSecondMomentSteps(self.process.T) if settings.timesteps == "second-moment" else None
@@ -149,7 +152,8 @@ class Trainer:
 
     def _rehearse(self, network: nn.Module) -> None:
         N, device = self.process.N, self.world.device
-        x = torch.zeros(self.part, len(self.fields.channels), N, N, device=device)
+        channels = len(self.fields.channels) * (1 if self.told is None else 2)
+        x = torch.zeros(self.part, channels, N, N, device=device)
         lam = torch.ones(self.part, device=device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             output = network(x.contiguous(memory_format=torch.channels_last), lam)
@@ -205,14 +209,16 @@ class Trainer:
             whole = first + self.part == mine
             wait = isinstance(self.runner, DistributedDataParallel) and not whole
             with self.runner.no_sync() if wait else nullcontext():  # type: ignore[operator]
+                part = fields[first : first + self.part].to(world.device)
                 loss = training_losses(
                     self.runner,
                     at,
                     settings,
-                    fields[first : first + self.part].to(world.device),
+                    part,
                     n[rows],
                     field_noise(seeds[3:][rows], shape, world.device),
                     self.dtype,
+                    self.told(part) if self.told else None,
                 )
                 weighted = (loss * factor[rows].to(loss)).sum() / mine
                 torch.autograd.backward(self.scaler.scale(weighted))

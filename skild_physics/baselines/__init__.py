@@ -1,0 +1,1 @@
+"""Methods that SKILD is compared with, on the same trainer, samplers and observables."""
