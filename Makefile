@@ -11,11 +11,14 @@ FOLDERS := $(shell find skild_physics cli data_gen -type d -not -name __pycache_
 reproduce: $(STAMP)
 	$(BIN)/skild-physics reproduce
 
+# a process per core, of one thread each; a file's tests share fixtures and stay together
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

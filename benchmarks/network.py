@@ -3,7 +3,7 @@
     python benchmarks/network.py [--steps 2000] [NAME ...]
 
 Each variant trains on the same critical Ising fields, 32 x 32, steps and noise, in a process of
-its own on one thread, two at a time, on a schedule that ends below one pixel. Reported are
+its own on one thread, on a schedule that ends below one pixel. Reported are
 
     seconds per step, compiled, on one thread beside another;
     E |x_0 - D|^2 per site of 1,024 held-out fields, at effective resolutions of 2 to 64 pixels per
@@ -267,13 +267,14 @@ def prepare(folder: Path) -> None:
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(VARIANTS)))
 @click.option("--steps", default=2000, show_default=True)
+@click.option("--jobs", default=2, show_default=True, help="Variants at a time.")
 @click.option("--one", type=click.Path(path_type=Path), hidden=True)
-def main(names: tuple[str, ...], steps: int, one: Path | None) -> None:
+def main(names: tuple[str, ...], steps: int, jobs: int, one: Path | None) -> None:
     if one is not None:
         print(json.dumps(run(names[0], one, steps)))
         return
     print("error of x_0 at R =", *(f"{R:g}" for R in RESOLUTIONS), flush=True)
-    with tempfile.TemporaryDirectory() as made, ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory() as made, ThreadPoolExecutor(jobs) as pool:
         folder = Path(made)
         prepare(folder)
 

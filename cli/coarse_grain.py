@@ -48,9 +48,22 @@ def command(
       skild-physics coarse-grain heldout.h5 --factor 4 --out coarse.h5
     """
     check_output(out, overwrite)
+    coarse_grain(input, out, factor, downsampling, basis, samples)
+    click.echo(out)
+
+
+def coarse_grain(
+    source: Path,
+    out: Path,
+    factor: float,
+    downsampling: Downsampling,
+    basis: Basis = "periodic",
+    samples: int | None = None,
+) -> None:
+    """Write coarse fields made from those of a file."""
     if samples is not None and samples < 1:
         raise ValueError(f"--samples must be at least 1, got {samples}")
-    with load_fields(input) as opened:
+    with load_fields(source) as opened:
         fields = torch.from_numpy(opened[:samples].values).double()
     N = fields.shape[-1]
     M = round(N / factor) if 1 <= factor <= N else 0
@@ -58,7 +71,6 @@ def command(
         raise ValueError(f"factor must divide {N} x {N} fields into whole pixels, got {factor:g}")
     coarse = downsample(fields, downsampling, M, basis).float()
     save_fields(
-        out, coarse.numpy(), {"input": input.name, "downsampling": downsampling, "factor": N / M}
+        out, coarse.numpy(), {"input": source.name, "downsampling": downsampling, "factor": N / M}
     )
     say(f"{len(coarse)} fields of {M} x {M}")
-    click.echo(out)

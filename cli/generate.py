@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from skild_physics.cli.console import progress, say
 from skild_physics.cli.sampling import provenance, sampling_options
 
@@ -12,13 +14,20 @@ from skild_physics.diffusion.superresolution import Sampling, generate
 from skild_physics.fields import save_fields
 from skild_physics.files import check_output
 from skild_physics.plots import check_figure, samples_figure, save_figure
-from skild_physics.training.checkpoint import load_model
+from skild_physics.training.checkpoint import Model, load_model
 from skild_physics.training.hardware import default_device
 
 
 @click.command("generate")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--samples", type=int, default=64, show_default=True, help="Number of fields.")
+@click.option(
+    "--L",
+    "L",
+    type=click.IntRange(min=1),
+    help="Side of the lattice; a larger one than the model's is made by scale invariance, for "
+    "critical Ising fields.  [default: the model's]",
+)
 @sampling_options
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="HDF5 file of the results."
@@ -28,6 +37,7 @@ from skild_physics.training.hardware import default_device
 def command(
     checkpoint: Path,
     samples: int,
+    L: int | None,
     out: Path,
     plot: Path | None,
     overwrite: bool,
@@ -36,37 +46,69 @@ def command(
 ) -> None:
     r"""Fields from nothing, with a model whose schedule ends below one pixel of resolution.
 
+    CHECKPOINT is a file, the folder of a run, or the word bundled: the model of critical Ising
+    lattices that comes with the package.
+
     \b
     Example:
-      skild-physics generate runs/ising --samples 64 --out made.h5
+      skild-physics generate bundled --samples 64 --out made.h5 --plot made.png
     """
     check_output(out, overwrite)
     if plot:
         check_figure(plot, overwrite)
+    settings = Sampling(**sampling)
+    fields = run_generation(checkpoint, out, samples, settings, L, live_threshold)
+    if plot:
+        rows = {"": fields[:8], " ": fields[8:16]}
+        title = f"{checkpoint.name}, {settings.calls} network calls"
+        save_figure(samples_figure({k: row for k, row in rows.items() if len(row)}, title), plot)
+    click.echo(out)
+
+
+def ends_in_noise(model: Model) -> bool:
+    """Whether the schedule of a model destroys everything, so that it can generate."""
+    process = model.process
+    left = float(process.resolution(process.T, model.config.process.tau))
+    return left < 1 and not bool(process.frozen.any()) and model.config.condition is None
+
+
+def run_generation(
+    checkpoint: Path,
+    out: Path,
+    samples: int,
+    sampling: Sampling,
+    L: int | None = None,
+    live_threshold: float | None = None,
+) -> NDArray[np.float32]:
+    """Write fields made from nothing, with a progress display, and return them."""
     model = load_model(checkpoint, default_device())
-    tau, process = model.config.process.tau, model.process
     if model.config.condition is not None:
         raise ValueError(f"{checkpoint}: is conditional; use super-resolve")
-    left = float(process.resolution(process.T, tau))
-    if left >= 1 or process.frozen.any():
+    process = model.process
+    if not ends_in_noise(model):
+        left = float(process.resolution(process.T, model.config.process.tau))
         raise ValueError(
             f"{checkpoint}: its schedule ends at an effective resolution of {left:.3g} pixels"
             + (" and never changes the zero mode (k_c = 0)" if process.frozen.any() else "")
             + ", so there is something left to start from; use super-resolve"
         )
-    settings = Sampling(**sampling)
-    say(f"{samples} fields of {process.N} x {process.N}, {settings.calls} network calls each")
-    with torch.inference_mode(), progress("generate", samples) as show:
+    if L is not None and L != process.N:
+        if model.channels != ("spin",) or L % model.multiple:
+            raise ValueError(
+                f"--L: this model makes fields of {process.N} x {process.N}"
+                + (f" or multiples of {model.multiple}" if model.channels == ("spin",) else "")
+                + f", got {L}"
+            )
+        process, denoise = model.critical(L, live_threshold)
+    else:
         denoise = model.denoiser(process, live_threshold)
-        made = generate(process, denoise, samples, settings, len(model.channels), show)
-    fields = made.result.numpy()
-    if plot:
-        rows = {"": fields[:8], " ": fields[8:16]}
-        title = f"{checkpoint.name}, {settings.calls} network calls"
-        save_figure(samples_figure({k: row for k, row in rows.items() if len(row)}, title), plot)
+    say(f"{samples} fields of {process.N} x {process.N}, {sampling.calls} network calls each")
+    with torch.inference_mode(), progress("generate", samples) as show:
+        made = generate(process, denoise, samples, sampling, len(model.channels), show)
+    fields: NDArray[np.float32] = made.result.numpy()
     save_fields(
         out,
         fields[:, 0] if len(model.channels) == 1 else fields,
-        {"protocol": "generation", **provenance(checkpoint, model, settings, live_threshold)},
+        {"protocol": "generation", **provenance(checkpoint, model, sampling, live_threshold)},
     )
-    click.echo(out)
+    return fields

@@ -11,9 +11,11 @@ from typing import Any
 
 import click
 import xarray as xr
+from skild_physics.cli.coarse_grain import coarse_grain
 from skild_physics.cli.console import progress, say
 from skild_physics.cli.eval_correlators import LAST_RUN, evaluate_files, save_results, show_results
 from skild_physics.cli.fit_spectrum import show_fit
+from skild_physics.cli.generate import ends_in_noise, run_generation
 from skild_physics.cli.super_resolve import run_super_resolution
 from skild_physics.cli.train import run_training
 from skild_physics.data_gen import IsingParameters, generate
@@ -23,16 +25,18 @@ from skild_physics.fields import open_source
 from skild_physics.files import replacing
 from skild_physics.plots import correlator_figure, save_figure, spectrum_figure
 from skild_physics.spectrum import Spectrum, measure_blocks, spectrum_from_blocks
+from skild_physics.training.checkpoint import BUNDLED, load_model
 from skild_physics.training.config import load_config
 
 
 @click.command("reproduce")
 @click.argument("case", type=click.Choice(["ising"]), default="ising")
-@click.option("--L", "L", type=int, default=32, show_default=True, help="Side of the lattice.")
-@click.option("--samples", type=int, default=40_000, show_default=True, help="Training fields.")
+@click.option("--L", "L", type=int, help="Side of the lattice.  [default: 64; 32 with --retrain]")
 @click.option("--heldout", type=int, default=1024, show_default=True, help="Fields to evaluate on.")
 @click.option("--factor", type=float, default=4.0, show_default=True, help="Ratio of resolutions.")
 @click.option("--steps", type=int, default=20, show_default=True, help="Network calls per field.")
+@click.option("--retrain", is_flag=True, help="Train a small model instead of using the bundled.")
+@click.option("--samples", type=int, default=40_000, show_default=True, help="To train on.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change the training."
 )
@@ -46,39 +50,51 @@ from skild_physics.training.config import load_config
 @click.option("--overwrite", is_flag=True, help="Discard a run of other settings in the folder.")
 def command(
     case: str,
-    L: int,
-    samples: int,
+    L: int | None,
     heldout: int,
     factor: float,
     steps: int,
+    retrain: bool,
+    samples: int,
     overrides: tuple[str, ...],
     out: Path,
     overwrite: bool,
 ) -> None:
-    r"""Critical Ising fields from nothing to the paper's figure, on two cores, in minutes.
+    r"""The paper's figure on two cores, in minutes.
 
-    Generates lattices, fits their spectrum, trains a small SKILD model, reconstructs held-out
-    fields from a quarter of their resolution, and compares four-point correlators with the truth.
-    Interrupted or run again, it goes on after the last finished stage.
+    Makes critical Ising lattices that the model was not trained on, fits their spectrum, makes
+    them again three times, by super-resolution from what diffusion left of them, from their block
+    averages, and from nothing, and compares four-point correlators with the truth. With --retrain a
+    small model is trained first. Interrupted or run again, it goes on after the last finished
+    stage.
 
     \b
     Example:
-      skild-physics reproduce ising --out runs/ising-L32
+      skild-physics reproduce
+      skild-physics reproduce --retrain --out runs/ising-L32
     """
     began = time.perf_counter()
+    L = L or (32 if retrain else 64)
+    if overrides and not retrain:
+        raise click.UsageError("--set goes with --retrain")
     settings = {
         "case": case,
         "L": L,
-        "samples": samples,
         "heldout": heldout,
         "factor": factor,
         "steps": steps,
+        "retrain": retrain,
+        "samples": samples if retrain else 0,
         "set": list(overrides),
     }
     fresh = _claim(out, settings, overwrite)
+    stages = _Stages(5 if retrain else 4)
 
-    with _stage(1, "critical Ising fields: Wolff clusters from an ordered start"):
+    with stages.next("critical Ising fields: Wolff clusters from an ordered start"):
+        # seed 1 is that of the fields the bundled model was trained on
         for name, seed, count in (("train", 1, samples), ("heldout", 2, heldout)):
+            if name == "train" and not retrain:
+                continue
             with progress(name, count) as show:
                 made = generate(
                     out / f"{name}.h5",
@@ -90,10 +106,10 @@ def command(
                 )
             say(f"{out / name}.h5: {count} fields, {made} of them made now")
 
-    with _stage(2, "variance spectrum S0(k) and its power law"):
+    with stages.next("variance spectrum S0(k) and its power law"):
         spectrum_path = out / "spectrum.nc"
         if fresh or not spectrum_path.exists():
-            with open_source(out / "train.h5") as stream:
+            with open_source(out / ("train.h5" if retrain else "heldout.h5")) as stream:
                 with progress("measure", stream.count) as show:
                     blocks = measure_blocks(stream, progress=show)
                 spectrum_from_blocks(blocks, stream.basis, source=stream.name).save(spectrum_path)
@@ -101,38 +117,55 @@ def command(
         save_figure(spectrum_figure([spectrum]), out / "spectrum.png")
         show_fit(spectrum)
 
-    with _stage(3, "training SKILD"):
-        template = files("skild_physics.cli").joinpath("reproduce_ising.toml").read_text()
-        with replacing(out / "config.toml") as temporary:
-            temporary.write_text(template)
-        fitting = (
-            f"process.schedule.resolution={L / factor!r}",
-            f"data.heldout={max(1, min(256, samples // 8))}",
-        )
-        config = load_config(out / "config.toml", (*fitting, *overrides))
-        checkpoint = run_training(config, overwrite=fresh)
+    checkpoint = Path(BUNDLED)
+    if retrain:
+        with stages.next("training SKILD"):
+            template = files("skild_physics.cli").joinpath("reproduce_ising.toml").read_text()
+            with replacing(out / "config.toml") as temporary:
+                temporary.write_text(template)
+            fitting = f"data.heldout={max(1, min(256, samples // 8))}"
+            config = load_config(out / "config.toml", (fitting, *overrides))
+            checkpoint = run_training(config, overwrite=fresh)
 
-    with _stage(4, f"super-resolution {L / factor:g} -> {L} of held-out fields"):
-        result = out / "super_resolved.h5"
-        if fresh or not result.exists():
-            run_super_resolution(
-                checkpoint, out / "heldout.h5", result, factor, Sampling(calls=steps)
-            )
-        say(f"{result}: {heldout} fields")
+    with stages.next(f"lattices of {L} x {L}, from {L / factor:g} x {L / factor:g} or nothing"):
+        made_files = _make(checkpoint, out, L, heldout, factor, Sampling(calls=steps), fresh)
 
-    with _stage(5, "connected four-point correlators against the truth"):
-        results, pictures = evaluate_files({"truth": out / "heldout.h5", "SKILD": result})
+    with stages.next("connected four-point correlators against the truth"):
+        sources = {"truth": out / "heldout.h5", **made_files}
+        results, pictures = evaluate_files(sources, binarize="sign")
         save_results(results, out / "correlators.nc")
         show_results(results)
         picture = out / "correlators.png"
         titled = {
             "truth, held out": pictures["truth"],
-            f"start: effective resolution {L / factor:g}": _first_start(result),
-            f"SKILD, {steps} network calls": pictures["SKILD"],
+            f"effective resolution {L / factor:g}": _first_start(made_files["SKILD"]),
+            **{label: field for label, field in pictures.items() if label != "truth"},
         }
         save_figure(correlator_figure(results[0], titled), picture)
     say(f"done in {time.perf_counter() - began:.0f} s")
     click.echo(picture)
+
+
+def _make(
+    checkpoint: Path, out: Path, L: int, count: int, factor: float, sampling: Sampling, fresh: bool
+) -> dict[str, Path]:
+    """The held-out fields made again from less and less, by label."""
+    paired, generated = out / "super_resolved.h5", out / "generated.h5"
+    coarse, observed = out / "coarse.h5", out / "from_blocks.h5"
+    if fresh or not paired.exists():
+        run_super_resolution(checkpoint, out / "heldout.h5", paired, factor, sampling)
+    found = {"SKILD": paired}
+    if L % factor == 0:
+        if fresh or not observed.exists():
+            coarse_grain(out / "heldout.h5", coarse, factor, "box")
+            run_super_resolution(checkpoint, coarse, observed, factor, sampling, None, "observed")
+        found["from block averages"] = observed
+    model = load_model(checkpoint)
+    if model.process.N == L and ends_in_noise(model):
+        if fresh or not generated.exists():
+            run_generation(checkpoint, generated, count, sampling)
+        found["from nothing"] = generated
+    return found
 
 
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
@@ -154,6 +187,9 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
         "state.previous.pt",
         "model.safetensors",
         "super_resolved.h5",
+        "coarse.h5",
+        "from_blocks.h5",
+        "generated.h5",
     ):
         (out / old).unlink(missing_ok=True)
     with replacing(note) as temporary:
@@ -161,12 +197,19 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
     return True
 
 
-@contextmanager
-def _stage(number: int, title: str) -> Iterator[None]:
-    say(f"[{number}/5] {title}")
-    began = time.perf_counter()
-    yield
-    say(f"[{number}/5] {time.perf_counter() - began:.1f} s")
+class _Stages:
+    """Says which stage begins, and how long it took."""
+
+    def __init__(self, count: int):
+        self.count, self.number = count, 0
+
+    @contextmanager
+    def next(self, title: str) -> Iterator[None]:
+        self.number += 1
+        say(f"[{self.number}/{self.count}] {title}")
+        began = time.perf_counter()
+        yield
+        say(f"[{self.number}/{self.count}] {time.perf_counter() - began:.1f} s")
 
 
 def _first_start(path: Path):  # type: ignore[no-untyped-def]

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from skild_physics.diffusion.sampler import SPACINGS
+from skild_physics.diffusion.sampler import SPACINGS, default_last_snr
 from skild_physics.diffusion.superresolution import SAMPLERS, Sampling
 from skild_physics.training.checkpoint import Model
 
@@ -51,7 +51,7 @@ _OPTIONS = (
         "--live-threshold",
         type=float,
         help="Show the network only the modes of a larger signal-to-noise ratio, on a smaller "
-        "lattice; for models trained so.  [default: as trained]",
+        "lattice; for models trained so; 0: all modes.  [default: as trained]",
     ),
     click.option("--batch-size", type=int, default=64, show_default=True, help="Fields at a time."),
     click.option("--seed", type=int, default=0, show_default=True, help="Field i has its own."),
@@ -77,5 +77,11 @@ def provenance(
         "order": sampling.order,
         "spacing": sampling.spacing,
         "seed": sampling.seed,
-        "live_threshold": live_threshold or 0.0,
+        "last_snr": (
+            default_last_snr(sampling.calls) if sampling.last_snr is None else sampling.last_snr
+        ),
+        "live_threshold": (
+            model.config.training.live_threshold if live_threshold is None else live_threshold
+        )
+        or 0.0,
     }

@@ -1,18 +1,22 @@
 """skild-physics super-resolve."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import torch
 from skild_physics.cli.console import progress, say
 from skild_physics.cli.sampling import provenance, sampling_options
+from torch import Tensor
 
 from skild_physics.baselines.sr3 import super_resolve_conditional
 from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling, downsample
-from skild_physics.diffusion.renormalization import enlarge
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.renormalization import critical_process, enlarge
 from skild_physics.diffusion.superresolution import (
     Observation,
+    Sampled,
     Sampling,
     starting_step,
     super_resolve_observed,
@@ -20,8 +24,10 @@ from skild_physics.diffusion.superresolution import (
 )
 from skild_physics.fields import load_fields, save_fields
 from skild_physics.files import check_output
-from skild_physics.training.checkpoint import load_model
+from skild_physics.training.checkpoint import Model, load_model
 from skild_physics.training.hardware import default_device
+
+Progress = Callable[[int], None]
 
 
 @click.command("super-resolve")
@@ -73,13 +79,16 @@ def command(
     Paired, the paper's protocol: fields that the model was not trained on are diffused to the step
     whose effective resolution is N/factor, and reconstructed from there. Observed: from M x M
     fields that were coarse-grained in a known way, fields of factor M per side are made that agree
-    with them; other sizes than the model's keep its lattice spacing. Rescaled: M x M critical
-    fields become the large scales of fields of factor M per side, and what is smaller is drawn
-    anew. OUT holds the results as `field` and what the model saw as `start`.
+    with them. Rescaled: M x M critical fields become the large scales of fields of factor M per
+    side, and what is smaller is drawn anew. Other sizes than the model's keep its lattice spacing.
+    OUT holds the results as `field` and what the model saw as `start`.
+
+    CHECKPOINT is a file, the folder of a run, or the word bundled: the model of critical Ising
+    lattices that comes with the package.
 
     \b
     Example:
-      skild-physics super-resolve runs/ising heldout.h5 --factor 4 --out sr4.h5
+      skild-physics super-resolve bundled heldout.h5 --factor 4 --out sr4.h5
       skild-physics super-resolve runs/ising coarse.h5 --protocol observed --factor 4 --out o4.h5
       skild-physics super-resolve runs/ising heldout.h5 --protocol rescaled --factor 2 --out r2.h5
     """
@@ -123,68 +132,39 @@ def run_super_resolution(
     with load_fields(source) as opened:
         fields = torch.from_numpy(opened[:samples].values)[:, None]
         downsampling = downsampling or opened.attrs.get("downsampling")
-    process, told = model.process, model.config.condition
-    seen: Observation | None = None
-    if told is not None:
-        if factor != told.factor:
-            raise ValueError(
-                f"{checkpoint}: is conditional and serves the factor {told.factor} only, got "
-                f"{factor:g}"
-            )
-        if downsampling not in (None, told.downsampling):
-            raise ValueError(
-                f"{checkpoint}: was trained on fields coarse-grained by {told.downsampling}, not "
-                f"{downsampling}"
-            )
-        coarse = fields
-        if protocol == "paired":
-            M = fields.shape[-1] // told.factor
-            coarse = downsample(fields.float(), told.downsampling, M, process.basis)
-        n = float(process.T)
+    if model.config.condition is not None:
+        route = _conditional(model, fields, factor, protocol, downsampling)
+    elif protocol == "paired":
+        route = _paired(model, fields, factor, live_threshold)
     elif protocol == "rescaled":
-        M = fields.shape[-1]
-        process = process.resized(_target_size(M, factor, model.multiple))
-        own = model.process.resized(M)
-        n = process.step_at_resolution(keep * M, tau)
-    elif protocol == "observed":
-        if downsampling is None or downsampling not in DOWNSAMPLINGS:
-            raise ValueError(
-                f"{source} does not say how it was coarse-grained: pass --downsampling, one of "
-                f"{', '.join(DOWNSAMPLINGS)}"
-            )
-        process = process.resized(_target_size(fields.shape[-1], factor, model.multiple))
-        seen = Observation(process, downsampling, fields.shape[-1])
-        n = seen.step(tau)
+        route = _rescaled(model, fields, factor, keep, live_threshold)
+    elif downsampling is None or downsampling not in DOWNSAMPLINGS:
+        raise ValueError(
+            f"{source} does not say how it was coarse-grained: pass --downsampling, one of "
+            f"{', '.join(DOWNSAMPLINGS)}"
+        )
     else:
-        n = starting_step(process, factor, tau)
-    denoise = model.denoiser(process, live_threshold)
-    resolution = process.N / factor if told else float(process.resolution(n, tau))
+        route = _observed(model, fields, factor, downsampling, live_threshold)
+    process = route.process
     say(
         f"{len(fields)} fields to {process.N} x {process.N}, {protocol} protocol, "
-        f"{sampling.calls} network calls ({sampling.sampler}) from n = {n:.1f} of {process.T}, "
-        f"effective resolution {resolution:.4g}"
+        f"{sampling.calls} network calls ({sampling.sampler}) from n = {route.n:.1f} of "
+        f"{process.T}, effective resolution {route.resolution:.4g}"
     )
     with torch.inference_mode(), progress("super-resolve", len(fields)) as show:
-        if told is not None:
-            made = super_resolve_conditional(process, model.told, coarse, sampling, show)
-        elif protocol == "rescaled":
-            made = enlarge(process, denoise, fields, own, keep * M, tau, sampling, show)
-        elif seen is None:
-            made = super_resolve_paired(process, denoise, fields, factor, tau, sampling, show)
-        else:
-            made = super_resolve_observed(process, denoise, fields, seen.kind, tau, sampling, show)
+        made = route.run(sampling, show)
     attributes: dict[str, str | int | float] = {
         "input": source.name,
         "protocol": protocol,
         "factor": factor,
-        "starting_step": n,
-        "effective_resolution": resolution,
+        "starting_step": route.n,
+        "effective_resolution": route.resolution,
         "tau": tau,
         **provenance(checkpoint, model, sampling, live_threshold),
     }
-    if seen is not None:
-        residual = seen.residual(made.result, fields.float())
-        attributes |= {"downsampling_of_input": seen.kind, "consistency_residual": residual}
+    if route.seen is not None:
+        residual = route.seen.residual(made.result, fields.float())
+        attributes |= {"downsampling_of_input": route.seen.kind, "consistency_residual": residual}
         say(
             f"coarse-graining the result again differs from {source.name} by {residual:.2g} of its "
             "root mean square"
@@ -192,11 +172,98 @@ def run_super_resolution(
     save_fields(out, made.result[:, 0].numpy(), attributes, start=made.start[:, 0].numpy())
 
 
-def _target_size(M: int, factor: float, multiple: int) -> int:
+class _Route(NamedTuple):
+    """Where the reversed process starts, and how it runs."""
+
+    process: Process
+    n: float
+    resolution: float
+    run: Callable[[Sampling, Progress], Sampled]
+    seen: Observation | None = None
+
+
+def _side(model: Model, M: int, factor: float) -> int:
+    """The side of a lattice ``factor`` times as wide as M, if the network takes it."""
     N = round(M * factor)
-    if N < M or abs(N - M * factor) > 0.01 or N % multiple:
+    if N < M or abs(N - M * factor) > 0.01 or N % model.multiple:
         raise ValueError(
             f"{M} x {M} fields times {factor:g} would be {M * factor:g} wide; the network takes "
-            f"multiples of {multiple}"
+            f"multiples of {model.multiple}"
         )
     return N
+
+
+def _resized(model: Model, M: int, factor: float) -> Process:
+    """The model's process on a lattice ``factor`` times as wide as M, of the same spacing."""
+    return model.process.resized(_side(model, M, factor))
+
+
+def _paired(model: Model, fields: Tensor, factor: float, live_threshold: float | None) -> _Route:
+    process, tau = _resized(model, fields.shape[-1], 1), model.config.process.tau
+    n = starting_step(process, factor, tau)
+    denoise = model.denoiser(process, live_threshold)
+
+    def run(sampling: Sampling, show: Progress) -> Sampled:
+        return super_resolve_paired(process, denoise, fields, factor, tau, sampling, show)
+
+    return _Route(process, n, float(process.resolution(n, tau)), run)
+
+
+def _observed(
+    model: Model, fields: Tensor, factor: float, kind: Downsampling, live_threshold: float | None
+) -> _Route:
+    process, tau = _resized(model, fields.shape[-1], factor), model.config.process.tau
+    seen = Observation(process, kind, fields.shape[-1])
+    n = seen.step(tau)
+    denoise = model.denoiser(process, live_threshold)
+
+    def run(sampling: Sampling, show: Progress) -> Sampled:
+        return super_resolve_observed(process, denoise, fields, kind, tau, sampling, show)
+
+    return _Route(process, n, float(process.resolution(n, tau)), run, seen)
+
+
+def _rescaled(
+    model: Model, fields: Tensor, factor: float, keep: float, live_threshold: float | None
+) -> _Route:
+    M, tau = fields.shape[-1], model.config.process.tau
+    process, denoise = model.critical(_side(model, M, factor), live_threshold)
+    own = critical_process(model.process, M)
+    n = process.step_at_resolution(keep * M, tau)
+
+    def run(sampling: Sampling, show: Progress) -> Sampled:
+        return enlarge(process, denoise, fields, own, keep * M, tau, sampling, show)
+
+    return _Route(process, n, keep * M, run)
+
+
+def _conditional(
+    model: Model, fields: Tensor, factor: float, protocol: str, kind: Downsampling | None
+) -> _Route:
+    told, process = model.config.condition, model.process
+    assert told is not None
+    M = process.N // told.factor
+    side = process.N if protocol == "paired" else M
+    if factor != told.factor:
+        raise ValueError(
+            f"this model is conditional and serves the factor {told.factor} only, got {factor:g}"
+        )
+    if protocol == "rescaled":
+        raise ValueError("this model is conditional and knows no rescaled protocol")
+    if fields.shape[-1] != side:
+        raise ValueError(
+            f"this model is conditional and takes fields of {side} x {side} in the {protocol} "
+            f"protocol, got {fields.shape[-2]} x {fields.shape[-1]}"
+        )
+    if kind not in (None, told.downsampling):
+        raise ValueError(
+            f"this model was trained on fields coarse-grained by {told.downsampling}, not {kind}"
+        )
+    coarse = fields
+    if protocol == "paired":
+        coarse = downsample(fields.float(), told.downsampling, M, process.basis)
+
+    def run(sampling: Sampling, show: Progress) -> Sampled:
+        return super_resolve_conditional(process, model.told, coarse, sampling, show)
+
+    return _Route(process, float(process.T), float(M), run)

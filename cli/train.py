@@ -24,10 +24,11 @@ from skild_physics.training.run import dry_run, train
 def command(
     config: Path, overrides: tuple[str, ...], dry: bool, as_json: bool, overwrite: bool
 ) -> None:
-    r"""Train a SKILD model as CONFIG says: a TOML file, or the name of a published configuration.
+    r"""Train a SKILD model as CONFIG says: a TOML file, or the name of a shipped configuration.
 
     Rerunning the same command resumes. Published: cifar10-linear, cifar10-log-linear,
-    imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4.
+    imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4. Ours, for two CPU cores: ising64,
+    the bundled model, and ising64-sr3, its baseline.
 
     \b
     Example:

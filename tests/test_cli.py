@@ -25,7 +25,7 @@ from skild_physics.training.checkpoint import load_model
 
 ROOT = Path(__file__).parents[1]
 SKILD = str(Path(sys.executable).with_name("skild-physics"))
-SMALL = "--L 16 --samples 400 --heldout 64 --steps 5 --factor 4"
+SMALL = "--retrain --L 16 --samples 400 --heldout 64 --steps 5 --factor 4"
 SHORT = (
     "--set training.steps=20 --set training.compile=false --set training.checkpoint_every=10 "
     "--set network.channels=[16] --set network.blocks=[1]"
@@ -54,7 +54,12 @@ def test_reproduce_makes_everything(folder):
     out = folder / "run"
     assert (out / "correlators.png").read_bytes().startswith(b"\x89PNG")
     with xr.open_dataset(out / "correlators.nc", engine="h5netcdf") as data:
-        assert data["source"].values.tolist() == ["truth", "SKILD", "SKILD (raw)"]
+        assert data["source"].values.tolist() == [
+            "truth",
+            "SKILD",
+            "from block averages",
+            "from nothing",
+        ]
         assert data["side"].values.tolist() == [1, 2, 4, 8]
         assert data["side"].attrs["units"] == "lattice spacing"
         assert float(data["kappa4_stderr"].min()) > 0
@@ -63,16 +68,41 @@ def test_reproduce_makes_everything(folder):
     with xr.open_dataset(out / "super_resolved.h5", engine="h5netcdf") as data:
         assert data["field"].shape == data["start"].shape == (64, 16, 16)
         assert data.attrs["protocol"] == "paired"
+    with xr.open_dataset(out / "from_blocks.h5", engine="h5netcdf") as data:
+        assert data.attrs["consistency_residual"] < 1e-5
+    with xr.open_dataset(out / "generated.h5", engine="h5netcdf") as data:
+        assert data["field"].shape == (64, 16, 16)
 
 
 def test_reproduce_again_skips_what_is_done(folder):
     made = ["train.h5", "heldout.h5", "spectrum.nc", "model.safetensors", "super_resolved.h5"]
+    made += ["coarse.h5", "from_blocks.h5", "generated.h5"]
     before = {name: (folder / "run" / name).stat().st_mtime_ns for name in made}
     done = run(f"reproduce ising {SMALL} {SHORT} --out run", folder)
     assert "trained already" in done.stderr
     assert {name: (folder / "run" / name).stat().st_mtime_ns for name in made} == before
     refused = run(f"reproduce ising {SMALL} --out run", folder, code=2)
     assert "other settings" in refused.stderr
+
+
+def test_the_bundled_model_reproduces_generates_and_super_resolves(tmp_path):
+    """At its own size and, by scale invariance, at others."""
+    done = run("reproduce --heldout 24 --steps 12 --out run", tmp_path)
+    assert done.stdout.splitlines()[-1] == "run/correlators.png"
+    assert not (tmp_path / "run" / "train.h5").exists()
+    with xr.open_dataset(tmp_path / "run" / "correlators.nc", engine="h5netcdf") as data:
+        assert data["side"].values.tolist() == [1, 2, 4, 8, 16, 32]
+        for label in data["source"].values[1:]:
+            row = data.sel(source=label)
+            # 0.04 for the block averages
+            assert abs(float(row["energy"]) + 1.4239) < 0.05 + 4 * float(row["energy_stderr"])
+    run("generate bundled --L 128 --samples 2 --steps 12 --out made.h5 --plot made.png", tmp_path)
+    with load_fields(tmp_path / "made.h5") as made:
+        assert made.shape == (2, 128, 128)
+        spins = np.sign(made.values)
+        # far from the disordered -0 and the ordered -2
+        bonds = (spins * np.roll(spins, 1, axis=1) + spins * np.roll(spins, 1, axis=2)).mean()
+        assert bonds == pytest.approx(1.419, abs=0.15)
 
 
 def test_commands_by_hand(folder):
@@ -223,15 +253,16 @@ def test_from_real_coarse_lattices(folder, tmp_path):
 
 def test_generation(folder, tmp_path):
     """A schedule that ends below one pixel; another one is refused."""
-    refused = run(f"generate {folder / 'run'} --out g.h5", tmp_path, code=2)
-    assert "use super-resolve" in refused.stderr
     config = (folder / "run" / "config.toml").read_text()
     for name in ("train.h5", "spectrum.nc"):
         config = config.replace(f'"{name}"', f'"{folder / "run" / name}"')
     (tmp_path / "config.toml").write_text(config)
-    below = "--set process.schedule.resolution=0.4 --set process.k_c=3.0"
+    above = "--set process.schedule.resolution=2.0 --set process.k_c=0.0 --set training.steps=1"
+    run(f"train config.toml {SHORT} {above} --set out=above", tmp_path)
+    refused = run("generate above --out g.h5", tmp_path, code=2)
+    assert "use super-resolve" in refused.stderr
     live = "--set training.live_threshold=0.1 --set training.live_multiple=8"
-    run(f"train config.toml {SHORT} {below} {live}", tmp_path)
+    run(f"train config.toml {SHORT} {live}", tmp_path)
     run("generate . --samples 5 --steps 6 --sampler stochastic --out g.h5", tmp_path)
     with load_fields(tmp_path / "g.h5") as made:
         assert made.shape == (5, 16, 16)
@@ -351,8 +382,8 @@ BAD = [
     ("train run/config.toml --set training.steps=20", "another configuration"),
     ("super-resolve run run/heldout.h5 --factor 0.5 --out x.h5", "factor must be at least 1"),
     ("super-resolve run run/heldout.h5 --factor nan --out x.h5", "factor must be at least 1"),
-    ("super-resolve run run/heldout.h5 --factor 64 --out x.h5", "factor must be at most 4"),
-    ("super-resolve run small.h5 --factor 2 --out x.h5", "8 x 8"),
+    ("super-resolve run run/heldout.h5 --factor 64 --out x.h5", "factor must be at most 32"),
+    ("super-resolve bundled odd.h5 --factor 2 --out x.h5", "would be 9 wide"),
     ("super-resolve run missing.h5 --factor 2 --out x.h5", "missing.h5: no such file"),
     ("super-resolve nowhere run/heldout.h5 --factor 2 --out x.h5", "nowhere: no such file"),
     ("super-resolve text.h5 run/heldout.h5 --factor 2 --out x.h5", "text.h5: not a readable"),
@@ -371,7 +402,12 @@ BAD = [
     ("coarse-grain run/heldout.h5 --factor 0.5 --out x.h5", "whole pixels"),
     ("coarse-grain run/heldout.h5 --factor 2 --downsampling nearest --out x.h5", "nearest"),
     ("coarse-grain missing.h5 --factor 2 --out x.h5", "missing.h5: no such file"),
-    ("generate run --samples 0 --out x.h5", "use super-resolve"),
+    ("generate run --samples 0 --out x.h5", "samples must be at least 1"),
+    ("generate bundled --L 66 --out x.h5", "multiples of 4, got 66"),
+    ("generate bundled --L 32 --out x.h5", "not from 64 to 32"),
+    ("super-resolve nowhere run/heldout.h5 --factor 2 --out x.h5", "nowhere: no such file"),
+    ("super-resolve bundled run/heldout.h5 --factor 200 --out x.h5", "factor must be at most"),
+    ("super-resolve bundled run/heldout.h5 --protocol rescaled --factor 1.1 --out x.h5", "wide"),
     ("eval-correlators run/heldout.h5", "LABEL=FILE"),
     ("eval-correlators a=run/heldout.h5 --block-spins 4 --out x.nc", "halved 4 times"),
     ("eval-correlators a=run/heldout.h5 a=run/heldout.h5", "given twice"),
@@ -381,6 +417,7 @@ BAD = [
     ("eval-correlators a=run/spectrum.nc --out x.nc", "run/spectrum.nc"),
     ("reproduce potts", "potts"),
     ("reproduce --out .", "not empty"),
+    ("reproduce --set training.steps=3", "--set goes with --retrain"),
     ("frobnicate", "frobnicate"),
 ]
 
@@ -389,6 +426,7 @@ BAD = [
 def crowded(folder):
     """The same folder with other files that commands must refuse and leave alone."""
     run("generate-ising --L 8 --samples 20 --out small.h5", folder)
+    run("generate-ising --L 9 --samples 4 --out odd.h5", folder)
     with h5py.File(folder / "foreign.h5", "w") as file:
         file["x"] = 1
     (folder / "text.h5").write_text("not HDF5")
@@ -439,7 +477,7 @@ def test_readme_commands_run(folder, tmp_path):
     commands = [line for line in lines if line.startswith("skild-physics ")]
     assert len(commands) >= 5
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "ising-L32").symlink_to(folder / "run")
+    (tmp_path / "runs" / "ising").symlink_to(folder / "run")
     for command in commands:
         arguments = command.removeprefix("skild-physics ")
         if arguments.startswith("reproduce") or "cifar10" in arguments:
@@ -477,15 +515,38 @@ def test_values_with_errors(value, stderr, text):
 
 def test_readme_table_is_the_committed_result():
     readme = (ROOT / "README.md").read_text()
-    path = ROOT / "paper_figures" / "ising_L32" / "correlators.nc"
+    path = ROOT / "paper_figures" / "four_point.nc"
+    names = {f"kappa4({r})": ("kappa4", {"side": r}) for r in (1, 2, 4, 8, 16, 32)}
+    names |= {
+        "energy per spin": ("energy", {}),
+        r"\|m\| per spin": ("abs_magnetization", {}),
+        "Binder parameter": ("binder", {}),
+        "specific heat": ("specific_heat", {}),
+    }
     with xr.open_dataset(path, engine="h5netcdf") as data:
-        for r in data["side"].values:
-            cells = []
-            for source, name in (
-                ("truth", "kappa4"),
-                ("SKILD", "kappa4"),
-                ("SKILD", "kappa4_residual"),
-            ):
-                at = data.sel(side=r, source=source)
-                cells.append(with_error(float(at[name]), float(at[f"{name}_stderr"])))
-            assert f"| kappa4({r}) | {' | '.join(cells)} |" in readme
+        truth, *others = data["source"].values
+        assert len(others) == 4
+        for title, (name, where) in names.items():
+            at = data.sel(where)
+            cells = [(at[name], at[f"{name}_stderr"], truth)]
+            cells += [
+                (at[f"{name}_residual"], at[f"{name}_residual_stderr"], label) for label in others
+            ]
+            shown = [
+                with_error(*(float(x.sel(source=label)) for x in (value, stderr)))
+                for value, stderr, label in cells
+            ]
+            assert f"| {title} | {' | '.join(shown)} |" in readme
+
+
+@pytest.mark.parametrize(
+    "name", ["four_point", "effective_resolution", "convergence", "inverse_renormalization"]
+)
+def test_figures_are_drawn_from_their_committed_files(name, tmp_path):
+    """With one command each, which measures nothing."""
+    for file in (ROOT / "paper_figures").glob("*.*"):
+        if file.suffix in (".py", ".nc"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    done = subprocess.run([sys.executable, tmp_path / f"{name}.py"], timeout=300, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

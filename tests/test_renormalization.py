@@ -3,15 +3,22 @@ import pytest
 import torch
 from click.testing import CliRunner
 from skild_physics.cli.main import cli
+from skild_physics.data_gen import IsingParameters, generate
 from small_runs import make_inputs, one_thread, run_values
 
 from skild_physics import kspace
 from skild_physics.diffusion.oracle import gaussian
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.renormalization import enlarge
-from skild_physics.diffusion.schedule import linear_to_resolution
+from skild_physics.diffusion.renormalization import critical_denoiser, critical_process, enlarge
+from skild_physics.diffusion.schedule import (
+    LinearBetaSchedule,
+    LogLinearSchedule,
+    linear_to_resolution,
+)
 from skild_physics.diffusion.superresolution import Sampling, super_resolve_paired
-from skild_physics.fields import load_fields
+from skild_physics.fields import load_fields, open_source
+from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
+from skild_physics.spectrum.radial import radial_mean
 from skild_physics.training.config import parse_config
 from skild_physics.training.run import train
 
@@ -51,6 +58,99 @@ def test_enlarged_gaussian_fields_have_the_spectrum_of_the_larger_lattice(basis)
     assert float(ratio) == pytest.approx(2**1.75)
 
 
+def test_the_spectrum_of_a_larger_critical_lattice_is_foretold(tmp_path):
+    """From 32 x 32 Wolff lattices to 64 x 64, measured on Wolff lattices."""
+    spectra = {}
+    for L, count in ((32, 20_000), (64, 6000)):
+        path = tmp_path / f"{L}.h5"
+        generate(path, IsingParameters.planned(L, seed=1), count, workers=2)
+        with open_source(path) as stream:
+            blocks = measure_blocks(stream)
+        spectra[L] = spectrum_from_blocks(blocks, "periodic")
+    process = Process(
+        torch.as_tensor(spectra[32].per_mode()),
+        linear_to_resolution(32, 0.5, 9.0, TAU),
+        "periodic",
+        k_c=3.0,
+    )
+    large = critical_process(process, 64)
+    measured = radial_mean(spectra[64].per_mode(), "periodic")
+    away = np.log(radial_mean(large.S0.numpy(), "periodic") / measured)
+    # the lowest waves are known to 1 % here
+    assert np.abs(away[:16]).max() < 0.04
+    # shells of few directions scatter: the spectrum near the edge is not round
+    assert np.abs(away).mean() < 0.03
+    # the continuation of a lattice of the same spacing takes the box for a part of the lattice
+    wrong = np.log(radial_mean(process.resized(64).S0.numpy(), "periodic") / measured)
+    assert np.abs(wrong[:4]).mean() > 0.08
+    # from the new lattice's smallest scale to the old end, in units of the box
+    assert float(large.lam(1000)) == pytest.approx(float(process.lam(1000)))
+    small = float(process.lam(10)) * 32**2
+    assert float(large.lam(10)) * 64**2 == pytest.approx(small, rel=0.05)
+
+
+@pytest.mark.parametrize("basis", ["periodic", "cosine"])
+def test_a_power_law_of_the_lattice_momentum_is_continued(basis):
+    S0 = {}
+    for side in (64, 256):
+        p = kspace.wavenumbers(side, basis, "lattice") / side
+        p[0, 0] = 2 * np.pi / side
+        S0[side] = torch.as_tensor(p**-1.75)
+    process = Process(S0[64], linear_to_resolution(64, 0.5, 9.0, TAU), basis, k_c=3.0)
+    large = critical_process(process, 256)
+    k = kspace.wavenumbers(256, basis) / (2 * np.pi)
+    ratio = (large.S0 / S0[256]).numpy()
+    np.testing.assert_allclose(ratio[k < 8], 1, rtol=1e-10)
+    np.testing.assert_allclose(ratio, 1, rtol=0.05)
+
+
+def test_each_step_is_evaluated_on_the_smallest_lattice_that_holds_its_live_modes():
+    """For Gaussian fields the estimate is the same on all of them: sqrt(abar) x_n."""
+    small = critical(32)
+    sides, used = (32, 64, 128), []
+
+    def level(N):
+        process = critical_process(small, N)
+        denoise = gaussian(process.S0).denoiser(process)
+
+        def noted(x_n, n):
+            used.append((N, float(process.lam(n))))
+            return denoise(x_n, n)
+
+        return process, noted
+
+    levels = [level(N) for N in sides]
+    process = levels[-1][0]
+    denoise = critical_denoiser(levels, 0.01)
+    x_n = process.S0.sqrt() * torch.randn(2, 1, 128, 128, dtype=torch.float64)
+    for R in (1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0):
+        n = process.step_at_resolution(R, TAU)
+        alpha = process.marginal(n).alpha
+        ours, exact = denoise(x_n, n), alpha * x_n
+        # only modes of a signal-to-noise ratio below the threshold are left out
+        live = alpha**2 / (1 - alpha**2) > 0.01
+        torch.testing.assert_close(ours[..., live], exact[..., live])
+        assert bool(((ours == 0) | torch.isclose(ours, exact)).all())
+        assert used[-1][1] == pytest.approx(float(process.lam(n)))
+    assert [N for N, _ in used] == [32, 32, 32, 64, 128, 128, 128]
+
+
+@pytest.mark.parametrize(("M", "N"), [(16, 32), (64, 32)])
+def test_spectra_that_cannot_be_continued(M, N):
+    with pytest.raises(ValueError, match="continued"):
+        critical_process(critical(M), N)
+
+
+def test_a_schedule_that_ends_nowhere_in_particular():
+    process = Process(critical(32).S0, LinearBetaSchedule(0.1, 20.0), "periodic", k_c=500.0)
+    with pytest.raises(ValueError, match="schedules"):
+        critical_process(process, 64)
+    logarithmic = Process(critical(32).S0, LogLinearSchedule(-4.0, -1.0), "periodic")
+    large = critical_process(logarithmic, 64)
+    assert float(large.lam(1000)) == pytest.approx(0.1)
+    assert float(large.lam(1)) * 4 == pytest.approx(float(logarithmic.lam(1)), rel=0.01)
+
+
 def test_on_the_same_lattice_it_is_the_paired_start():
     process = critical(8)
     fields = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -77,13 +177,13 @@ def test_what_cannot_be_enlarged(fields, resolution, message):
 
 
 def test_again_and_again_from_the_command_line(tmp_path):
-    folder = make_inputs(tmp_path)
-    values = run_values(folder, folder / "run")
+    folder = make_inputs(tmp_path, L=32, samples=40)
+    values = run_values(folder, folder / "run", steps=2)
     values["process"]["schedule"]["resolution"] = 0.5
     values["process"]["k_c"] = 3.0
     train(parse_config(values))
     source = folder / "train.h5"
-    for L in (16, 32):
+    for L in (64, 128):
         out = tmp_path / f"{L}.h5"
         command = ["super-resolve", folder / "run", source, "--protocol", "rescaled", "--factor", 2]
         command += ["--steps", 3, "--samples", 4, "--out", out]

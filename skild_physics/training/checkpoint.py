@@ -10,6 +10,7 @@ import json
 import os
 import zipfile
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from skild_physics import __version__, kspace
 from skild_physics.diffusion.adaptive import adaptive_denoiser
 from skild_physics.diffusion.prediction import Denoiser, denoiser
 from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.renormalization import critical_denoiser, critical_process
 from skild_physics.files import replacing
 from skild_physics.kspace import Basis
 from skild_physics.networks import CompactUNet, NCSNpp, StepNetwork
@@ -31,6 +33,8 @@ from skild_physics.training.config import CompactConfig, Config, parse_config, w
 SCHEMA = "skild_physics.checkpoint"
 SCHEMA_VERSION = 2
 """Version 1 knew lattice ensembles of one channel only."""
+BUNDLED = "bundled"
+"""Name of the checkpoint that comes with the package."""
 _WEIGHTS = "network."
 
 
@@ -63,10 +67,36 @@ class Model:
         threshold = settings.live_threshold if live_threshold is None else live_threshold
         if not threshold:
             return denoiser(self.network, process, settings.prediction)
-        multiple = settings.live_multiple_of(self.process.N)
-        if process.N % multiple:
+        # lattices of live modes of the same spacing as in training
+        multiple = settings.live_multiple_of(self.process.N) * process.N // self.process.N
+        if process.N % max(multiple, 1) or multiple % self.multiple:
             multiple = self.multiple
         return adaptive_denoiser(self.network, process, settings.prediction, threshold, multiple)
+
+    def critical(self, N: int, live_threshold: float | None = None) -> tuple[Process, Denoiser]:
+        """The process and the estimate of x_0 of critical fields of another size.
+
+        See :mod:`skild_physics.diffusion.renormalization`.
+
+        Args:
+            N: side of the lattice, at least that of the model.
+            live_threshold: see :meth:`denoiser`.
+
+        Raises:
+            ValueError: as :func:`skild_physics.diffusion.renormalization.critical_process`.
+        """
+        process = critical_process(self.process, N)
+        threshold = (
+            self.config.training.live_threshold if live_threshold is None else live_threshold
+        )
+        if not threshold or N == self.process.N:
+            return process, self.denoiser(process, live_threshold)
+        sides = [self.process.N]
+        while 2 * sides[-1] < N:
+            sides.append(2 * sides[-1])
+        smaller = [critical_process(self.process, side) for side in sides]
+        levels = [(each, self.denoiser(each, threshold)) for each in (*smaller, process)]
+        return process, critical_denoiser(levels, threshold)
 
     def told(self, told: Tensor) -> Denoiser:
         """The estimate of x_0 of a conditional model that is told fields (B, C, N, N)."""
@@ -160,10 +190,17 @@ def save_model(
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     """Read an inference checkpoint; a folder stands for the model.safetensors in it.
 
+    Args:
+        path: the file or folder, or "bundled" for the model of critical Ising lattices that comes
+            with the package (see its card, pretrained/ising64/README.md).
+        device: where its tensors go.
+
     Raises:
         ValueError: the file is missing, foreign, broken, or of a newer schema.
     """
     path = Path(path)
+    if str(path) == BUNDLED and not path.exists():
+        path = Path(str(files("skild_physics"))) / "pretrained" / "ising64"
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():

@@ -347,8 +347,8 @@ def parse_config(values: dict[str, Any], source: str = "config") -> Config:
         raise ValueError(_explain(error, source)) from None
 
 
-def published_names() -> list[str]:
-    """Names of the published configurations that load_config takes in place of a file."""
+def shipped_names() -> list[str]:
+    """Names of the configurations that load_config takes in place of a file."""
     folder = files("skild_physics.training").joinpath(CONFIGS)
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
 
@@ -356,7 +356,7 @@ def published_names() -> list[str]:
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a TOML file and apply overrides of the form "section.key=value".
 
-    Relative paths in the file are taken from the file's folder. The name of a published
+    Relative paths in the file are taken from the file's folder. The name of a shipped
     configuration stands for that configuration, with paths taken from the working directory.
 
     Raises:
@@ -364,15 +364,13 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """
     path = Path(path)
     try:
-        if not path.exists() and str(path) in published_names():
+        if not path.exists() and str(path) in shipped_names():
             text = files("skild_physics.training").joinpath(CONFIGS, f"{path}.toml").read_text()
         else:
             text = path.read_text()
         values = tomllib.loads(text)
     except FileNotFoundError:
-        raise ValueError(
-            f"{path}: no such file, nor one of {', '.join(published_names())}"
-        ) from None
+        raise ValueError(f"{path}: no such file, nor one of {', '.join(shipped_names())}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
     for override in overrides:
