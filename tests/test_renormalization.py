@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from skild_physics.data_gen import IsingParameters, generate
 from small_runs import make_inputs, one_thread, run_values
 
 from skild_physics import kspace
+from skild_physics.diffusion.adaptive import live_intervals
 from skild_physics.diffusion.oracle import gaussian
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.renormalization import critical_denoiser, critical_process, enlarge
@@ -19,6 +22,7 @@ from skild_physics.diffusion.superresolution import Sampling, super_resolve_pair
 from skild_physics.fields import load_fields, open_source
 from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
 from skild_physics.spectrum.radial import radial_mean
+from skild_physics.training.checkpoint import load_model
 from skild_physics.training.config import parse_config
 from skild_physics.training.run import train
 
@@ -149,6 +153,37 @@ def test_a_schedule_that_ends_nowhere_in_particular():
     large = critical_process(logarithmic, 64)
     assert float(large.lam(1000)) == pytest.approx(0.1)
     assert float(large.lam(1)) * 4 == pytest.approx(float(logarithmic.lam(1)), rel=0.01)
+
+
+def test_the_network_sees_lattices_of_the_spacings_it_was_trained_on():
+    """Live modes of larger critical lattices: the trained sizes, or larger boxes of the same."""
+    model = load_model("bundled")
+    seen = []
+
+    def network(x, lam):
+        seen.append((x.shape[-1], float(lam[0])))
+        return torch.zeros_like(x)
+
+    network.multiple = 4
+    model = replace(model, network=network)
+    trained = live_intervals(model.process, 0.01, 16)
+    assert set(trained) == {16, 32, 48, 64}
+    longest = {}
+    start = 0.0
+    for M, end in trained.items():
+        steps = torch.linspace(start + 1e-6, end, 50, dtype=torch.float64)
+        longest[M / 64] = [float(model.process.lam(n)) * M**2 for n in steps]
+        start = end
+    process, denoise = model.critical(256)
+    for R in np.geomspace(0.6, 500, 60):
+        n = process.step_at_resolution(float(R), TAU)
+        denoise(torch.zeros(1, 1, 256, 256), n)
+    assert {M for M, _ in seen} <= {16, 32, 48, 64, 96, 128, 192, 256}
+    for M, lam in seen:
+        # told as in training, at some share of live modes
+        assert any(
+            0.99 * min(values) <= lam <= 1.01 * max(values) for values in longest.values()
+        ), (M, lam)
 
 
 def test_on_the_same_lattice_it_is_the_paired_start():
