@@ -539,6 +539,16 @@ def test_readme_table_is_the_committed_result():
             assert f"| {title} | {' | '.join(shown)} |" in readme
 
 
+def test_readme_row_of_the_papers_own_case_is_the_committed_result():
+    path = ROOT / "paper_figures" / "super_resolution_128.nc"
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        row = data.sel(source="SKILD")
+        values = [*row["kappa4_residual"].values, float(row["energy_residual"])]
+        errors = [*row["kappa4_residual_stderr"].values, float(row["energy_residual_stderr"])]
+    cells = [with_error(float(x), float(e)) for x, e in zip(values, errors, strict=True)]
+    assert f"| SKILD - truth | {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     "name", ["four_point", "effective_resolution", "convergence", "inverse_renormalization"]
 )
