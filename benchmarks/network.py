@@ -123,7 +123,6 @@ class Variant:
 
     network: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
-    process: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     wrap: Callable[[nn.Module, Process], nn.Module] | None = None
     inputs: int = 1
@@ -190,7 +189,6 @@ def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
                 "spectrum": str(folder / "spectrum.nc"),
                 "k_c": 3.0,
                 "schedule": {"kind": "linear", "resolution": 0.5, **variant.schedule},
-                **variant.process,
             },
             "network": variant.network,
             "training": {"steps": steps, "batch_size": 16, **variant.training},

@@ -80,8 +80,5 @@ def provenance(
         "last_snr": (
             default_last_snr(sampling.calls) if sampling.last_snr is None else sampling.last_snr
         ),
-        "live_threshold": (
-            model.config.training.live_threshold if live_threshold is None else live_threshold
-        )
-        or 0.0,
+        "live_threshold": model.live_threshold(live_threshold),
     }

@@ -42,12 +42,11 @@ RUNS: dict[str, tuple[SamplerName, Spacing, tuple[int, ...]]] = {
 def measure(model: Model, sr3: str, fields: int) -> xr.Dataset:
     process, settings = model.process, model.config.training
     x = truth(process.N, fields)
-    n = starting_step(process, FACTOR, TAU)
+    n, denoise = starting_step(process, FACTOR, TAU), model.denoiser()
     sources, rows = {"truth": x}, []
     for label, (sampler, spacing, all_calls) in RUNS.items():
         for calls in all_calls:
             sampling = Sampling(calls=calls, sampler=sampler, spacing=spacing)
-            denoise = model.denoiser()
             began = time.perf_counter()
             with progress(f"{label} {calls}", fields) as show:
                 done = super_resolve_paired(process, denoise, x, FACTOR, TAU, sampling, show)

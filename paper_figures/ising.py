@@ -80,7 +80,7 @@ def script(
     @click.option("--measure", "again", is_flag=True, help="Make the file again first; minutes.")
     @click.option("--model", default=BUNDLED, show_default=True, help="SKILD checkpoint.")
     @click.option("--sr3", default=str(SR3), show_default=True, help="SR3 checkpoint.")
-    @click.option("--fields", default=2048, show_default=True, help="Fields to measure on.")
+    @click.option("--fields", default=1024, show_default=True, help="Fields to measure on.")
     def command(again: bool, model: str, sr3: str, fields: int) -> None:
         path = HERE / f"{name}.nc"
         if again:

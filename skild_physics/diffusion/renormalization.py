@@ -35,7 +35,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 from skild_physics import kspace
@@ -122,6 +121,9 @@ def critical_denoiser(
 
 
 def _continued(S0: Tensor, basis: Basis, N: int, eta: float) -> Tensor:
+    # imported here: every model is loaded through this module, and few are continued
+    from scipy.interpolate import RegularGridInterpolator
+
     M = S0.shape[-1]
     own, d = half_periods(M, basis), half_periods(N, basis).astype(float)
     axis, first = np.unique(own, return_index=True)

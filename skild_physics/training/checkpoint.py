@@ -53,6 +53,10 @@ class Model:
         """The network takes fields of sides that are multiples of this."""
         return cast(int, self.network.multiple)
 
+    def live_threshold(self, wanted: float | None = None) -> float:
+        """The signal-to-noise ratio of live modes, as trained if none is wanted; 0: all modes."""
+        return (self.config.training.live_threshold if wanted is None else wanted) or 0.0
+
     def denoiser(
         self, process: Process | None = None, live_threshold: float | None = None
     ) -> Denoiser:
@@ -64,7 +68,7 @@ class Model:
                 :func:`skild_physics.diffusion.adaptive.adaptive_denoiser`; 0: on all modes.
         """
         settings, process = self.config.training, process or self.process
-        threshold = settings.live_threshold if live_threshold is None else live_threshold
+        threshold = self.live_threshold(live_threshold)
         if not threshold:
             return denoiser(self.network, process, settings.prediction)
         # lattices of live modes of the same spacing as in training
@@ -86,11 +90,9 @@ class Model:
             ValueError: as :func:`skild_physics.diffusion.renormalization.critical_process`.
         """
         process = critical_process(self.process, N)
-        threshold = (
-            self.config.training.live_threshold if live_threshold is None else live_threshold
-        )
+        threshold = self.live_threshold(live_threshold)
         if not threshold or N == self.process.N:
-            return process, self.denoiser(process, live_threshold)
+            return process, self.denoiser(process, threshold)
         sides = [self.process.N]
         while 2 * sides[-1] < N:
             sides.append(2 * sides[-1])
