@@ -92,7 +92,7 @@ def process_only(folder: Path) -> Work:
     generator = torch.Generator().manual_seed(0)
 
     def work() -> None:
-        at, n = trainer.levels.draw(16, generator)
+        at, n = trainer.objective.draw(16, generator)
         eps = field_noise(list(range(16)), (1, at.N, at.N), torch.device("cpu"))
         losses = training_losses(lambda x, lam: scale * x, process, settings, fields, n, eps)
         losses.mean().backward()

@@ -1,5 +1,6 @@
 """skild-physics generate."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from skild_physics.cli.console import progress, say
 from skild_physics.cli.sampling import provenance, sampling_options
 
-from skild_physics.diffusion.superresolution import Sampling, generate
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.scalespace import generate_scale_space
+from skild_physics.diffusion.superresolution import Sampled, Sampling, generate
 from skild_physics.fields import save_fields
 from skild_physics.files import check_output
 from skild_physics.plots import check_figure, samples_figure, save_figure
@@ -67,9 +70,38 @@ def command(
 
 def ends_in_noise(model: Model) -> bool:
     """Whether the schedule of a model destroys everything, so that it can generate."""
+    if model.scale_space is not None:
+        return True
     process = model.process
-    left = float(process.resolution(process.T, model.config.process.tau))
+    left = float(process.resolution(process.T, model.tau))
     return left < 1 and not bool(process.frozen.any()) and model.config.condition is None
+
+
+def _made(
+    model: Model,
+    process: Process,
+    samples: int,
+    sampling: Sampling,
+    live_threshold: float | None,
+    show: Callable[[int], None],
+) -> Sampled:
+    channels = len(model.channels)
+    if model.scale_space is not None:
+        return generate_scale_space(
+            model.scale_space,
+            model.estimate(),
+            samples,
+            sampling,
+            channels,
+            model.error_variance or None,
+            process.S0.device,
+            show,
+        )
+    if process.N == model.process.N:
+        denoise = model.denoiser(process, live_threshold)
+    else:
+        denoise = model.critical(process.N, live_threshold)[1]
+    return generate(process, denoise, samples, sampling, channels, show)
 
 
 def run_generation(
@@ -82,33 +114,34 @@ def run_generation(
 ) -> NDArray[np.float32]:
     """Write fields made from nothing, with a progress display, and return them."""
     model = load_model(checkpoint, default_device())
+    threshold = model.live_threshold(live_threshold)
     if model.config.condition is not None:
         raise ValueError(f"{checkpoint}: is conditional; use super-resolve")
     process = model.process
     if not ends_in_noise(model):
-        left = float(process.resolution(process.T, model.config.process.tau))
+        left = float(process.resolution(process.T, model.tau))
         raise ValueError(
             f"{checkpoint}: its schedule ends at an effective resolution of {left:.3g} pixels"
             + (" and never changes the zero mode (k_c = 0)" if process.frozen.any() else "")
             + ", so there is something left to start from; use super-resolve"
         )
     if L is not None and L != process.N:
+        if model.scale_space is not None:
+            raise ValueError(f"--L: a scale-space model makes {process.N} x {process.N}, got {L}")
         if model.channels != ("spin",) or L % model.multiple:
             raise ValueError(
                 f"--L: this model makes fields of {process.N} x {process.N}"
                 + (f" or multiples of {model.multiple}" if model.channels == ("spin",) else "")
                 + f", got {L}"
             )
-        process, denoise = model.critical(L, live_threshold)
-    else:
-        denoise = model.denoiser(process, live_threshold)
+        process = model.critical(L, live_threshold)[0]
     say(f"{samples} fields of {process.N} x {process.N}, {sampling.calls} network calls each")
     with torch.inference_mode(), progress("generate", samples) as show:
-        made = generate(process, denoise, samples, sampling, len(model.channels), show)
+        made = _made(model, process, samples, sampling, live_threshold, show)
     fields: NDArray[np.float32] = made.result.numpy()
     save_fields(
         out,
         fields[:, 0] if len(model.channels) == 1 else fields,
-        {"protocol": "generation", **provenance(checkpoint, model, sampling, live_threshold)},
+        {"protocol": "generation", **provenance(checkpoint, model, sampling, threshold)},
     )
     return fields

@@ -9,6 +9,7 @@ from skild_physics.cli.console import say
 from skild_physics.files import check_output
 from skild_physics.networks import StepNetwork
 from skild_physics.training.checkpoint import (
+    Model,
     build_network,
     build_process,
     save_model,
@@ -74,7 +75,7 @@ def command(
     network = build_network(config, process, len(channels))
     assert isinstance(network, StepNetwork)
     fit_weights(network.network, tensors, checkpoint)
-    save_model(path, network.state_dict(), process, config, channels, step)
+    save_model(path, Model(network, process, config, channels, step))
     say(
         f"{sum(p.numel() for p in network.parameters()):,} parameters, {len(channels)} channels of "
         f"{process.N} x {process.N}, {weights} weights after {step:,} steps"

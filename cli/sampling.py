@@ -66,7 +66,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def provenance(
-    checkpoint: Path, model: Model, sampling: Sampling, live_threshold: float | None
+    checkpoint: Path, model: Model, sampling: Sampling, live_threshold: float
 ) -> dict[str, str | int | float]:
     """What a file of sampled fields says about the model and the sampling."""
     return {
@@ -80,5 +80,6 @@ def provenance(
         "last_snr": (
             default_last_snr(sampling.calls) if sampling.last_snr is None else sampling.last_snr
         ),
-        "live_threshold": model.live_threshold(live_threshold),
+        "live_threshold": live_threshold,
+        "process": model.config.process.kind,
     }

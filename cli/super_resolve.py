@@ -14,6 +14,7 @@ from skild_physics.baselines.sr3 import super_resolve_conditional
 from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling, downsample
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.renormalization import critical_process, enlarge
+from skild_physics.diffusion.scalespace import super_resolve_scale_space
 from skild_physics.diffusion.superresolution import (
     Observation,
     Sampled,
@@ -126,13 +127,16 @@ def run_super_resolution(
     if not 1 <= factor < float("inf"):
         raise ValueError(f"factor must be at least 1, got {factor:g}")
     model = load_model(checkpoint, default_device())
-    tau = model.config.process.tau
+    threshold = model.live_threshold(live_threshold)
+    tau = model.tau
     if len(model.channels) != 1:
         raise ValueError(f"{checkpoint}: takes {len(model.channels)} channels, not fields of one")
     with load_fields(source) as opened:
         fields = torch.from_numpy(opened[:samples].values)[:, None]
         downsampling = downsampling or opened.attrs.get("downsampling")
-    if model.config.condition is not None:
+    if model.scale_space is not None:
+        route = _scale_space(model, fields, factor, protocol, downsampling)
+    elif model.config.condition is not None:
         route = _conditional(model, fields, factor, protocol, downsampling)
     elif protocol == "paired":
         route = _paired(model, fields, factor, live_threshold)
@@ -160,7 +164,7 @@ def run_super_resolution(
         "starting_step": route.n,
         "effective_resolution": route.resolution,
         "tau": tau,
-        **provenance(checkpoint, model, sampling, live_threshold),
+        **provenance(checkpoint, model, sampling, threshold),
     }
     if route.seen is not None:
         residual = route.seen.residual(made.result, fields.float())
@@ -199,7 +203,7 @@ def _resized(model: Model, M: int, factor: float) -> Process:
 
 
 def _paired(model: Model, fields: Tensor, factor: float, live_threshold: float | None) -> _Route:
-    process, tau = _resized(model, fields.shape[-1], 1), model.config.process.tau
+    process, tau = _resized(model, fields.shape[-1], 1), model.tau
     n = starting_step(process, factor, tau)
     denoise = model.denoiser(process, live_threshold)
 
@@ -212,7 +216,7 @@ def _paired(model: Model, fields: Tensor, factor: float, live_threshold: float |
 def _observed(
     model: Model, fields: Tensor, factor: float, kind: Downsampling, live_threshold: float | None
 ) -> _Route:
-    process, tau = _resized(model, fields.shape[-1], factor), model.config.process.tau
+    process, tau = _resized(model, fields.shape[-1], factor), model.tau
     seen = Observation(process, kind, fields.shape[-1])
     n = seen.step(tau)
     denoise = model.denoiser(process, live_threshold)
@@ -226,7 +230,7 @@ def _observed(
 def _rescaled(
     model: Model, fields: Tensor, factor: float, keep: float, live_threshold: float | None
 ) -> _Route:
-    M, tau = fields.shape[-1], model.config.process.tau
+    M, tau = fields.shape[-1], model.tau
     process, denoise = model.critical(_side(model, M, factor), live_threshold)
     own = critical_process(model.process, M)
     n = process.step_at_resolution(keep * M, tau)
@@ -235,6 +239,51 @@ def _rescaled(
         return enlarge(process, denoise, fields, own, keep * M, tau, sampling, show)
 
     return _Route(process, n, keep * M, run)
+
+
+def _scale_space(
+    model: Model, fields: Tensor, factor: float, protocol: str, kind: Downsampling | None
+) -> _Route:
+    space = model.scale_space
+    assert space is not None
+    N, offered = space.sizes[0], [space.sizes[0] // M for M in space.sizes[1:]]
+    if protocol == "rescaled":
+        raise ValueError("a scale-space model knows no rescaled protocol")
+    if factor not in offered:
+        raise ValueError(
+            f"this scale-space model has levels for the factors "
+            f"{', '.join(map(str, offered)) or 'none (DDPM)'}, got {factor:g}"
+        )
+    level = offered.index(int(factor)) + 1
+    side = N if protocol == "paired" else space.sizes[level]
+    if fields.shape[-2:] != (side, side):
+        raise ValueError(
+            f"this scale-space model takes fields of {side} x {side} in the {protocol} protocol "
+            f"at the factor {factor:g}, got {fields.shape[-2]} x {fields.shape[-1]}"
+        )
+    own = "spectral" if space.degradation == "crop" else space.degradation
+    if protocol == "observed" and kind not in (None, own):
+        raise ValueError(
+            f"this scale-space model was trained on fields coarse-grained by {own}, not {kind}"
+        )
+    if protocol == "paired":
+        coarse = space.degraded(fields.float(), level)
+    else:
+        # a crop keeps the amplitudes of modes, coarse-grained fields those of pixels
+        coarse = fields.float() * (factor if space.degradation == "crop" else 1.0)
+
+    def run(sampling: Sampling, show: Progress) -> Sampled:
+        return super_resolve_scale_space(
+            space,
+            model.estimate(),
+            coarse,
+            sampling,
+            model.error_variance or None,
+            model.process.S0.device,
+            show,
+        )
+
+    return _Route(model.process, float(space.ends[level - 1]), float(space.sizes[level]), run)
 
 
 def _conditional(

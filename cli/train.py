@@ -24,11 +24,12 @@ from skild_physics.training.run import dry_run, train
 def command(
     config: Path, overrides: tuple[str, ...], dry: bool, as_json: bool, overwrite: bool
 ) -> None:
-    r"""Train a SKILD model as CONFIG says: a TOML file, or the name of a shipped configuration.
+    r"""Train a model as CONFIG says: a TOML file, or the name of a shipped configuration.
 
-    Rerunning the same command resumes. Published: cifar10-linear, cifar10-log-linear,
-    imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4. Ours, for two CPU cores: ising64,
-    the bundled model, and ising64-sr3, its baseline.
+    Rerunning the same command resumes. SKILD as published: cifar10-linear, cifar10-log-linear,
+    imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4. Scale Space Diffusion at published
+    sizes: celeba64-ssd, celeba64-ssd4, celeba256-ssd6, imagenet64-ssd. For two CPU cores: ising64,
+    the bundled SKILD model; ising64-sr3, its baseline; ising64-ssd; ising64-ddpm, with one level.
 
     \b
     Example:

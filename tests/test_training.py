@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from skild_physics.cli.main import main
 from skild_physics.data_gen import IsingParameters, generate
+from test_scalespace_training import SHIPPED
 
 from skild_physics.diffusion.adaptive import live_size
 from skild_physics.diffusion.prediction import PREDICTIONS, target
@@ -314,7 +315,7 @@ def test_heldout_loss_of_a_network_that_knows_nothing_is_one(prediction, shell_w
     process = steep_process(basis=basis)
     settings = TrainingConfig(prediction=prediction, shell_weight=shell_weight)
     fields = gaussian(process, 128, 3)
-    found = heldout_loss(nothing, process, settings, fields, 50)
+    found = heldout_loss(nothing, Levels(process, settings), process, fields, 50)
     assert np.abs((np.array(found.loss) - 1) / found.stderr).max() < 4
     # the square of a normal variable has variance 2
     if not shell_weight:
@@ -332,7 +333,7 @@ def test_heldout_loss_is_what_training_minimises():
     def half(x, lam):
         return 0.5 * x
 
-    found = heldout_loss(half, process, settings, fields, 64)
+    found = heldout_loss(half, Levels(process, settings), process, fields, 64)
     count = 200
     band = [
         torch.cat(
@@ -363,15 +364,16 @@ def test_heldout_loss_is_the_same_every_time():
     network = CompactUNet((8,), (1,))
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    first, again = (heldout_loss(network, process, TrainingConfig(), fields, 24) for _ in range(2))
+    objective = Levels(process, TrainingConfig())
+    first, again = (heldout_loss(network, objective, process, fields, 24) for _ in range(2))
     assert first == again
     for batch_size in (1, 7):
-        other = heldout_loss(network, process, TrainingConfig(), fields, batch_size)
+        other = heldout_loss(network, objective, process, fields, batch_size)
         np.testing.assert_allclose(other.loss, first.loss, rtol=1e-5)
         np.testing.assert_allclose(other.stderr, first.stderr, rtol=1e-4)
     with torch.no_grad():
         next(network.parameters()).add_(0.1)
-    assert heldout_loss(network, process, TrainingConfig(), fields, 24) != first
+    assert heldout_loss(network, objective, process, fields, 24) != first
 
 
 def test_every_step_is_evaluated_on_its_own_lattice():
@@ -385,7 +387,7 @@ def test_every_step_is_evaluated_on_its_own_lattice():
 
     settings = TrainingConfig(live_threshold=0.1, live_multiple=4)
     fields = torch.randn(40, 2, 16, 16, generator=seeded())
-    found = heldout_loss(watch, process, settings, fields, 16)
+    found = heldout_loss(watch, Levels(process, settings), process, fields, 16)
     assert len(seen) >= 3
     assert sum(map(len, seen.values())) == 40 * BANDS
     for M, times in seen.items():
@@ -620,7 +622,7 @@ def test_config_file_with_overrides(tmp_path):
     path.write_text("out = [")
     with pytest.raises(ValueError, match=r"run\.toml"):
         load_config(path)
-    with pytest.raises(ValueError, match="no such file, nor one of cifar10-linear"):
+    with pytest.raises(ValueError, match=r"no such file, nor one of .*cifar10-linear"):
         load_config(tmp_path / "missing.toml")
 
 
@@ -669,7 +671,8 @@ OURS = ("ising64", "ising64-sr3")
 
 
 def test_published_configurations_are_those_of_the_paper():
-    assert shipped_names() == sorted([*PUBLISHED, *OURS])
+    scale_space = [name for name, *_ in SHIPPED]
+    assert shipped_names() == sorted([*PUBLISHED, *OURS, *scale_space])
 
 
 def test_ising64_and_its_baseline_differ_in_the_method_alone():

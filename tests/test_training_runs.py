@@ -133,6 +133,7 @@ def assert_same_run(a, b):
     models = [load_model(out) for out in (a, b)]
     assert models[0].trained_steps == models[1].trained_steps == states[0]["step"]
     assert_equal(*(model.network.state_dict() for model in models))
+    assert_equal(*(model.error_variance for model in models))
     averaged = {name: w for name, w in states[0]["average"].items() if name != "n_averaged"}
     weights = models[0].network.state_dict()
     assert_equal(averaged, {f"module.{name}": w for name, w in weights.items()})
@@ -160,6 +161,13 @@ MUON = {
 }
 
 
+SCALE_SPACE = {
+    "process": {"kind": "scale-space", "size": 8, "basis": "periodic", "factors": [2]},
+    "network": {"kind": "flexi", "channels": [8, 8], "blocks": [1, 1], "patch": 1},
+    "training": {"raising": 0.5, "accumulate": 2},
+}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -170,8 +178,12 @@ MUON = {
         {"training": {"precision": "float16"}},
         MUON,
         NCSNPP,
+        SCALE_SPACE,
     ],
-    ids=["uniform", "second-moment", "accumulated", "live", "float16", "muon", "ncsnpp, dropout"],
+    ids=[
+        *["uniform", "second-moment", "accumulated", "live", "float16", "muon"],
+        *["ncsnpp, dropout", "scale space"],
+    ],
 )
 def test_interrupted_training_equals_uninterrupted_bit_for_bit(
     values, tmp_path, monkeypatch, changes
@@ -179,7 +191,7 @@ def test_interrupted_training_equals_uninterrupted_bit_for_bit(
     # importance sampling begins once every bin has a history
     few = partial(LossSecondMomentSteps, bins=4, history=2)
     monkeypatch.setattr("skild_physics.training.trainer.LossSecondMomentSteps", few)
-    values["network"] = changes.get("network", values["network"])
+    values |= {part: changes[part] for part in ("process", "network") if part in changes}
     values["training"] |= changes["training"]
     whole = []
     config = parse_config({**values, "out": str(tmp_path / "whole")})

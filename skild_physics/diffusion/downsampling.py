@@ -3,7 +3,8 @@
     box        mean over cells of N/M sites, a real number: Kadanoff's block average of spins
     spectral   the low modes of the basis, at equal pixel values: B_M^T P B_N sqrt(M/N) per axis
     gaussian   Gaussian blur of half a coarse pixel's standard deviation, sampled
-    bicubic    Keys' cubic kernel (a = -1/2) widened to the coarse pixel, as image libraries do
+    bilinear   the linear kernel widened to the coarse pixel ("antialiased"), as image libraries do
+    bicubic    Keys' cubic kernel (a = -1/2), likewise
     lanczos    Lanczos' kernel of three lobes, likewise
 
 Kernels wrap around on a torus (periodic basis); elsewhere they are cut at the edge and normalised,
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from skild_physics.kspace import Basis, basis_matrix
 
-Downsampling = Literal["box", "spectral", "gaussian", "bicubic", "lanczos"]
+Downsampling = Literal["box", "spectral", "gaussian", "bilinear", "bicubic", "lanczos"]
 DOWNSAMPLINGS: tuple[str, ...] = get_args(Downsampling)
 
 Kernel = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -29,6 +30,10 @@ Kernel = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 def _gaussian(s: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp(-0.5 * (s / 0.5) ** 2))
+
+
+def _bilinear(s: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.clip(1 - np.abs(s), 0, None))
 
 
 def _bicubic(s: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -44,6 +49,7 @@ def _lanczos(s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 _KERNELS: dict[str, tuple[Kernel, float]] = {
     "gaussian": (_gaussian, 4.0),
+    "bilinear": (_bilinear, 1.0),
     "bicubic": (_bicubic, 2.0),
     "lanczos": (_lanczos, 3.0),
 }

@@ -20,6 +20,7 @@ single-precision differences would lose every digit. Where u_n = 0 (the zero mod
 nothing ever changes and the limit is A = 0, C = 1, V = 0: keep x_n.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -247,3 +248,18 @@ class Process:
             ValueError: resolution or tau is not positive, or the schedule ends above it.
         """
         return self.step_at(lambda_at_resolution(resolution, tau))
+
+
+def white_k_c(N: int) -> float:
+    """A k_c above all wavenumbers, so that every mode is attenuated alike."""
+    return math.sqrt(2) * math.pi * N
+
+
+def white_process(N: int, schedule: Schedule, basis: Basis, T: int = 1000) -> Process:
+    """The process of DDPM (arXiv 2006.11239): S0 = 1 and abar_n = exp(-lambda(n / T)) everywhere.
+
+    All modes having the same coefficients, samplers serve fields as well as their modes.
+    """
+    k_c = white_k_c(N)
+    S0 = torch.ones(N, N, dtype=torch.float64)
+    return Process(S0, schedule.scaled(1 / k_c**2), basis, k_c, T)

@@ -1,7 +1,8 @@
 """Networks: a pixel-space field in, a pixel-space field out."""
 
+from skild_physics.networks.flexi import FlexiUNet
 from skild_physics.networks.ncsnpp import NCSNpp
 from skild_physics.networks.steps import StepNetwork
 from skild_physics.networks.unet import CompactUNet
 
-__all__ = ["CompactUNet", "NCSNpp", "StepNetwork"]
+__all__ = ["CompactUNet", "FlexiUNet", "NCSNpp", "StepNetwork"]

@@ -129,22 +129,48 @@ class CompactUNet(nn.Module):
         Raises:
             ValueError: the side is not a multiple of ``multiple``.
         """
-        if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:
-            raise ValueError(
-                f"the network takes sides that are multiples of {self.multiple}, got "
-                f"{x.shape[-2]} x {x.shape[-1]}"
-            )
+        check_sides(x, self.multiple)
+        e = self.embedded(lam)
+        return self.read(self.through(self.patches(x), e, 0, 0), e)
+
+    def embedded(self, lam: Tensor) -> Tensor:
+        """lambda N^2 (B,) for the blocks, shape (B, embedding)."""
         phase = torch.log10(lam.clamp(min=LAMBDA_FLOOR))[:, None] * self.frequencies
-        e = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
+        e: Tensor = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
+        return e
+
+    def patches(self, x: Tensor) -> Tensor:
+        """The stem: fields to the channels of their patches."""
         # in pixels, because a mirrored patch has its pixels in mirrored order
-        h: Tensor = self.stem(F.pixel_unshuffle(_extended(x, self.basis, self.patch), self.patch))
+        wide = _extended(x, self.basis, self.patch)
+        return cast(Tensor, self.stem(F.pixel_unshuffle(wide, self.patch)))
+
+    def through(self, h: Tensor, e: Tensor, entry: int, end: int) -> Tensor:
+        """Down from the level ``entry`` to the coarsest, and up to ``end``; both 0: all of it.
+
+        Above ``entry`` there are no skips to add.
+        """
         skips = []
-        for level, coarsen in zip(self.down, self.coarsen, strict=False):
+        for level, coarsen in zip(self.down[entry:-1], self.coarsen[entry:], strict=True):
             h = level(h, e)
             skips.append(h)
             h = coarsen(h)
         h = self.down[-1](h, e)
-        for level, refine in zip(reversed(self.up), reversed(self.refine), strict=True):
-            h = level(F.pixel_shuffle(refine(h), 2) + skips.pop(), e)
+        for level, refine in zip(reversed(self.up[end:]), reversed(self.refine[end:]), strict=True):
+            h = F.pixel_shuffle(refine(h), 2)
+            h = level(h + skips.pop() if skips else h, e)
+        return h
+
+    def read(self, h: Tensor, e: Tensor) -> Tensor:
+        """The head: channels of patches to fields."""
         h = self.head(_norm(h) * (1 + self.gain(e))[:, :, None, None])
         return F.pixel_shuffle(h, self.patch)
+
+
+def check_sides(x: Tensor, multiple: int) -> None:
+    """Raise ValueError unless the sides of fields are multiples of a number."""
+    if x.shape[-1] % multiple or x.shape[-2] % multiple:
+        raise ValueError(
+            f"the network takes sides that are multiples of {multiple}, got "
+            f"{x.shape[-2]} x {x.shape[-1]}"
+        )

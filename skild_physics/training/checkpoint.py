@@ -22,31 +22,77 @@ from torch import Tensor, nn
 from skild_physics import __version__, kspace
 from skild_physics.diffusion.adaptive import adaptive_denoiser
 from skild_physics.diffusion.prediction import Denoiser, denoiser
-from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.process import Process, white_k_c
 from skild_physics.diffusion.renormalization import critical_denoiser, critical_process
+from skild_physics.diffusion.scalespace import (
+    Estimate,
+    ScaleSpace,
+    estimator,
+    level_ends,
+    level_ends_of_spectrum,
+)
 from skild_physics.files import replacing
 from skild_physics.kspace import Basis
-from skild_physics.networks import CompactUNet, NCSNpp, StepNetwork
+from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork
 from skild_physics.spectrum import PowerLaw, Spectrum
-from skild_physics.training.config import CompactConfig, Config, parse_config, white_k_c
+from skild_physics.training.config import (
+    CompactConfig,
+    Config,
+    FlexiConfig,
+    parse_config,
+)
+from skild_physics.training.process_config import (
+    ConvexDecayConfig,
+    ScaleSpaceConfig,
+    StepLevelsConfig,
+)
 
 SCHEMA = "skild_physics.checkpoint"
 SCHEMA_VERSION = 2
 """Version 1 knew lattice ensembles of one channel only."""
 BUNDLED = "bundled"
 """Name of the checkpoint that comes with the package."""
-_WEIGHTS = "network."
+_WEIGHTS, _ERRORS = "network.", "error_variance."
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with the process it was trained on."""
+    """A trained network with the process it was trained on.
+
+    Attributes:
+        network: in evaluation mode.
+        process: that of full fields; for a scale-space process that of its finest level.
+        config: of the training.
+        channels: their names.
+        trained_steps: number of steps.
+        scale_space: the process, if it is one of Scale Space Diffusion.
+        error_variance: of its estimate at each change of level, finest first; see
+            :func:`skild_physics.diffusion.scalespace.reverse`.
+    """
 
     network: nn.Module
     process: Process
     config: Config
     channels: tuple[str, ...]
     trained_steps: int
+    scale_space: ScaleSpace | None = None
+    error_variance: tuple[Tensor, ...] = ()
+
+    @property
+    def tau(self) -> float:
+        """Signal-to-noise ratio that counts as resolved."""
+        process = self.config.process
+        return 0.1 if isinstance(process, ScaleSpaceConfig) else process.tau
+
+    def estimate(self) -> Estimate:
+        """The estimate of x_0 of a model of Scale Space Diffusion.
+
+        Raises:
+            ValueError: it is a SKILD model.
+        """
+        if self.scale_space is None:
+            raise ValueError("this is a SKILD model, a scale-space model is needed")
+        return estimator(self.network, self.scale_space, self.config.training.prediction)
 
     @property
     def multiple(self) -> int:
@@ -54,7 +100,13 @@ class Model:
         return cast(int, self.network.multiple)
 
     def live_threshold(self, wanted: float | None = None) -> float:
-        """The signal-to-noise ratio of live modes, as trained if none is wanted; 0: all modes."""
+        """The signal-to-noise ratio of live modes, as trained if none is wanted; 0: all modes.
+
+        Raises:
+            ValueError: one is wanted of a scale-space model.
+        """
+        if wanted and self.scale_space is not None:
+            raise ValueError("--live-threshold: a scale-space model has levels, not live modes")
         return (self.config.training.live_threshold if wanted is None else wanted) or 0.0
 
     def denoiser(
@@ -66,7 +118,12 @@ class Model:
             process: another process than the model's, of its resized fields, say.
             live_threshold: evaluate on modes of a larger signal-to-noise ratio only, see
                 :func:`skild_physics.diffusion.adaptive.adaptive_denoiser`; 0: on all modes.
+
+        Raises:
+            ValueError: it is a scale-space model.
         """
+        if self.scale_space is not None:
+            raise ValueError("this is a scale-space model, a SKILD model is needed")
         settings, process = self.config.training, process or self.process
         threshold = self.live_threshold(live_threshold)
         if not threshold:
@@ -116,13 +173,16 @@ def spectrum_of(config: Config) -> tuple[Tensor, Basis]:
     Raises:
         ValueError: the file is missing or not a spectrum.
     """
-    law, white = config.process.law, config.process.white
+    settings = config.process
+    if isinstance(settings, ScaleSpaceConfig):
+        return torch.ones(settings.size, settings.size, dtype=torch.float64), settings.basis
+    law, white = settings.law, settings.white
     if white is not None:
         return torch.ones(white.size, white.size, dtype=torch.float64), white.basis
     if law is None:
-        assert config.process.spectrum is not None
-        spectrum = Spectrum.load(config.process.spectrum)
-        return torch.as_tensor(spectrum.per_mode(config.process.spectrum_kind)), spectrum.basis
+        assert settings.spectrum is not None
+        spectrum = Spectrum.load(settings.spectrum)
+        return torch.as_tensor(spectrum.per_mode(settings.spectrum_kind)), spectrum.basis
     k = kspace.wavenumbers(law.size, law.basis)
     factor = kspace.normalization_factor(law.size, law.basis)
     return torch.as_tensor(PowerLaw(law.C, law.k0_squared, law.alpha)(k) / factor**2), law.basis
@@ -132,14 +192,59 @@ def build_process(config: Config, S0: Tensor, basis: Basis) -> Process:
     """The forward process of a configuration, for a spectrum of orthonormal modes (N, N)."""
     settings = config.process
     N = S0.shape[-1]
+    if isinstance(settings, ScaleSpaceConfig):
+        return Process(S0, settings.schedule.build(N, 0.0), basis, white_k_c(N), settings.T)
     schedule = settings.schedule.build(N, settings.tau)
     k_c = settings.k_c if settings.white is None else white_k_c(N)
     return Process(S0, schedule, basis, k_c, settings.T)
 
 
+def build_scale_space(config: Config, ends: tuple[int, ...] | None = None) -> ScaleSpace | None:
+    """The process of Scale Space Diffusion, if the configuration asks for one.
+
+    Args:
+        config: of the training.
+        ends: last step of every level, where these are known already.
+
+    Raises:
+        ValueError: levels that do not exist, or a spectrum that is missing or of other fields.
+    """
+    settings = config.process
+    if not isinstance(settings, ScaleSpaceConfig):
+        return None
+    schedule, levels, sizes = settings.schedule.exponent(), settings.levels, settings.sizes
+    if ends is None:
+        if isinstance(levels, ConvexDecayConfig):
+            ends = level_ends(len(sizes), settings.T, levels.gamma)
+        elif isinstance(levels, StepLevelsConfig):
+            ends = levels.ends
+        else:
+            spectrum = Spectrum.load(levels.file)
+            S0 = torch.as_tensor(spectrum.per_mode("measured"))
+            if (len(S0), spectrum.basis) != (settings.size, settings.basis):
+                raise ValueError(
+                    f"{levels.file} is for N = {len(S0)} in the {spectrum.basis} basis, the "
+                    f"process for {settings.size} in the {settings.basis} one"
+                )
+            ends = level_ends_of_spectrum(
+                S0, settings.basis, sizes, schedule, levels.tau, settings.T
+            )
+    return ScaleSpace(sizes, ends, schedule, settings.degradation, settings.basis)
+
+
 def build_network(config: Config, process: Process, channels: int) -> nn.Module:
     """The untrained network of a configuration, for fields of so many channels."""
     settings, told = config.network, channels if config.condition else 0
+    if isinstance(settings, FlexiConfig):
+        return FlexiUNet(
+            process.N,
+            settings.channels,
+            settings.blocks,
+            settings.patch,
+            settings.embedding,
+            channels,
+            process.basis,
+        )
     if isinstance(settings, CompactConfig):
         return CompactUNet(
             settings.channels,
@@ -165,26 +270,24 @@ def build_network(config: Config, process: Process, channels: int) -> nn.Module:
     )
 
 
-def save_model(
-    path: str | Path,
-    weights: dict[str, Tensor],
-    process: Process,
-    config: Config,
-    channels: tuple[str, ...],
-    step: int,
-) -> None:
+def save_model(path: str | Path, model: Model) -> None:
     """Write the inference checkpoint, replacing an existing one at once."""
+    weights = model.network.state_dict()
     tensors = {_WEIGHTS + name: w.detach().cpu().contiguous() for name, w in weights.items()}
-    tensors["S0"] = process.S0.cpu()
+    tensors["S0"] = model.process.S0.cpu()
+    for level, variance in enumerate(model.error_variance):
+        tensors[f"{_ERRORS}{level}"] = variance.cpu().contiguous()
     header = {
         "schema": SCHEMA,
         "schema_version": str(SCHEMA_VERSION),
         "package_version": __version__,
-        "basis": process.basis,
-        "channels": json.dumps(channels),
-        "trained_steps": str(step),
-        "config": json.dumps(config.to_json()),
+        "basis": model.process.basis,
+        "channels": json.dumps(model.channels),
+        "trained_steps": str(model.trained_steps),
+        "config": json.dumps(model.config.to_json()),
     }
+    if model.scale_space is not None:
+        header["ends"] = json.dumps(model.scale_space.ends)
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=header))
 
@@ -225,13 +328,18 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     basis: Basis = "cosine" if header["basis"] == "cosine" else "periodic"
     channels = tuple(json.loads(header["channels"]))
     process = build_process(config, tensors.pop("S0").to(device), basis)
+    ends = tuple(json.loads(header["ends"])) if "ends" in header else None
+    scale_space = build_scale_space(config, ends)
+    variances = [name for name in sorted(tensors) if name.startswith(_ERRORS)]
+    error_variance = tuple(tensors.pop(name).to(device) for name in variances)
     network = build_network(config, process, len(channels))
     try:
         network.load_state_dict({k.removeprefix(_WEIGHTS): w for k, w in tensors.items()})
     except RuntimeError as error:
         raise ValueError(f"{path}: weights do not fit the network: {error}") from None
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Model(network, process, config, channels, int(header["trained_steps"]))
+    steps = int(header["trained_steps"])
+    return Model(network, process, config, channels, steps, scale_space, error_variance)
 
 
 def previous(path: Path) -> Path:

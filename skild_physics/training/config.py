@@ -1,57 +1,30 @@
 """The configuration of a training run: TOML in, validated, unknown keys are errors."""
 
-import difflib
-import math
 import tomllib
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, Tag, ValidationError, model_validator
 
 from skild_physics.diffusion.downsampling import Downsampling
 from skild_physics.diffusion.prediction import Prediction
-from skild_physics.diffusion.schedule import (
-    LinearBetaSchedule,
-    LinearSchedule,
-    LogLinearSchedule,
-    Schedule,
-    linear_to_resolution,
-)
-from skild_physics.kspace import Basis
 from skild_physics.training.data import Symmetry
+from skild_physics.training.process_config import (
+    AnyProcessConfig,
+    ProcessConfig,
+    ScaleSpaceConfig,
+    Section,
+    SpectrumLevelsConfig,
+    kind_or,
+)
 
 CONFIGS = "configs"
+_UNIONS = ("process", "network", "levels", "schedule")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        unknown = [key for key in values if key not in cls.model_fields] if values else []
-        if isinstance(values, dict) and unknown:
-            raise ValueError("; ".join(_unknown(key, list(cls.model_fields)) for key in unknown))
-        return values
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"no key {key!r}, " + (f"did you mean {near[0]!r}?" if near else f"only {known}")
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the training fields come from."""
 
     source: str
@@ -75,112 +48,7 @@ class DataConfig(_Section):
     """Fields are loaded if they take no more, else read when they are drawn, which is slower."""
 
 
-class LinearConfig(_Section):
-    """lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2."""
-
-    kind: Literal["linear"] = "linear"
-    theta: PositiveFloat = 9.0
-    resolution: PositiveFloat | None = None
-    """Effective resolution at t = 1, in pixels per side; sets lambda_i and lambda_f."""
-    lambda_i: PositiveFloat | None = None
-    lambda_f: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "LinearConfig":
-        explicit = (self.lambda_i is not None) + (self.lambda_f is not None)
-        if (self.resolution is None) != (explicit == 2) or explicit == 1:
-            raise ValueError("give either resolution, or both lambda_i and lambda_f")
-        return self
-
-    def build(self, N: int, tau: float) -> Schedule:
-        """The schedule for N x N fields."""
-        if self.resolution is not None:
-            return linear_to_resolution(N, self.resolution, self.theta, tau)
-        assert self.lambda_i is not None
-        assert self.lambda_f is not None
-        return LinearSchedule(self.lambda_i, self.lambda_f, self.theta)
-
-
-class LogLinearConfig(_Section):
-    """lambda(t) = t 10^(lambda_i + (lambda_f - lambda_i) t)."""
-
-    kind: Literal["log-linear"]
-    lambda_i: float
-    lambda_f: float
-
-    def build(self, N: int, tau: float) -> Schedule:
-        """The schedule, the same for every N."""
-        return LogLinearSchedule(self.lambda_i, self.lambda_f)
-
-
-class LinearBetaConfig(_Section):
-    """-ln abar = beta_0 t + (beta_1 - beta_0) t^2 / 2 of every mode, for white processes."""
-
-    kind: Literal["linear-beta"]
-    beta_0: float = Field(default=0.002, ge=0)
-    """T beta of the first step; the defaults are those of SR3."""
-    beta_1: PositiveFloat = 20.0
-    """T beta of the last step."""
-
-    def build(self, N: int, tau: float) -> Schedule:
-        """The schedule for N x N fields all of whose modes are attenuated like the highest."""
-        return LinearBetaSchedule(self.beta_0, self.beta_1).scaled(1 / white_k_c(N) ** 2)
-
-
-def white_k_c(N: int) -> float:
-    """A k_c above all wavenumbers, so that every mode is attenuated alike."""
-    return math.sqrt(2) * math.pi * N
-
-
-class WhiteConfig(_Section):
-    """S0 = 1 for every orthonormal mode, all modes attenuated alike: the process of DDPM."""
-
-    size: PositiveInt
-    """Pixels per side of the fields that it is for."""
-    basis: Basis
-
-
-class LawConfig(_Section):
-    """S0(k) = C (k^2 + k0_squared)^(-alpha), in the normalisation of the paper."""
-
-    size: PositiveInt
-    """Pixels per side of the fields that it is for."""
-    C: PositiveFloat
-    k0_squared: PositiveFloat
-    alpha: PositiveFloat
-    basis: Basis
-
-
-class ProcessConfig(_Section):
-    """The forward process."""
-
-    spectrum: Path | None = None
-    """Spectrum written by fit-spectrum; sets S0 and the basis."""
-    spectrum_kind: Literal["measured", "fit"] = "measured"
-    """S0 from the measured radial profile, or from the fitted law."""
-    law: LawConfig | None = None
-    """S0 and basis without a file, for published models."""
-    white: WhiteConfig | None = None
-    """White noise, for the baselines."""
-    schedule: Annotated[
-        LinearConfig | LogLinearConfig | LinearBetaConfig, Field(discriminator="kind")
-    ]
-    tau: PositiveFloat = 0.1
-    """Signal-to-noise ratio that counts as resolved."""
-    k_c: float = Field(default=0.0, ge=0)
-    """Modes below k_c are attenuated like k_c, in radians per box side."""
-    T: PositiveInt = 1000
-
-    @model_validator(mode="after")
-    def _one_spectrum(self) -> "ProcessConfig":
-        if sum(given is not None for given in (self.spectrum, self.law, self.white)) != 1:
-            raise ValueError("give one of spectrum, a file of fit-spectrum, law, and white")
-        if (self.white is not None) != isinstance(self.schedule, LinearBetaConfig):
-            raise ValueError("white goes with schedule.kind = 'linear-beta', and no other does")
-        return self
-
-
-class ConditionConfig(_Section):
+class ConditionConfig(Section):
     """What a conditional model (SR3) is told: a coarse field, interpolated on the full lattice."""
 
     factor: PositiveInt
@@ -189,7 +57,7 @@ class ConditionConfig(_Section):
     """How coarse fields are made of full ones."""
 
 
-class CompactConfig(_Section):
+class CompactConfig(Section):
     """The compact U-Net."""
 
     kind: Literal["compact"] = "compact"
@@ -214,7 +82,17 @@ class CompactConfig(_Section):
         return int(self.patch * 2 ** (len(self.channels) - 1))
 
 
-class NCSNppConfig(_Section):
+class FlexiConfig(CompactConfig):
+    """Flexi-UNet: the compact U-Net, of which a small field uses the deeper levels only."""
+
+    kind: Literal["flexi"]  # type: ignore[assignment]
+    channels: tuple[PositiveInt, ...] = (48, 64, 64, 64)
+    """Channels of each level, finest first; each level halves the side."""
+    blocks: tuple[PositiveInt, ...] = (2, 2, 2, 2)
+    """Residual blocks of each level, on the way down and on the way up."""
+
+
+class NCSNppConfig(Section):
     """NCSN++, the published backbone."""
 
     kind: Literal["ncsnpp"]
@@ -237,17 +115,15 @@ class NCSNppConfig(_Section):
         return int(2 ** (len(self.multipliers) - 1))
 
 
-def _kind(values: Any) -> str:
-    return str(values.get("kind", "compact") if isinstance(values, dict) else values.kind)
-
-
 NetworkConfig = Annotated[
-    Annotated[CompactConfig, Tag("compact")] | Annotated[NCSNppConfig, Tag("ncsnpp")],
-    Discriminator(_kind),
+    Annotated[CompactConfig, Tag("compact")]
+    | Annotated[FlexiConfig, Tag("flexi")]
+    | Annotated[NCSNppConfig, Tag("ncsnpp")],
+    kind_or("compact"),
 ]
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """The optimisation."""
 
     prediction: Prediction = "v"
@@ -255,6 +131,10 @@ class TrainingConfig(_Section):
     """Weigh modes by the signal that a step removes from them (the paper's, for w and v)."""
     timesteps: Literal["uniform", "second-moment"] = "uniform"
     """How steps n are drawn: uniformly, or by the second moment of recent losses."""
+    min_snr: float | None = Field(default=None, gt=0)
+    """Scale space: weigh the squared error of x_0 by min(SNR, this); by default the output's."""
+    raising: float = Field(default=0.1, gt=0, lt=1)
+    """Scale space: share of the steps that learn to change the level."""
     live_threshold: float | None = Field(default=None, gt=0)
     """Show the network only modes of a larger signal-to-noise ratio, on a smaller lattice."""
     live_multiple: PositiveInt | None = None
@@ -304,22 +184,46 @@ class TrainingConfig(_Section):
         return self
 
 
-class Config(_Section):
+class Config(Section):
     """A training run."""
 
     out: Path
     """Folder of the run."""
     data: DataConfig
-    process: ProcessConfig
+    process: AnyProcessConfig
     condition: ConditionConfig | None = None
     network: NetworkConfig = CompactConfig()
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
-        if self.training.live_threshold is not None and self.process.white is not None:
+        process, settings = self.process, self.training
+        if isinstance(process, ScaleSpaceConfig):
+            self._possible_scale_space(process)
+        elif settings.min_snr is not None:
+            raise ValueError("training.min_snr: goes with process.kind = 'scale-space'")
+        elif settings.live_threshold is not None and process.white is not None:
             raise ValueError("training.live_threshold: a white process has no scale to leave out")
         return self
+
+    def _possible_scale_space(self, process: ScaleSpaceConfig) -> None:
+        settings = self.training
+        other = {
+            "condition": self.condition is not None,
+            "training.live_threshold": settings.live_threshold is not None,
+            "training.shell_weight": settings.shell_weight,
+            "training.timesteps = 'second-moment'": settings.timesteps != "uniform",
+        }
+        for name in (name for name, given in other.items() if given):
+            raise ValueError(f"{name} goes with process.kind = 'skild', not with 'scale-space'")
+        if process.factors and not isinstance(self.network, FlexiConfig):
+            raise ValueError(
+                f"network.kind = {self.network.kind!r} takes one level; several need 'flexi'"
+            )
+        if process.factors and settings.prediction not in ("x0", "v"):
+            raise ValueError(
+                f"training.prediction = {settings.prediction!r}: changes of level need 'x0' or 'v'"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for saving."""
@@ -329,7 +233,10 @@ class Config(_Section):
 def _explain(error: ValidationError, source: str) -> str:
     problems = []
     for e in error.errors():
-        where = ".".join(str(part) for part in e["loc"])
+        loc = [str(part) for part in e["loc"]]
+        # pydantic names the member of a union after the union
+        named = [part for before, part in pairwise(["", *loc]) if before not in _UNIONS]
+        where = ".".join(named)
         message = e["msg"].removeprefix("Value error, ")
         problems.append(f"{where}: {message}" if where else message)
     return f"{source}: " + "; ".join(problems)
@@ -380,12 +287,17 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     data, process = config.data, config.process
     source = data.source if data.source == "cifar10" else str(base / data.source)
     data_dir = base / data.data_dir if data.data_dir else None
-    spectrum = base / process.spectrum if process.spectrum else None
+    if isinstance(process, ProcessConfig):
+        spectrum = base / process.spectrum if process.spectrum else None
+        process = process.model_copy(update={"spectrum": spectrum})
+    elif isinstance(process.levels, SpectrumLevelsConfig):
+        levels = process.levels.model_copy(update={"file": base / process.levels.file})
+        process = process.model_copy(update={"levels": levels})
     return config.model_copy(
         update={
             "out": base / config.out,
             "data": data.model_copy(update={"source": source, "data_dir": data_dir}),
-            "process": process.model_copy(update={"spectrum": spectrum}),
+            "process": process,
         }
     )
 

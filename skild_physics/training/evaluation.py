@@ -1,26 +1,27 @@
 """What a training run shows of itself: held-out losses per band of t, and pictures of samples."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skild_physics import kspace
 from skild_physics.baselines.sr3 import super_resolve_conditional
 from skild_physics.diffusion.downsampling import downsample
 from skild_physics.diffusion.prediction import Network
 from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.scalespace import generate_scale_space
 from skild_physics.diffusion.superresolution import (
     Sampled,
     Sampling,
     generate,
     super_resolve_paired,
 )
+from skild_physics.spectrum.radial import radial_mean, shells
 from skild_physics.training.checkpoint import Model
-from skild_physics.training.config import TrainingConfig
-from skild_physics.training.objective import Levels, field_noise, training_losses
+from skild_physics.training.objective import Objective, field_noise
 
 BANDS = 8
 FIELDS = 256
@@ -54,43 +55,71 @@ class HeldoutLoss:
 @torch.no_grad()
 def heldout_loss(
     network: Network,
+    objective: Objective,
     process: Process,
-    settings: TrainingConfig,
     fields: Tensor,
     batch_size: int,
     dtype: torch.dtype = torch.float32,
-    told: Callable[[Tensor], Tensor] | None = None,
 ) -> HeldoutLoss:
     """The training loss of fields that were not trained on, at the same n and noise every time.
 
     Args:
         network: maps fields and lambda to fields.
-        process: the forward process.
-        settings: says what is predicted, and how modes are weighed.
+        objective: what training minimises.
+        process: that of full fields.
         fields: shape (sample, C, N, N), at least two.
         batch_size: fields at a time.
         dtype: type the network computes in.
-        told: gives what a conditional network is told of fields.
     """
     device, count = process.S0.device, len(fields)
-    levels = Levels(process, settings)
     strata = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     means, errors = [], []
     for band in range(BANDS):
         n = (band + strata) * process.T / BANDS
         losses = torch.empty(count)
-        for at, places in levels.split(n):
+        for at, places in objective.split(n):
             for part in torch.split(places, batch_size):
                 x = fields[part].to(device)
                 seeds = [count * band + int(place) for place in part]
                 eps = field_noise(seeds, (*x.shape[1:-2], at.N, at.N), device)
-                also = told(x) if told else None
-                losses[part] = training_losses(
-                    network, at, settings, x, n[part], eps, dtype, also
-                ).cpu()
+                losses[part] = objective.losses(network, at, x, n[part], eps, dtype).cpu()
         means.append(float(losses.double().mean()))
         errors.append(float(losses.double().std() / count**0.5))
     return HeldoutLoss(means, errors)
+
+
+@torch.no_grad()
+def error_variances(model: Model, fields: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Mean squared error of the estimate at each change of level, mode by mode.
+
+    The mean is over fields and over modes that the symmetries of the square make alike.
+
+    Args:
+        model: of Scale Space Diffusion.
+        fields: held out, shape (sample, C, N, N).
+        batch_size: fields at a time.
+
+    Returns:
+        Variances of orthonormal modes of the finer lattice, float64 (N, N), finest level first.
+    """
+    space, device = model.scale_space, model.process.S0.device
+    assert space is not None
+    estimate, found = model.estimate(), []
+    for level in range(len(space.sizes) - 1):
+        n, side = float(space.ends[level]), space.sizes[level]
+        alpha, sigma = (float(c[0, 0]) for c in space.levels[level].marginal(n))
+        total = torch.zeros(side, side, dtype=torch.float64)
+        for first in range(0, len(fields), batch_size):
+            wanted = space.degraded(fields[first : first + batch_size].to(device), level)
+            coarse = space.resizes[level].apply(wanted)
+            seeds = range(first, first + len(wanted))
+            eps = field_noise(seeds, coarse.shape[1:], device)
+            away = estimate(alpha * coarse + sigma * eps, n, side) - wanted
+            modes = kspace.forward(away.double(), space.basis).cpu()
+            total += modes.square().mean(dim=1).sum(dim=0)
+        mean = radial_mean((total / len(fields)).numpy(), space.basis, "lattice")
+        found.append(torch.as_tensor(mean[shells(side, space.basis, "lattice").of_mode]))
+    return tuple(found)
 
 
 @torch.no_grad()
@@ -102,8 +131,19 @@ def sample_pictures(model: Model, truth: Tensor) -> Sampled:
         model: what to sample with.
         truth: held-out fields, shape (sample, C, N, N).
     """
-    process, tau = model.process, model.config.process.tau
+    process, tau, space = model.process, model.tau, model.scale_space
     sampling = Sampling(calls=CALLS, batch_size=PICTURES)
+    if space is not None:
+        sampling = replace(sampling, calls=CALLS + 3 * len(space.sizes))
+        return generate_scale_space(
+            space,
+            model.estimate(),
+            len(truth),
+            sampling,
+            truth.shape[1],
+            model.error_variance or None,
+            truth.device,
+        )
     told = model.config.condition
     if told is not None:
         coarse = downsample(truth, told.downsampling, process.N // told.factor, process.basis)

@@ -6,7 +6,9 @@ weighed.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +17,9 @@ from skild_physics import kspace
 from skild_physics.baselines.sr3 import coarse_part
 from skild_physics.diffusion.adaptive import live_intervals
 from skild_physics.diffusion.loss import shell_weight
-from skild_physics.diffusion.prediction import Network, target
+from skild_physics.diffusion.prediction import Network, estimate_form, target
 from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.scalespace import ScaleSpace
 from skild_physics.kspace import Basis
 from skild_physics.training.config import Config, TrainingConfig
 
@@ -81,15 +84,46 @@ def training_losses(
     return losses
 
 
+class Objective(Protocol):
+    """What a step of training draws and minimises; ``at`` says on which lattice, of side at.N."""
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Any, Tensor]:
+        """A lattice, and a step n on it for each of ``count`` fields, float64 (count,)."""
+        ...
+
+    def split(self, n: Tensor) -> list[tuple[Any, Tensor]]:
+        """The lattices that steps n (B,) belong to, each with the places of its steps in n."""
+        ...
+
+    def losses(
+        self,
+        network: Network,
+        at: Any,
+        fields: Tensor,
+        n: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The loss of each full field (B, C, N, N), given noise (B, C, at.N, at.N), shape (B,)."""
+        ...
+
+
 class Levels:
-    """Lattices of live modes to train on, each with the interval of steps that belongs to it.
+    """SKILD: lattices of live modes, each with the interval of steps that belongs to it.
 
     Args:
         process: the forward process.
         settings: says which modes are live; without a threshold there is one level, the process.
+        told: gives what a conditional network is told of full fields.
     """
 
-    def __init__(self, process: Process, settings: TrainingConfig):
+    def __init__(
+        self,
+        process: Process,
+        settings: TrainingConfig,
+        told: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self._settings, self._told = settings, told
         ends = {process.N: float(process.T)}
         if settings.live_threshold is not None:
             multiple = settings.live_multiple_of(process.N)
@@ -112,3 +146,97 @@ class Levels:
             (at, ((n > start) & (n <= end)).nonzero()[:, 0]) for at, start, end in self._levels
         ]
         return [(at, places) for at, places in found if len(places)]
+
+    def losses(
+        self,
+        network: Network,
+        at: Process,
+        fields: Tensor,
+        n: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """See :func:`training_losses`."""
+        told = self._told(fields) if self._told else None
+        return training_losses(network, at, self._settings, fields, n, eps, dtype, told)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the network of a scale-space process learns: fields of one level to those of another.
+
+    Attributes:
+        level: of the input.
+        end: of the output; the same, or the next finer one.
+        N: sites per side of the input.
+    """
+
+    level: int
+    end: int
+    N: int
+
+
+class ScaleSpaceTasks:
+    """Scale space: to denoise on each level, and to change it.
+
+    The target is the one that gives x_0 on the level of the output through the prediction's form
+    x_0 = a f + b x_n, x_n lifted to that level where it changes.
+
+    Args:
+        space: the forward process.
+        settings: what is predicted, how it is weighed, how often the level changes.
+    """
+
+    def __init__(self, space: ScaleSpace, settings: TrainingConfig):
+        self._space, self._settings = space, settings
+
+    def _within(self, level: int) -> Task:
+        return Task(level, level, self._space.sizes[level])
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Task, Tensor]:
+        """A level, as often as its steps are drawn, and n uniform on it; or a change of level."""
+        space, coarser = self._space, len(self._space.sizes) - 1
+        u = 1 - torch.rand(count + 2, generator=generator, dtype=torch.float64)
+        if coarser and float(u[0]) <= self._settings.raising:
+            level = min(int(float(u[1]) * coarser), coarser - 1) + 1
+            n = torch.full((count,), float(space.ends[level - 1]), dtype=torch.float64)
+            return Task(level, level - 1, space.sizes[level]), n
+        level = space.level(float(u[1]) * space.T)
+        start, end = (0, *space.ends)[level : level + 2]
+        return self._within(level), start + u[2:] * (end - start)
+
+    def split(self, n: Tensor) -> list[tuple[Task, Tensor]]:
+        """The levels that steps n (B,) belong to, each with the places of its steps in n."""
+        found = []
+        for level, end in enumerate(self._space.ends):
+            start = self._space.ends[level - 1] if level else 0
+            found.append((self._within(level), ((n > start) & (n <= end)).nonzero()[:, 0]))
+        return [(task, places) for task, places in found if len(places)]
+
+    def losses(
+        self,
+        network: Callable[..., Tensor],
+        at: Task,
+        fields: Tensor,
+        n: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The mean squared error of the output over its sites, or that of x_0 times min(SNR, .)."""
+        space, settings, device = self._space, self._settings, fields.device
+        process, side = space.levels[at.end], space.sizes[at.end]
+        wanted = space.degraded(fields, at.end)
+        alpha, sigma = (c[..., :1, :1].to(fields) for c in process.marginal(n[:, None]))
+        x_n = alpha * space.between(at.end, at.level).apply(wanted) + sigma * eps
+        form = estimate_form(settings.prediction, process, n[:, None])
+        on_output, on_xn = (c[..., :1, :1].to(fields) for c in form)
+        wanted = (wanted - on_xn * space.lifted(x_n, side)) / on_output
+        lam = (process.lam(n) * side**2).float().to(device)
+        raised = () if at.end == at.level else (side,)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            output = network(x_n.contiguous(memory_format=torch.channels_last), lam, *raised)
+        losses: Tensor = (output.float() - wanted).square().mean(dim=(1, 2, 3))
+        if settings.min_snr is not None:
+            snr = (alpha / sigma).square().clamp(max=settings.min_snr)
+            losses = losses * (snr * on_output.square())[:, 0, 0, 0]
+        return losses

@@ -29,7 +29,13 @@ from skild_physics.plots import samples_figure, save_figure
 from skild_physics.training.checkpoint import load_state, previous, save_model, save_state
 from skild_physics.training.config import Config, parse_config
 from skild_physics.training.distributed import World, joined_world
-from skild_physics.training.evaluation import FIELDS, PICTURES, heldout_loss, sample_pictures
+from skild_physics.training.evaluation import (
+    FIELDS,
+    PICTURES,
+    error_variances,
+    heldout_loss,
+    sample_pictures,
+)
 from skild_physics.training.hardware import peak_memory
 from skild_physics.training.trainer import Log, Trainer, learning_rate
 
@@ -120,14 +126,13 @@ def _train(
     def save(step: int) -> None:
         if world.is_main:
             # the model first: where there is a state, there is a model that is no older
-            model = trainer.model(step)
-            weights = model.network.state_dict()
-            save_model(model_path, weights, model.process, config, model.channels, step)
+            save_model(model_path, trainer.model(step))
             run = {"step": step, "running_loss": running, "config": json.dumps(config.to_json())}
             save_state(state_path, run | trainer.state())
         world.barrier()
 
     if start == settings.steps:
+        _measure_errors(trainer, start)
         save(start)
 
     began = time.perf_counter()
@@ -174,20 +179,23 @@ def _train(
     return model_path
 
 
+def _measure_errors(trainer: Trainer, step: int) -> None:
+    """What sampling from a scale-space model needs to know of its estimates."""
+    model, heldout = trainer.model(step), trainer.heldout
+    if model.scale_space is not None:
+        fields = heldout.take(torch.arange(min(FIELDS, heldout.count)))
+        trainer.error_variance = error_variances(model, fields, trainer.part)
+
+
 def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     """Held-out losses and a picture of samples."""
-    settings, heldout = trainer.config.training, trainer.heldout
+    heldout = trainer.heldout
     fields = heldout.take(torch.arange(min(FIELDS, heldout.count)))
+    _measure_errors(trainer, step)
     model = trainer.model(step)
     if len(fields) > 1:
         found = heldout_loss(
-            model.network,
-            model.process,
-            settings,
-            fields,
-            trainer.part,
-            trainer.dtype,
-            trainer.told,
+            model.network, trainer.objective, trainer.process, fields, trainer.part, trainer.dtype
         )
         _write(lines, {"step": step} | found.to_json())
         bands = " ".join(f"{loss:.4f}" for loss in found.loss)
@@ -217,7 +225,9 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same, wherever they are started from."""
     data, process = config["data"], config["process"]
     data = data | {"source": Path(data["source"]).name, "data_dir": None}
-    process = process | {"spectrum": Path(process["spectrum"] or "").name}
+    process = process | {"spectrum": Path(process.get("spectrum") or "").name}
+    if "file" in process.get("levels", {}):
+        process["levels"] = process["levels"] | {"file": Path(process["levels"]["file"]).name}
     return config | {"out": None, "data": data, "process": process}
 
 

@@ -23,19 +23,27 @@ from skild_physics.training.checkpoint import (
     Model,
     build_network,
     build_process,
+    build_scale_space,
     spectrum_of,
 )
-from skild_physics.training.config import Config, NCSNppConfig, TrainingConfig
+from skild_physics.training.config import (
+    Config,
+    FlexiConfig,
+    NCSNppConfig,
+    TrainingConfig,
+)
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.distributed import World
 from skild_physics.training.hardware import autocast_dtype, compiled, keep_freed_memory
 from skild_physics.training.objective import (
     Levels,
+    Objective,
+    ScaleSpaceTasks,
     field_noise,
     told_fields,
-    training_losses,
 )
 from skild_physics.training.optimizer import build_optimizer
+from skild_physics.training.process_config import ScaleSpaceConfig
 
 Log = Callable[[str], None]
 
@@ -61,10 +69,20 @@ def _check_sizes(config: Config, S0: Tensor, N: int) -> None:
     """The spectrum, the network and the lattices of live modes must fit N x N fields."""
     multiple = config.network.multiple
     if S0.shape[-1] != N:
+        process = config.process
+        what = None if isinstance(process, ScaleSpaceConfig) else process.spectrum
         raise ValueError(
-            f"{config.process.spectrum or 'the process'} is for N = {S0.shape[-1]}, the fields of "
+            f"{what or 'the process'} is for N = {S0.shape[-1]}, the fields of "
             f"{config.data.source} have L = {N}"
         )
+    if isinstance(config.process, ScaleSpaceConfig) and isinstance(config.network, FlexiConfig):
+        depth = len(config.network.channels)
+        for M in config.process.sizes:
+            if N // M not in [2**level for level in range(depth)]:
+                raise ValueError(
+                    f"network.channels: a Flexi-UNet of {depth} levels takes fields of {N} over "
+                    f"1, 2, .., {2 ** (depth - 1)} sites per side, not {M}"
+                )
     if config.condition is not None and N % config.condition.factor:
         raise ValueError(f"condition.factor = {config.condition.factor} does not divide L = {N}")
     if N % multiple:
@@ -128,8 +146,13 @@ class Trainer:
         S0, basis = spectrum_of(config)
         _check_sizes(config, S0, self.fields.size)
         self.process = build_process(config, S0.to(world.device), basis)
-        self.levels = Levels(self.process, settings)
-        self.told = told_fields(config, basis)
+        self.scale_space = build_scale_space(config)
+        self.objective: Objective = (
+            Levels(self.process, settings, told_fields(config, basis))
+            if self.scale_space is None
+            else ScaleSpaceTasks(self.scale_space, settings)
+        )
+        self.error_variance: tuple[Tensor, ...] = ()
         self.dtype = autocast_dtype(settings.precision, world.device)
         keep_freed_memory()
 
@@ -152,7 +175,7 @@ class Trainer:
 
     def _rehearse(self, network: nn.Module) -> None:
         N, device = self.process.N, self.world.device
-        channels = len(self.fields.channels) * (1 if self.told is None else 2)
+        channels = len(self.fields.channels) * (1 if self.config.condition is None else 2)
         x = torch.zeros(self.part, channels, N, N, device=device)
         lam = torch.ones(self.part, device=device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -193,7 +216,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(seeds[1])
         factor = torch.ones(settings.batch_size)
         if self.important is None:
-            at, n = self.levels.draw(settings.batch_size, generator)
+            at, n = self.objective.draw(settings.batch_size, generator)
         else:
             at = self.process
             n, factor = self.important.draw(settings.batch_size, generator)
@@ -210,15 +233,13 @@ class Trainer:
             wait = isinstance(self.runner, DistributedDataParallel) and not whole
             with self.runner.no_sync() if wait else nullcontext():  # type: ignore[operator]
                 part = fields[first : first + self.part].to(world.device)
-                loss = training_losses(
+                loss = self.objective.losses(
                     self.runner,
                     at,
-                    settings,
                     part,
                     n[rows],
                     field_noise(seeds[3:][rows], shape, world.device),
                     self.dtype,
-                    self.told(part) if self.told else None,
                 )
                 weighted = (loss * factor[rows].to(loss)).sum() / mine
                 torch.autograd.backward(self.scaler.scale(weighted))
@@ -264,7 +285,15 @@ class Trainer:
 
     def model(self, step: int) -> Model:
         """The averaged network, for inference."""
-        return Model(self.average.module, self.process, self.config, self.fields.channels, step)
+        return Model(
+            self.average.module,
+            self.process,
+            self.config,
+            self.fields.channels,
+            step,
+            self.scale_space,
+            self.error_variance,
+        )
 
     @property
     def parameters(self) -> int:
