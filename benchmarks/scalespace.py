@@ -23,12 +23,8 @@ import click
 import torch
 from torch import Tensor
 
-from skild_physics.diffusion.scalespace import (
-    DEGRADATIONS,
-    LevelPosterior,
-    ScaleSpace,
-    level_ends,
-)
+from skild_physics.diffusion.resize import DEGRADATIONS
+from skild_physics.diffusion.scalespace import LevelPosterior, ScaleSpace, level_ends
 from skild_physics.diffusion.schedule import LinearBetaSchedule
 
 

@@ -12,7 +12,7 @@ from skild_physics.cli.console import progress, say
 from skild_physics.cli.sampling import provenance, sampling_options
 
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.scalespace import generate_scale_space
+from skild_physics.diffusion.scalespace_sampling import generate_scale_space
 from skild_physics.diffusion.superresolution import Sampled, Sampling, generate
 from skild_physics.fields import save_fields
 from skild_physics.files import check_output

@@ -8,13 +8,8 @@ from skild_physics.cli.console import say
 
 from skild_physics.files import check_output
 from skild_physics.networks import StepNetwork
-from skild_physics.training.checkpoint import (
-    Model,
-    build_network,
-    build_process,
-    save_model,
-    spectrum_of,
-)
+from skild_physics.training.build import build_network, build_process, spectrum_of
+from skild_physics.training.checkpoint import Model, save_model
 from skild_physics.training.config import load_config
 from skild_physics.training.published import fit_weights, read_published
 

@@ -14,7 +14,7 @@ from skild_physics.baselines.sr3 import super_resolve_conditional
 from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling, downsample
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.renormalization import critical_process, enlarge
-from skild_physics.diffusion.scalespace import super_resolve_scale_space
+from skild_physics.diffusion.scalespace_sampling import super_resolve_scale_space
 from skild_physics.diffusion.superresolution import (
     Observation,
     Sampled,

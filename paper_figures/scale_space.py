@@ -27,10 +27,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from skild_physics.diffusion.sampler import SampleNoise
-from skild_physics.diffusion.scalespace import (
+from skild_physics.diffusion.scalespace import level_ends_of_spectrum
+from skild_physics.diffusion.scalespace_sampling import (
     generate_scale_space,
     legs,
-    level_ends_of_spectrum,
     reverse,
     super_resolve_scale_space,
 )

@@ -9,17 +9,17 @@ from torch.nn import functional as F
 
 from skild_physics import kspace
 from skild_physics.diffusion import scalespace
+from skild_physics.diffusion.resize import DEGRADATIONS, Resize, resize
 from skild_physics.diffusion.sampler import SampleNoise
 from skild_physics.diffusion.scalespace import (
-    DEGRADATIONS,
     LevelPosterior,
-    Resize,
     ScaleSpace,
-    generate_scale_space,
-    legs,
     level_ends,
     level_ends_of_spectrum,
-    resize,
+)
+from skild_physics.diffusion.scalespace_sampling import (
+    generate_scale_space,
+    legs,
     reverse,
     super_resolve_scale_space,
 )

@@ -10,7 +10,9 @@ from skild_physics.cli.main import cli, main
 from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics import kspace
-from skild_physics.diffusion.scalespace import DEGRADATIONS, ScaleSpace, estimator, level_ends
+from skild_physics.diffusion.resize import DEGRADATIONS
+from skild_physics.diffusion.scalespace import ScaleSpace, level_ends
+from skild_physics.diffusion.scalespace_sampling import estimator
 from skild_physics.diffusion.schedule import LinearBetaSchedule
 from skild_physics.networks import FlexiUNet
 from skild_physics.spectrum import Spectrum

@@ -16,7 +16,8 @@ from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.schedule import LinearBetaSchedule
 from skild_physics.diffusion.superresolution import Sampling
 from skild_physics.fields import load_fields
-from skild_physics.training.checkpoint import build_process, load_model, spectrum_of
+from skild_physics.training.build import build_process, spectrum_of
+from skild_physics.training.checkpoint import load_model
 from skild_physics.training.config import parse_config
 from skild_physics.training.run import train
 

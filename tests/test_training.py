@@ -23,13 +23,8 @@ from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolutio
 from skild_physics.fields import load_fields
 from skild_physics.kspace import forward, inverse, normalization_factor, wavenumbers
 from skild_physics.networks import CompactUNet
-from skild_physics.training.checkpoint import (
-    build_network,
-    build_process,
-    load_model,
-    load_state,
-    spectrum_of,
-)
+from skild_physics.training.build import build_network, build_process, spectrum_of
+from skild_physics.training.checkpoint import load_model, load_state
 from skild_physics.training.config import (
     TrainingConfig,
     load_config,

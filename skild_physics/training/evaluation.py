@@ -12,7 +12,7 @@ from skild_physics.baselines.sr3 import super_resolve_conditional
 from skild_physics.diffusion.downsampling import downsample
 from skild_physics.diffusion.prediction import Network
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.scalespace import generate_scale_space
+from skild_physics.diffusion.scalespace_sampling import generate_scale_space
 from skild_physics.diffusion.superresolution import (
     Sampled,
     Sampling,

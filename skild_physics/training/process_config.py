@@ -16,7 +16,8 @@ from pydantic import (
 )
 
 from skild_physics.diffusion.process import white_k_c
-from skild_physics.diffusion.scalespace import SMALLEST, Degradation, level_ends
+from skild_physics.diffusion.resize import Degradation
+from skild_physics.diffusion.scalespace import SMALLEST, level_ends
 from skild_physics.diffusion.schedule import (
     LinearBetaSchedule,
     LinearSchedule,

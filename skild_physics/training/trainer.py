@@ -19,13 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from skild_physics.diffusion.loss import LossSecondMomentSteps
-from skild_physics.training.checkpoint import (
-    Model,
+from skild_physics.training.build import (
     build_network,
     build_process,
     build_scale_space,
     spectrum_of,
 )
+from skild_physics.training.checkpoint import Model
 from skild_physics.training.config import (
     Config,
     FlexiConfig,
