@@ -62,15 +62,16 @@ def test_a_network_without_loss_gives_x_0(kind, prediction, task):
         return 1 + nothing(x, lam, side)
 
     def perfect(x, lam, side=None):
-        offset = estimator(nothing, space, prediction)(x, float(n[0]), wanted.shape[-1])
-        slope = estimator(one, space, prediction)(x, float(n[0]), wanted.shape[-1]) - offset
+        x_n = x * space.scale(task.N)
+        offset = estimator(nothing, space, prediction)(x_n, float(n[0]), wanted.shape[-1])
+        slope = estimator(one, space, prediction)(x_n, float(n[0]), wanted.shape[-1]) - offset
         return (wanted - offset) / slope
 
     tasks = ScaleSpaceTasks(space, settings)
     losses = tasks.losses(perfect, task, fields, n, eps)
     assert losses.shape == (6,)
     assert float(losses.max()) < 1e-6
-    x_n = asked[0]
+    x_n = asked[0] * space.scale(task.N)
     assert torch.allclose(
         estimator(perfect, space, prediction)(x_n, float(n[0]), side), wanted, atol=1e-3
     )

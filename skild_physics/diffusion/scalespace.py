@@ -228,6 +228,11 @@ class ScaleSpace:
             whole = whole.then(each)
         return whole
 
+    def scale(self, side: int) -> float:
+        """What constant fields are multiplied with on a level: 1 for averages."""
+        constant = torch.ones(self.sizes[0], self.sizes[0], dtype=torch.float64)
+        return float(self.degraded(constant, self.sizes.index(side)).mean())
+
     def degraded(self, x_0: Tensor, level: int) -> Tensor:
         """D_l(x_0) of full fields."""
         for each in self.resizes[:level]:

@@ -34,15 +34,17 @@ def estimator(
     """The estimate of x_0 of a trained network f(x, lambda N^2, side of the output).
 
     It is that of the process within a level, x_0 = a f + b x_n, with x_n lifted to the side wanted.
+    The network sees, and gives, fields of the scale of averages.
     """
+    scales = {side: space.scale(side) for side in space.sizes}
 
     def estimate(x_n: Tensor, n: float, side: int) -> Tensor:
         process = space.levels[space.sizes.index(side)]
         lam = (process.lam(n) * side**2).to(x_n).expand(len(x_n))
         on_output, on_xn = (float(c[0, 0]) for c in estimate_form(prediction, process, n))
-        same = x_n.shape[-1] == side
-        output = network(x_n, lam) if same else network(x_n, lam, side)
-        return on_output * output + on_xn * space.lifted(x_n, side)
+        M = x_n.shape[-1]
+        output = network(x_n / scales[M], lam, *(() if side == M else (side,)))
+        return on_output * scales[side] * output + on_xn * space.lifted(x_n, side)
 
     return estimate
 

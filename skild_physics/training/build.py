@@ -85,26 +85,12 @@ def build_scale_space(config: Config, ends: tuple[int, ...] | None = None) -> Sc
 def build_network(config: Config, process: Process, channels: int) -> nn.Module:
     """The untrained network of a configuration, for fields of so many channels."""
     settings, told = config.network, channels if config.condition else 0
-    if isinstance(settings, FlexiConfig):
-        return FlexiUNet(
-            process.N,
-            settings.channels,
-            settings.blocks,
-            settings.patch,
-            settings.embedding,
-            channels,
-            process.basis,
-        )
     if isinstance(settings, CompactConfig):
-        return CompactUNet(
-            settings.channels,
-            settings.blocks,
-            settings.patch,
-            settings.embedding,
-            channels,
-            process.basis,
-            told,
-        )
+        shape = settings.channels, settings.blocks, settings.patch, settings.embedding
+        more = channels, process.basis, told
+        if isinstance(settings, FlexiConfig):
+            return FlexiUNet(process.N, *shape, *more)
+        return CompactUNet(*shape, *more)
     network = NCSNpp(
         process.N,
         settings.channels,

@@ -180,7 +180,8 @@ class ScaleSpaceTasks:
     """Scale space: to denoise on each level, and to change it.
 
     The target is the one that gives x_0 on the level of the output through the prediction's form
-    x_0 = a f + b x_n, x_n lifted to that level where it changes.
+    x_0 = a f + b x_n, x_n lifted to that level where it changes; see
+    :func:`skild_physics.diffusion.scalespace_sampling.estimator`.
 
     Args:
         space: the forward process.
@@ -189,6 +190,7 @@ class ScaleSpaceTasks:
 
     def __init__(self, space: ScaleSpace, settings: TrainingConfig):
         self._space, self._settings = space, settings
+        self._scales = [space.scale(side) for side in space.sizes]
 
     def _within(self, level: int) -> Task:
         return Task(level, level, self._space.sizes[level])
@@ -230,11 +232,13 @@ class ScaleSpaceTasks:
         x_n = alpha * space.between(at.end, at.level).apply(wanted) + sigma * eps
         form = estimate_form(settings.prediction, process, n[:, None])
         on_output, on_xn = (c[..., :1, :1].to(fields) for c in form)
+        on_output = on_output * self._scales[at.end]
         wanted = (wanted - on_xn * space.lifted(x_n, side)) / on_output
         lam = (process.lam(n) * side**2).float().to(device)
         raised = () if at.end == at.level else (side,)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            output = network(x_n.contiguous(memory_format=torch.channels_last), lam, *raised)
+            seen = (x_n / self._scales[at.level]).contiguous(memory_format=torch.channels_last)
+            output = network(seen, lam, *raised)
         losses: Tensor = (output.float() - wanted).square().mean(dim=(1, 2, 3))
         if settings.min_snr is not None:
             snr = (alpha / sigma).square().clamp(max=settings.min_snr)
