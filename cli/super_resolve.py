@@ -82,7 +82,8 @@ def command(
     fields that were coarse-grained in a known way, fields of factor M per side are made that agree
     with them. Rescaled: M x M critical fields become the large scales of fields of factor M per
     side, and what is smaller is drawn anew. Other sizes than the model's keep its lattice spacing.
-    OUT holds the results as `field` and what the model saw as `start`.
+    A model of Scale Space Diffusion goes on from the level of size N/factor, in both of the first
+    protocols. OUT holds the results as `field` and what the model saw as `start`.
 
     CHECKPOINT is a file, the folder of a run, or the word bundled: the model of critical Ising
     lattices that comes with the package.

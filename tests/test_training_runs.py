@@ -587,6 +587,16 @@ def test_processes_train_as_one_does(values, tmp_path):
     torch.testing.assert_close(states[0]["losses"], states[1]["losses"], rtol=1e-3, atol=0)
 
 
+def test_processes_train_levels_as_one_does(values, tmp_path):
+    """On a small field the levels above it have no gradient, on any process."""
+    values |= {part: SCALE_SPACE[part] for part in ("process", "network")}
+    values["training"] |= SCALE_SPACE["training"]
+    train(parse_config({**values, "out": str(tmp_path / "whole")}))
+    found = [command.end() for command in ranks(tmp_path, [values, values])]
+    assert [code for code, *_ in found] == [0, 0], found
+    assert_close_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_torchrun_is_stopped_and_goes_on(torchrun, tmp_path):
     values, ended = torchrun
     code, printed, said = ended.result()

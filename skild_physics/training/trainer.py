@@ -171,7 +171,11 @@ class Trainer:
 
         runner = compiled(self.network, self._rehearse, log) if settings.compile else self.network
         self.is_compiled = runner is not self.network
-        self.runner = DistributedDataParallel(runner) if world.size > 1 else runner
+        # a step on a small field leaves the levels of a Flexi-UNet above it without a gradient
+        flexible = isinstance(config.network, FlexiConfig)
+        self.runner = runner
+        if world.size > 1:
+            self.runner = DistributedDataParallel(runner, find_unused_parameters=flexible)
 
     def _rehearse(self, network: nn.Module) -> None:
         N, device = self.process.N, self.world.device
