@@ -6,6 +6,7 @@ import small_runs
 import torch
 import xarray as xr
 from click.testing import CliRunner
+from PIL import Image
 from skild_physics.cli.main import cli, main
 from skild_physics.data_gen import IsingParameters, generate
 
@@ -250,6 +251,27 @@ def test_the_commands(inputs, monkeypatch):
     np.testing.assert_allclose(made["seen"], made["paired"], atol=1e-5)
     assert all(np.isfinite(each).all() for each in made.values())
     assert len(made["made"]) == 12
+
+
+def test_a_published_configuration_trains_on_pictures(tmp_path, monkeypatch):
+    """With a smaller network: colours, mirrored edges, the paper's target and weight."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "celeba").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        small = rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((80, 90)).save(tmp_path / "celeba" / f"{i}.png")
+    smaller = (
+        "network.channels=[8,8,8,8] network.blocks=[1,1,1,1] training.steps=4 "
+        "training.batch_size=4 training.compile=false data.heldout=4 training.precision=float32"
+    )
+    run(f"train celeba64-ssd4 {' '.join('--set ' + each for each in smaller.split())}")
+    run("generate runs/celeba64-ssd4 --samples 3 --steps 9 --out made.h5")
+    model = load_model(tmp_path / "runs" / "celeba64-ssd4")
+    assert model.channels == ("red", "green", "blue")
+    assert [len(v) for v in model.error_variance] == [64, 32, 16]
+    with xr.open_dataset("made.h5", engine="h5netcdf") as data:
+        assert data["field"].shape == (3, 3, 64, 64)
 
 
 BAD = [
