@@ -336,7 +336,7 @@ def test_the_reversed_chain_returns_the_covariance_of_gaussian_data(kind, sizes)
     S0 = power_law(sizes[0], "periodic")
     data = Gaussian(space, S0)
     variances = [data.error_variance(level) for level in range(len(sizes) - 1)]
-    sampling = Sampling(calls=60, last_snr=1e4, order=2)
+    sampling = Sampling(calls=100, last_snr=1e4, order=2)
     found = chain_covariance(space, data, sampling, variances)
     root = S0.flatten().sqrt()
     away = found / root.outer(root) - torch.eye(len(found), dtype=torch.float64)

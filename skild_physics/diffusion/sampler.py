@@ -113,11 +113,24 @@ def step_grid(
     lam_last = np.log1p(1 / last_snr) / process.k_max**2
     if spacing == "time" or calls == 1 or lam_last >= lam_start:
         return evenly
+    last = process.step_at(lam_last)
+    return torch.cat([steps_between(process, start, last, calls - 1, spacing), evenly[-1:]])
+
+
+def steps_between(
+    process: Process, start: float, end: float, intervals: int, spacing: Spacing
+) -> Tensor:
+    """Descending steps from ``start`` to ``end`` > 0, evenly spaced, see :func:`step_grid`."""
+    if spacing == "time":
+        return torch.linspace(start, end, intervals + 1, dtype=torch.float64)
     # the effective resolution is proportional to 1 / sqrt(lambda), whatever its threshold
-    ends = lam_start**-0.5, lam_last**-0.5
-    R = np.linspace(*ends, calls) if spacing == "resolution" else np.geomspace(*ends, calls)
-    inner = process.schedule.time(torch.as_tensor(R[1:] ** -2.0)) * process.T
-    return torch.cat([evenly[:1], inner, evenly[-1:]])
+    first, last = (float(process.lam(n)) ** -0.5 for n in (start, end))
+    if spacing == "resolution":
+        R = np.linspace(first, last, intervals + 1)
+    else:
+        R = np.geomspace(first, last, intervals + 1)
+    steps = process.schedule.time(torch.as_tensor(R[1:-1] ** -2.0)) * process.T
+    return torch.tensor([start, *steps.tolist(), end], dtype=torch.float64)
 
 
 def ancestral(

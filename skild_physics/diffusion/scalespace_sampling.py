@@ -15,7 +15,15 @@ from torch import Tensor
 
 from skild_physics import kspace
 from skild_physics.diffusion.prediction import Prediction, estimate_form
-from skild_physics.diffusion.sampler import Noise, SampleNoise, ancestral, multistep, step_grid
+from skild_physics.diffusion.sampler import (
+    Noise,
+    SampleNoise,
+    ancestral,
+    default_last_snr,
+    multistep,
+    step_grid,
+    steps_between,
+)
 from skild_physics.diffusion.scalespace import ScaleSpace
 from skild_physics.diffusion.superresolution import Sampled, Sampling, no_progress
 
@@ -59,8 +67,8 @@ class Leg(NamedTuple):
 def legs(space: ScaleSpace, start: float, level: int, sampling: Sampling) -> list[Leg]:
     """The way from a state on a level at step ``start`` to x_0, with ``sampling.calls`` calls.
 
-    Steps are spaced as on the finest level, one more ends each level, and every change of level
-    takes a call.
+    Levels share the calls as steps spaced over the whole way would, at least one each, and every
+    change of level takes a call.
 
     Raises:
         ValueError: fewer calls than that.
@@ -73,13 +81,21 @@ def legs(space: ScaleSpace, start: float, level: int, sampling: Sampling) -> lis
             f"{len(changes)} changes of level need at least {len(changes) + len(inner) + 1} "
             f"network calls, got {sampling.calls}"
         )
-    grid = step_grid(space.levels[0], start, calls, sampling.spacing, sampling.last_snr).numpy()
+    finest, spacing, last_snr = space.levels[0], sampling.spacing, sampling.last_snr
+    whole = step_grid(finest, start, calls, spacing, last_snr).numpy()
     found = []
     for each in range(level, -1, -1):
         low = changes[each - 1] if each else 0.0
         high = min(start, float(space.ends[each]))
-        steps = np.unique([high, low, *grid[(grid > low) & (grid < high)]])[::-1]
-        found.append(Leg(each, torch.as_tensor(steps.copy())))
+        intervals = 1 + int(((whole > low) & (whole < high)).sum())
+        if high == low:
+            steps = torch.tensor([low], dtype=torch.float64)
+        elif each:
+            steps = steps_between(finest, high, low, intervals, spacing)
+        else:
+            last_snr = default_last_snr(sampling.calls) if last_snr is None else last_snr
+            steps = step_grid(finest, high, intervals, spacing, last_snr)
+        found.append(Leg(each, steps))
     return found
 
 
