@@ -1,6 +1,6 @@
 """skild-physics generate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from skild_physics.cli.console import progress, say
-from skild_physics.cli.sampling import provenance, sampling_options
+from skild_physics.cli.sampling import provenance, sampling_of, sampling_options
 
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.scalespace_sampling import generate_scale_space
@@ -59,12 +59,11 @@ def command(
     check_output(out, overwrite)
     if plot:
         check_figure(plot, overwrite)
-    settings = Sampling(**sampling)
-    fields = run_generation(checkpoint, out, samples, settings, L, live_threshold)
+    fields = run_generation(checkpoint, out, samples, sampling, L, live_threshold)
     if plot:
         rows = {"": fields[:8], " ": fields[8:16]}
-        title = f"{checkpoint.name}, {settings.calls} network calls"
-        save_figure(samples_figure({k: row for k, row in rows.items() if len(row)}, title), plot)
+        figure = samples_figure({k: row for k, row in rows.items() if len(row)}, checkpoint.name)
+        save_figure(figure, plot)
     click.echo(out)
 
 
@@ -108,13 +107,13 @@ def run_generation(
     checkpoint: Path,
     out: Path,
     samples: int,
-    sampling: Sampling,
+    options: Mapping[str, Any],
     L: int | None = None,
     live_threshold: float | None = None,
 ) -> NDArray[np.float32]:
     """Write fields made from nothing, with a progress display, and return them."""
     model = load_model(checkpoint, default_device())
-    threshold = model.live_threshold(live_threshold)
+    threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
     if model.config.condition is not None:
         raise ValueError(f"{checkpoint}: is conditional; use super-resolve")
     process = model.process

@@ -20,7 +20,6 @@ from skild_physics.cli.super_resolve import run_super_resolution
 from skild_physics.cli.train import run_training
 from skild_physics.data_gen import IsingParameters, generate
 
-from skild_physics.diffusion.superresolution import Sampling
 from skild_physics.fields import open_source
 from skild_physics.files import replacing
 from skild_physics.plots import correlator_figure, save_figure, spectrum_figure
@@ -128,7 +127,7 @@ def command(
             checkpoint = run_training(config, overwrite=fresh)
 
     with stages.next(f"lattices of {L} x {L}, from {L / factor:g} x {L / factor:g} or nothing"):
-        made_files = _make(checkpoint, out, L, heldout, factor, Sampling(calls=steps), fresh)
+        made_files = _make(checkpoint, out, L, heldout, factor, {"calls": steps}, fresh)
 
     with stages.next("connected four-point correlators against the truth"):
         sources = {"truth": out / "heldout.h5", **made_files}
@@ -147,7 +146,13 @@ def command(
 
 
 def _make(
-    checkpoint: Path, out: Path, L: int, count: int, factor: float, sampling: Sampling, fresh: bool
+    checkpoint: Path,
+    out: Path,
+    L: int,
+    count: int,
+    factor: float,
+    sampling: dict[str, Any],
+    fresh: bool,
 ) -> dict[str, Path]:
     """The held-out fields made again from less and less, by label."""
     paired, generated = out / "super_resolved.h5", out / "generated.h5"

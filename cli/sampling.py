@@ -1,6 +1,6 @@
 """What generate and super-resolve share: the options of sampling, the denoiser, the provenance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,13 @@ _OPTIONS = (
         "--steps",
         "calls",
         type=click.IntRange(min=1),
-        default=20,
-        show_default=True,
-        help="Network calls per field.",
+        help="Network calls per field.  [default: 20; 40 for a scale-space model]",
     ),
     click.option(
         "--sampler",
         type=click.Choice(SAMPLERS),
-        default="multistep",
-        show_default=True,
         help="multistep: deterministic; stochastic: the same with noise; ancestral: the paper's, "
-        "wants 100s of steps.",
+        "wants 100s of steps.  [default: multistep; stochastic for a scale-space model]",
     ),
     click.option(
         "--order",
@@ -63,6 +59,16 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def sampling_of(model: Model, options: Mapping[str, Any]) -> Sampling:
+    """The options of sampling, with what suits the model where none was given."""
+    usual: dict[str, Any] = {"calls": 20, "sampler": "multistep"}
+    if model.scale_space is not None:
+        # errors of the deterministic sampler stay, above all those of a change of level
+        usual = {"calls": 40, "sampler": "stochastic"}
+    given = {name: value for name, value in options.items() if value is not None}
+    return Sampling(**{**usual, **given})
 
 
 def provenance(

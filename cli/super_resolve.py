@@ -1,13 +1,13 @@
 """skild-physics super-resolve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import torch
 from skild_physics.cli.console import progress, say
-from skild_physics.cli.sampling import provenance, sampling_options
+from skild_physics.cli.sampling import provenance, sampling_of, sampling_options
 from torch import Tensor
 
 from skild_physics.baselines.sr3 import super_resolve_conditional
@@ -100,7 +100,7 @@ def command(
         input,
         out,
         factor,
-        Sampling(**sampling),
+        sampling,
         samples,
         protocol,
         downsampling,
@@ -115,7 +115,7 @@ def run_super_resolution(
     source: Path,
     out: Path,
     factor: float,
-    sampling: Sampling,
+    options: Mapping[str, Any],
     samples: int | None = None,
     protocol: str = "paired",
     downsampling: Downsampling | None = None,
@@ -128,7 +128,7 @@ def run_super_resolution(
     if not 1 <= factor < float("inf"):
         raise ValueError(f"factor must be at least 1, got {factor:g}")
     model = load_model(checkpoint, default_device())
-    threshold = model.live_threshold(live_threshold)
+    threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
     tau = model.tau
     if len(model.channels) != 1:
         raise ValueError(f"{checkpoint}: takes {len(model.channels)} channels, not fields of one")

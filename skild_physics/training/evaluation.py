@@ -134,7 +134,8 @@ def sample_pictures(model: Model, truth: Tensor) -> Sampled:
     process, tau, space = model.process, model.tau, model.scale_space
     sampling = Sampling(calls=CALLS, batch_size=PICTURES)
     if space is not None:
-        sampling = replace(sampling, calls=CALLS + 3 * len(space.sizes))
+        calls = CALLS + 3 * len(space.sizes)
+        sampling = replace(sampling, calls=calls, sampler="stochastic")
         return generate_scale_space(
             space,
             model.estimate(),
