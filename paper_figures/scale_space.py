@@ -10,8 +10,11 @@ an effective resolution of 16, DDPM, which has no scale, from the step where the
 correlation of the 4 x 4 block averages of what was made with those of the truth.
 """
 
+import hashlib
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +22,9 @@ import click
 import numpy as np
 import torch
 import xarray as xr
-from ising import HERE, TAU, compared, table, truth
+from ising import HERE, LATTICES, TAU, compared, table, truth
 from matplotlib.figure import Figure
-from skild_physics.cli.console import progress, say
+from skild_physics.cli.console import progress
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,77 +47,75 @@ from skild_physics.files import replacing
 from skild_physics.plots import save_figure
 from skild_physics.training.checkpoint import Model, load_model
 
-FACTOR = 4
+FACTOR, PAIRED, NOTHING = 4, "4x", "from nothing"
+TIMED, ROUNDS = 64, 2
 MODELS = HERE / "scale_space"
-NAMES = {
-    "skild": "SKILD",
-    "ssd4-box": "SSD 4, blocks",
-    "ssd4-bilinear": "SSD 4, bilinear",
-    "ssd4-box-spectrum": "SSD 4, blocks, own levels",
-    "ssd2-box": "SSD 2, blocks",
-    "ssd2-bilinear": "SSD 2, bilinear",
-    "ddpm": "DDPM",
-}
-Made = Callable[[Tensor, Callable[[int], None]], Tensor]
 
 
-class Method(NamedTuple):
-    """A way to make fields from truth, or from as many numbers, and what it costs."""
+class Competitor(NamedTuple):
+    """A trained model, and whether x_0 is drawn where its level changes."""
 
-    label: str
-    make: Made
-    calls: int
+    title: str
+    file: str
+    drawn: bool = True
 
 
-def methods(name: str, model: Model, S0: Tensor, sampling: Sampling) -> list[Method]:
-    """By factor 4 and from nothing."""
-    label, space = NAMES[name], model.scale_space
+COMPETITORS = (
+    Competitor("SKILD", "skild"),
+    Competitor("SSD 4, crop", "ssd4-crop"),
+    Competitor("SSD 4, blocks", "ssd4-box"),
+    Competitor("SSD 4, blocks, not drawn", "ssd4-box", drawn=False),
+    Competitor("SSD 4, bilinear", "ssd4-bilinear"),
+    Competitor("SSD 2, blocks", "ssd2-box"),
+    Competitor("SSD 2, bilinear", "ssd2-bilinear"),
+    Competitor("DDPM", "ddpm"),
+)
+Make = Callable[[Tensor, Callable[[int], None]], Tensor]
+
+
+def ways(model: Model, S0: Tensor, sampling: Sampling, drawn: bool) -> dict[str, Make]:
+    """Fields made from full ones by factor 4, and as many from nothing."""
+    space = model.scale_space
     if space is None:
         process, denoise = model.process, model.denoiser()
+        return {
+            PAIRED: lambda x, show: (
+                super_resolve_paired(process, denoise, x, FACTOR, TAU, sampling, show).result
+            ),
+            NOTHING: lambda x, show: (
+                generate(process, denoise, len(x), sampling, progress=show).result
+            ),
+        }
+    estimate, N = model.estimate(), space.sizes[0]
+    errors = model.error_variance if drawn else None
 
-        def paired(x: Tensor, show: Callable[[int], None]) -> Tensor:
-            made = super_resolve_paired(process, denoise, x, FACTOR, TAU, sampling, show)
-            return made.result
+    def paired(x: Tensor, show: Callable[[int], None]) -> Tensor:
+        coarse = space.degraded(x.float(), space.sizes.index(N // FACTOR))
+        return super_resolve_scale_space(
+            space, estimate, coarse, sampling, errors, progress=show
+        ).result
 
-        def nothing(x: Tensor, show: Callable[[int], None]) -> Tensor:
-            return generate(process, denoise, len(x), sampling, progress=show).result
+    def nothing(x: Tensor, show: Callable[[int], None]) -> Tensor:
+        return generate_scale_space(
+            space, estimate, len(x), sampling, error_variance=errors, progress=show
+        ).result
 
-    else:
-        estimate, errors = model.estimate(), model.error_variance or None
-        sizes = space.sizes
-
-        def paired(x: Tensor, show: Callable[[int], None]) -> Tensor:
-            if len(sizes) == 1:
-                return ddpm(model, S0, x, sampling, show)
-            coarse = space.degraded(x.float(), sizes.index(sizes[0] // FACTOR))
-            return super_resolve_scale_space(
-                space, estimate, coarse, sampling, errors, progress=show
-            ).result
-
-        def nothing(x: Tensor, show: Callable[[int], None]) -> Tensor:
-            return generate_scale_space(
-                space, estimate, len(x), sampling, error_variance=errors, progress=show
-            ).result
-
-    calls = sampling.calls
-    return [
-        Method(f"{label}, {FACTOR}x", paired, calls),
-        Method(f"{label}, from nothing", nothing, calls),
-    ]
+    return {
+        PAIRED: paired if len(space.sizes) > 1 else partial(from_step, model, S0, sampling),
+        NOTHING: nothing,
+    }
 
 
-def ddpm(
-    model: Model, S0: Tensor, x: Tensor, sampling: Sampling, show: Callable[[int], None]
+def from_step(
+    model: Model, S0: Tensor, sampling: Sampling, x: Tensor, show: Callable[[int], None]
 ) -> Tensor:
-    """From the marginal where the first mode that a coarse lattice lacks is lost."""
+    """DDPM from the marginal where the first mode that a coarse lattice lacks is lost."""
     space = model.scale_space
     assert space is not None
-    N = space.sizes[0]
-    n = float(
-        level_ends_of_spectrum(S0, space.basis, (N, N // FACTOR), space.schedule, TAU, space.T)[0]
-    )
-    way, made = legs(space, n, 0, sampling), []
-    u = space.u(n)
+    sizes = space.sizes[0], space.sizes[0] // FACTOR
+    ends = level_ends_of_spectrum(S0, space.basis, sizes, space.schedule, TAU, space.T)
+    n, made = float(ends[0]), []
+    way, u = legs(space, n, 0, sampling), space.u(n)
     for first in range(0, len(x), sampling.batch_size):
         part = x[first : first + sampling.batch_size].float()
         noise = SampleNoise(sampling.seed, range(first, first + len(part)))
@@ -124,36 +125,49 @@ def ddpm(
     return torch.cat(made)
 
 
+def kept(key: str, make: Callable[[], Tensor]) -> Tensor:
+    """Signs of fields that an earlier, perhaps interrupted, measurement has made, or made now."""
+    path = LATTICES / f"scale-space-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    if not path.exists():
+        signs = torch.where(make() >= 0, 1, -1).to(torch.int8).numpy()
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, signs)
+    return torch.from_numpy(np.load(path))
+
+
 def overlap(made: Tensor, x: Tensor) -> float:
     """Correlation of block averages of signs."""
     blocks = [F.avg_pool2d(torch.sign(each.float()), FACTOR).flatten() for each in (made, x)]
     return float(torch.corrcoef(torch.stack(blocks))[0, 1])
 
 
-def measure(models: Path, fields: int, calls: dict[str, int]) -> xr.Dataset:
+def measure(models: Path, fields: int, samplings: dict[bool, Sampling]) -> xr.Dataset:
     x = truth(64, fields)
-    loaded = {name: load_model(models / f"{name}.safetensors") for name in NAMES}
-    S0 = loaded["skild"].process.S0
-    sources, costs = {"truth": x}, {}
-    for name, model in loaded.items():
-        sampling = Sampling(calls=calls["skild" if name == "skild" else "other"])
-        for method in methods(name, model, S0, sampling):
+    S0 = load_model(models / "skild.safetensors").process.S0
+    sources, makes, costs = {"truth": x}, {}, {"truth": (0, 0.0, 0.0, 1.0)}
+    for title, name, drawn in COMPETITORS:
+        path = models / f"{name}.safetensors"
+        model = load_model(path)
+        sampling = samplings[model.scale_space is None]
+        for kind, make in ways(model, S0, sampling, drawn).items():
+            label = f"{title}, {kind}"
+            with progress(label, fields) as show:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                key = f"{digest} {kind} {drawn} {fields} {sampling}"
+                sources[label] = kept(key, partial(make, x, show))
             with FlopCounterMode(display=False) as counter:
-                method.make(x[:1], no_progress)
-            with progress(method.label, fields) as show:
-                began = time.perf_counter()
-                made = method.make(x, show)
-                seconds = (time.perf_counter() - began) / fields
-            sources[method.label] = made
-            costs[method.label] = (
-                method.calls,
-                counter.get_total_flops() / 1e9,
-                seconds,
-                overlap(made, x),
-            )
-            say(f"{method.label}: calls, GFLOP, s, overlap {costs[method.label]}")
+                make(x[:1], no_progress)
+            arithmetic = counter.get_total_flops() / 1e9
+            costs[label] = sampling.calls, arithmetic, math.inf, overlap(sources[label], x)
+            makes[label] = make
+    for _ in range(ROUNDS):
+        for label, make in makes.items():
+            began = time.perf_counter()
+            make(x[:TIMED], no_progress)
+            seconds = (time.perf_counter() - began) / min(TIMED, fields)
+            calls, arithmetic, least, shared = costs[label]
+            costs[label] = calls, arithmetic, min(least, seconds), shared
     results = compared(sources)
-    costs["truth"] = (0, 0.0, 0.0, 1.0)
     columns = zip(*(costs[label] for label in results["source"].values), strict=True)
     texts = {
         "calls": "network calls per field",
@@ -172,14 +186,14 @@ def measure(models: Path, fields: int, calls: dict[str, int]) -> xr.Dataset:
 def draw(results: xr.Dataset) -> Figure:
     figure = Figure(figsize=(13, 9), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.5))
-    rows = above.subplots(2, len(NAMES) + 1)
-    kinds = {f"{FACTOR}x": rows[0], "from nothing": rows[1]}
+    rows = above.subplots(2, len(COMPETITORS) + 1)
+    kinds = {PAIRED: rows[0], NOTHING: rows[1]}
     for kind, axes in kinds.items():
         axes[0].imshow(results["picture_truth"].values, cmap="gray", vmin=-1, vmax=1)
         axes[0].set_title("truth", fontsize=8)
-        for ax, name in zip(axes[1:], NAMES.values(), strict=True):
-            ax.imshow(results[f"picture_{name}, {kind}"].values, cmap="gray", vmin=-1, vmax=1)
-            ax.set_title(name.replace(", ", ",\n", 1), fontsize=8)
+        for ax, (title, *_) in zip(axes[1:], COMPETITORS, strict=True):
+            ax.imshow(results[f"picture_{title}, {kind}"].values, cmap="gray", vmin=-1, vmax=1)
+            ax.set_title(title.replace(", ", ",\n"), fontsize=8)
         for ax in axes:
             ax.set_xticks([])
             ax.set_yticks([])
@@ -187,17 +201,17 @@ def draw(results: xr.Dataset) -> Figure:
     panels = below.subplots(1, 3)
     sides = results["side"].values
     for ax, kind in zip(panels[:2], kinds, strict=True):
-        for number, name in enumerate(NAMES.values(), start=1):
-            row = results.sel(source=f"{name}, {kind}")
+        for number, (title, *_) in enumerate(COMPETITORS):
+            row = results.sel(source=f"{title}, {kind}")
             ax.errorbar(
-                sides * 2 ** (0.04 * (number - len(NAMES) / 2)),
+                sides * 2 ** (0.04 * (number - len(COMPETITORS) / 2)),
                 row["kappa4_residual"],
                 row["kappa4_residual_stderr"],
                 fmt="o-",
                 ms=3,
                 lw=1,
-                color=f"C{number - 1}",
-                label=name,
+                color=f"C{number}",
+                label=title,
             )
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xscale("log", base=2)
@@ -205,16 +219,16 @@ def draw(results: xr.Dataset) -> Figure:
         ax.set(xlabel="side $r$  (lattice spacings)", ylabel=r"$\Delta\kappa_4(r)$")
         ax.set_title(f"{kind}: residual of the four-point correlator", fontsize=10)
     panels[0].legend(frameon=False, fontsize=8)
-    for number, name in enumerate(NAMES.values(), start=1):
+    for number, (title, *_) in enumerate(COMPETITORS):
         for kind, marker in zip(kinds, "os", strict=True):
-            row = results.sel(source=f"{name}, {kind}")
+            row = results.sel(source=f"{title}, {kind}")
             panels[2].errorbar(
                 float(row["gflop"]),
                 float(row["energy_residual"]),
                 float(row["energy_residual_stderr"]),
                 fmt=marker,
                 ms=5,
-                color=f"C{number - 1}",
+                color=f"C{number}",
                 mfc="none" if marker == "s" else None,
             )
     panels[2].axhline(0, color="black", lw=0.8)
@@ -232,8 +246,12 @@ def draw(results: xr.Dataset) -> Figure:
 def main(again: bool, models: Path, fields: int, calls: int, white_calls: int) -> None:
     path = HERE / "scale_space.nc"
     if again:
+        samplings = {
+            True: Sampling(calls=calls),
+            False: Sampling(calls=white_calls, sampler="stochastic"),
+        }
         with torch.inference_mode():
-            results = measure(models, fields, {"skild": calls, "other": white_calls})
+            results = measure(models, fields, samplings)
         with replacing(path) as temporary:
             results.to_netcdf(temporary, engine="h5netcdf")
     with xr.open_dataset(path, engine="h5netcdf") as results:

@@ -478,6 +478,7 @@ def test_readme_commands_run(folder, tmp_path):
     assert len(commands) >= 5
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "ising").symlink_to(folder / "run")
+    (tmp_path / "paper_figures").symlink_to(ROOT / "paper_figures")
     for command in commands:
         arguments = command.removeprefix("skild-physics ")
         if arguments.startswith("reproduce") or "cifar10" in arguments:
@@ -549,8 +550,30 @@ def test_readme_row_of_the_papers_own_case_is_the_committed_result():
     assert f"| SKILD - truth | {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
 
 
+def test_readme_table_of_scale_space_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    with xr.open_dataset(ROOT / "paper_figures" / "scale_space.nc", engine="h5netcdf") as data:
+        assert len(data["source"]) == 17
+        for label in data["source"].values[1:]:
+            row = data.sel(source=label)
+            title, kind = label.rsplit(", ", 1)
+            cells = [title, kind, f"{float(row['gflop']):.1f}", f"{float(row['seconds']):.3f}"]
+            for name, where in [*(("kappa4", {"side": r}) for r in (1, 4, 16)), ("energy", {})]:
+                residual, stderr = (
+                    float(row[f"{name}_{which}"].sel(where))
+                    for which in ("residual", "residual_stderr")
+                )
+                cells.append(with_error(residual, stderr))
+            cells.append(f"{float(row['overlap']):.2f}")
+            assert f"| {' | '.join(cells)} |" in readme
+
+
 @pytest.mark.parametrize(
-    "name", ["four_point", "effective_resolution", "convergence", "inverse_renormalization"]
+    "name",
+    [
+        *["four_point", "effective_resolution", "convergence", "inverse_renormalization"],
+        "scale_space",
+    ],
 )
 def test_figures_are_drawn_from_their_committed_files(name, tmp_path):
     """With one command each, which measures nothing."""
