@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from skild_physics.cli.console import progress, say
 from skild_physics.cli.sampling import provenance, sampling_of, sampling_options
 
-from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.scalespace_sampling import generate_scale_space
 from skild_physics.diffusion.superresolution import Sampled, Sampling, generate
 from skild_physics.fields import save_fields
@@ -76,31 +75,34 @@ def ends_in_noise(model: Model) -> bool:
     return left < 1 and not bool(process.frozen.any()) and model.config.condition is None
 
 
-def _made(
-    model: Model,
-    process: Process,
-    samples: int,
-    sampling: Sampling,
-    live_threshold: float | None,
-    show: Callable[[int], None],
-) -> Sampled:
-    channels = len(model.channels)
-    if model.scale_space is not None:
-        return generate_scale_space(
-            model.scale_space,
-            model.estimate(),
-            samples,
-            sampling,
-            channels,
-            model.error_variance or None,
-            process.S0.device,
-            show,
+def _maker(
+    model: Model, L: int | None, live_threshold: float | None
+) -> tuple[int, Callable[[int, Sampling, Callable[[int], None]], Sampled]]:
+    """The side of the fields, and what makes so many of them."""
+    space, process, channels = model.scale_space, model.process, len(model.channels)
+    N = L or process.N
+    other = process.N != N
+    if space is not None:
+        if other:
+            raise ValueError(f"--L: a scale-space model makes {process.N} x {process.N}, got {N}")
+        estimate, errors = model.estimate(), model.error_variance or None
+        device = process.S0.device
+        return process.N, lambda count, sampling, show: generate_scale_space(
+            space, estimate, count, sampling, channels, errors, device, show
         )
-    if process.N == model.process.N:
-        denoise = model.denoiser(process, live_threshold)
+    if other and (model.channels != ("spin",) or N % model.multiple):
+        raise ValueError(
+            f"--L: this model makes fields of {process.N} x {process.N}"
+            + (f" or multiples of {model.multiple}" if model.channels == ("spin",) else "")
+            + f", got {N}"
+        )
+    if other:
+        process, denoise = model.critical(N, live_threshold)
     else:
-        denoise = model.critical(process.N, live_threshold)[1]
-    return generate(process, denoise, samples, sampling, channels, show)
+        denoise = model.denoiser(process, live_threshold)
+    return N, lambda count, sampling, show: generate(
+        process, denoise, count, sampling, channels, show
+    )
 
 
 def run_generation(
@@ -124,19 +126,10 @@ def run_generation(
             + (" and never changes the zero mode (k_c = 0)" if process.frozen.any() else "")
             + ", so there is something left to start from; use super-resolve"
         )
-    if L is not None and L != process.N:
-        if model.scale_space is not None:
-            raise ValueError(f"--L: a scale-space model makes {process.N} x {process.N}, got {L}")
-        if model.channels != ("spin",) or L % model.multiple:
-            raise ValueError(
-                f"--L: this model makes fields of {process.N} x {process.N}"
-                + (f" or multiples of {model.multiple}" if model.channels == ("spin",) else "")
-                + f", got {L}"
-            )
-        process = model.critical(L, live_threshold)[0]
-    say(f"{samples} fields of {process.N} x {process.N}, {sampling.calls} network calls each")
+    N, make = _maker(model, L, live_threshold)
+    say(f"{samples} fields of {N} x {N}, {sampling.calls} network calls each")
     with torch.inference_mode(), progress("generate", samples) as show:
-        made = _made(model, process, samples, sampling, live_threshold, show)
+        made = make(samples, sampling, show)
     fields: NDArray[np.float32] = made.result.numpy()
     save_fields(
         out,

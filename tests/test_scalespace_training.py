@@ -1,5 +1,7 @@
 """Training on Scale Space Diffusion, its checkpoints, and the commands that use them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import small_runs
@@ -8,13 +10,16 @@ import xarray as xr
 from click.testing import CliRunner
 from PIL import Image
 from skild_physics.cli.main import cli, main
+from skild_physics.cli.super_resolve import _scale_space
 from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics import kspace
+from skild_physics.diffusion.downsampling import downsample
 from skild_physics.diffusion.resize import DEGRADATIONS
 from skild_physics.diffusion.scalespace import ScaleSpace, level_ends
 from skild_physics.diffusion.scalespace_sampling import estimator
 from skild_physics.diffusion.schedule import LinearBetaSchedule
+from skild_physics.diffusion.superresolution import Sampling
 from skild_physics.networks import FlexiUNet
 from skild_physics.spectrum import Spectrum
 from skild_physics.training.checkpoint import Model, load_model
@@ -251,6 +256,21 @@ def test_the_commands(inputs, monkeypatch):
     np.testing.assert_allclose(made["seen"], made["paired"], atol=1e-5)
     assert all(np.isfinite(each).all() for each in made.values())
     assert len(made["made"]) == 12
+
+
+def test_crops_start_from_coarse_fields_of_the_same_pixel_values(inputs):
+    """What coarse-grain --downsampling spectral makes is what a crop makes, but for its scale."""
+    model = replace(load_model(inputs / "scale"), scale_space=space_of((16, 8, 4), "crop"))
+    fields = torch.randn(3, 1, 16, 16, generator=seeded())
+    coarse = downsample(fields, "spectral", 4, "periodic")
+    routes = (
+        _scale_space(model, fields, 4, "paired", None),
+        _scale_space(model, coarse, 4, "observed", "spectral"),
+    )
+    with torch.no_grad():
+        paired, observed = (route.run(Sampling(calls=12), lambda done: None) for route in routes)
+    assert torch.allclose(paired.start, observed.start, atol=1e-5)
+    assert torch.allclose(paired.result, observed.result, atol=1e-4)
 
 
 def test_a_published_configuration_trains_on_pictures(tmp_path, monkeypatch):
