@@ -250,9 +250,12 @@ def test_interrupted_training_equals_uninterrupted_bit_for_bit(
 
 def test_a_second_signal_ends_a_run_at_once(values, tmp_path):
     def twice():
-        # one to the process might be handled by another thread, after the second
+        # the handler may have to wait while the thread that reads ahead has the interpreter
+        noting = signal.getsignal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
+        assert small_runs.wait_until(lambda: signal.getsignal(signal.SIGINT) is not noting)
         signal.raise_signal(signal.SIGINT)
+        small_runs.wait_until(lambda: False, 10)
 
     with pytest.raises(KeyboardInterrupt):
         train(parse_config(values), progress=at(3, twice))
@@ -423,7 +426,7 @@ def test_fields_prepared_ahead_are_those_of_their_step(values, monkeypatch):
     for step in (3, 3, 0, 5, 4, 1, 2):
         assert torch.equal(trainer._fields(step), one_by_one[step])
     monkeypatch.setattr(
-        "skild_physics.training.trainer.DistributedDataParallel", lambda network: network
+        "skild_physics.training.trainer.DistributedDataParallel", lambda network, **_: network
     )
     other = Trainer(parse_config(values), World(1, 4, torch.device("cpu")), print)
     assert torch.equal(other._fields(2), one_by_one[2][4:8])
