@@ -7,6 +7,7 @@ gives Gaussian data their exact covariance, and other data the right second mome
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,14 +19,12 @@ from skild_physics.diffusion.prediction import Prediction, estimate_form
 from skild_physics.diffusion.sampler import (
     Noise,
     SampleNoise,
-    ancestral,
     default_last_snr,
-    multistep,
     step_grid,
     steps_between,
 )
 from skild_physics.diffusion.scalespace import ScaleSpace
-from skild_physics.diffusion.superresolution import Sampled, Sampling, no_progress
+from skild_physics.diffusion.superresolution import Sampled, Sampling, along, no_progress
 
 
 class Estimate(Protocol):
@@ -123,16 +122,7 @@ def reverse(
     for level, steps in way:
         side = space.sizes[level]
         if len(steps) > 1:
-            process = space.levels[level]
-
-            def within(x: Tensor, n: float, side: int = side) -> Tensor:
-                return estimate(x, n, side)
-
-            if sampling.sampler == "ancestral":
-                x = ancestral(process, within, x, steps, noise)
-            else:
-                tau = 1.0 if sampling.sampler == "stochastic" else 0.0
-                x = multistep(process, within, x, steps, sampling.order, tau, noise)
+            x = along(space.levels[level], partial(estimate, side=side), x, steps, sampling, noise)
         if level:
             x_0 = estimate(x, float(steps[-1]), space.sizes[level - 1])
             if error_variance is not None:

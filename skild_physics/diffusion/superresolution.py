@@ -42,6 +42,7 @@ from skild_physics.diffusion.downsampling import Downsampling, downsampling_matr
 from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.sampler import (
+    Noise,
     SampleNoise,
     Spacing,
     ancestral,
@@ -101,6 +102,21 @@ Start = Callable[[int, int, SampleNoise], tuple[Tensor, Denoiser]]
 """(first, last, noise) -> modes x_n of these fields, and the denoiser to use for them."""
 
 
+def along(
+    process: Process,
+    denoise: Denoiser,
+    x: Tensor,
+    steps: Tensor,
+    sampling: Sampling,
+    noise: Noise,
+) -> Tensor:
+    """x at steps[-1] from x at steps[0], with the sampler asked for."""
+    if sampling.sampler == "ancestral":
+        return ancestral(process, denoise, x, steps, noise)
+    tau = 1.0 if sampling.sampler == "stochastic" else 0.0
+    return multistep(process, denoise, x, steps, sampling.order, tau, noise)
+
+
 def reverse(
     process: Process,
     start: Start,
@@ -117,11 +133,7 @@ def reverse(
         noise = SampleNoise(sampling.seed, range(first, last))
         x, denoise = start(first, last, noise)
         starts.append(kspace.inverse(x, process.basis).cpu())
-        if sampling.sampler == "ancestral":
-            x = ancestral(process, denoise, x, grid, noise)
-        else:
-            tau = 1.0 if sampling.sampler == "stochastic" else 0.0
-            x = multistep(process, denoise, x, grid, sampling.order, tau, noise)
+        x = along(process, denoise, x, grid, sampling, noise)
         results.append(kspace.inverse(x, process.basis).cpu())
         progress(last)
     return Sampled(torch.cat(starts), torch.cat(results))
