@@ -188,8 +188,7 @@ class ScaleSpace:
         if any(b <= a for a, b in pairwise((0, *self.ends))):
             raise ValueError(f"each level must end after the one above, got {self.ends}")
         for level in range(len(self.resizes)):
-            n = self.ends[level]
-            LevelPosterior(self.resizes[level], self.u(n + 1), self.u(n))
+            # stricter than between n_l + 1 and n_l, where the noise has grown
             self.raising(level)
 
     @property
