@@ -110,7 +110,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    r"""Four-point correlators over square corners and other observables, with jackknife errors.
+    """Four-point correlators over square corners and other observables, with jackknife errors.
 
     The first LABEL=FILE is the truth; the others are compared with it, field by field where they
     have as many fields. Without any, the last run of reproduce is evaluated or, if there is none, a

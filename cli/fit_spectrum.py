@@ -96,7 +96,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    r"""Measure the variance spectrum of SOURCE and fit S0(k) = C (k^2 + k0^2)^(-alpha).
+    """Measure the variance spectrum of SOURCE and fit S0(k) = C (k^2 + k0^2)^(-alpha).
 
     SOURCE is an HDF5 file of generate-ising or super-resolve, a folder of images, a .npy file (a
     stack of fields, or a variance map in the normalisation of the paper), or cifar10, which is

@@ -6,18 +6,22 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from skild_physics.cli.console import progress, say
-from skild_physics.cli.sampling import provenance, sampling_of, sampling_options
+from skild_physics.cli.console import say, speaks
+from skild_physics.cli.inputs import fields_output
+from skild_physics.cli.sampling import (
+    provenance,
+    sample_to,
+    sampling_of,
+    sampling_options,
+)
 
 from skild_physics.diffusion.scalespace_sampling import generate_scale_space
 from skild_physics.diffusion.superresolution import Sampled, Sampling, generate
-from skild_physics.fields import save_fields
-from skild_physics.files import check_output
+from skild_physics.fields.writing import check_fields_output
 from skild_physics.plots import check_figure, samples_figure, save_figure
 from skild_physics.training.checkpoint import Model, load_model
-from skild_physics.training.hardware import default_device
+from skild_physics.training.distributed import joined_world
 
 
 @click.command("generate")
@@ -31,11 +35,9 @@ from skild_physics.training.hardware import default_device
     "critical Ising fields.  [default: the model's]",
 )
 @sampling_options
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="HDF5 file of the results."
-)
+@fields_output
 @click.option("--plot", type=click.Path(path_type=Path), help="Picture of the first 16 fields.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing result.")
 def command(
     checkpoint: Path,
     samples: int,
@@ -46,19 +48,25 @@ def command(
     live_threshold: float | None,
     **sampling: Any,
 ) -> None:
-    r"""Fields from nothing, with a model whose schedule ends below one pixel of resolution.
+    """Fields from nothing, with a model whose schedule ends below one pixel of resolution.
 
     CHECKPOINT is a file, the folder of a run, or the word bundled: the model of critical Ising
-    lattices that comes with the package.
+    lattices that comes with the package. Every field has a seed of its own: the result is the same
+    whatever the batch size and the number of processes of torchrun. Interrupted, the same command
+    goes on.
 
     \b
     Example:
       skild-physics generate bundled --samples 64 --out made.h5 --plot made.png
+      torchrun --nproc_per_node=8 -m skild_physics.cli generate runs/cifar10-linear \\
+          --samples 50000 --batch-size 500 --out made.npz
     """
-    check_output(out, overwrite)
+    check_fields_output(out, overwrite)
     if plot:
         check_figure(plot, overwrite)
-    fields = run_generation(checkpoint, out, samples, sampling, L, live_threshold)
+    fields = run_generation(checkpoint, out, samples, sampling, L, live_threshold, overwrite)
+    if not speaks:
+        return
     if plot:
         rows = {"": fields[:8], " ": fields[8:16]}
         figure = samples_figure({k: row for k, row in rows.items() if len(row)}, checkpoint.name)
@@ -77,7 +85,7 @@ def ends_in_noise(model: Model) -> bool:
 
 def _maker(
     model: Model, L: int | None, live_threshold: float | None
-) -> tuple[int, Callable[[int, Sampling, Callable[[int], None]], Sampled]]:
+) -> tuple[int, Callable[[int, Sampling], Sampled]]:
     """The side of the fields, and what makes so many of them."""
     space, process, channels = model.scale_space, model.process, len(model.channels)
     N = L or process.N
@@ -87,8 +95,8 @@ def _maker(
             raise ValueError(f"--L: a scale-space model makes {process.N} x {process.N}, got {N}")
         estimate, errors = model.estimate(), model.error_variance or None
         device = process.S0.device
-        return process.N, lambda count, sampling, show: generate_scale_space(
-            space, estimate, count, sampling, channels, errors, device, show
+        return process.N, lambda count, sampling: generate_scale_space(
+            space, estimate, count, sampling, channels, errors, device
         )
     if other and (model.channels != ("spin",) or N % model.multiple):
         raise ValueError(
@@ -100,9 +108,7 @@ def _maker(
         process, denoise = model.critical(N, live_threshold)
     else:
         denoise = model.denoiser(process, live_threshold)
-    return N, lambda count, sampling, show: generate(
-        process, denoise, count, sampling, channels, show
-    )
+    return N, lambda count, sampling: generate(process, denoise, count, sampling, channels)
 
 
 def run_generation(
@@ -112,28 +118,36 @@ def run_generation(
     options: Mapping[str, Any],
     L: int | None = None,
     live_threshold: float | None = None,
+    overwrite: bool = False,
 ) -> NDArray[np.float32]:
-    """Write fields made from nothing, with a progress display, and return them."""
-    model = load_model(checkpoint, default_device())
-    threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
-    if model.config.condition is not None:
-        raise ValueError(f"{checkpoint}: is conditional; use super-resolve")
-    process = model.process
-    if not ends_in_noise(model):
-        left = float(process.resolution(process.T, model.tau))
-        raise ValueError(
-            f"{checkpoint}: its schedule ends at an effective resolution of {left:.3g} pixels"
-            + (" and never changes the zero mode (k_c = 0)" if process.frozen.any() else "")
-            + ", so there is something left to start from; use super-resolve"
+    """Write fields made from nothing, with a progress display, and return the first 16.
+
+    All processes that torchrun starts call it; what the others return is empty.
+    """
+    if samples < 1:
+        raise ValueError(f"--samples must be at least 1, got {samples}")
+    with joined_world() as world:
+        model = load_model(checkpoint, world.device)
+        threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
+        if model.config.condition is not None:
+            raise ValueError(f"{checkpoint}: is conditional; use super-resolve")
+        process = model.process
+        if not ends_in_noise(model):
+            left = float(process.resolution(process.T, model.tau))
+            raise ValueError(
+                f"{checkpoint}: its schedule ends at an effective resolution of {left:.3g} pixels"
+                + (" and never changes the zero mode (k_c = 0)" if process.frozen.any() else "")
+                + ", so there is something left to start from; use super-resolve"
+            )
+        N, make = _maker(model, L, live_threshold)
+        say(f"{samples} fields of {N} x {N}, {sampling.calls} network calls each")
+        made = provenance(checkpoint, model, sampling, threshold)
+        return sample_to(
+            out,
+            samples,
+            lambda first, last, part: make(last - first, part),
+            sampling,
+            {"protocol": "generation", "size": N, **made},
+            world,
+            overwrite,
         )
-    N, make = _maker(model, L, live_threshold)
-    say(f"{samples} fields of {N} x {N}, {sampling.calls} network calls each")
-    with torch.inference_mode(), progress("generate", samples) as show:
-        made = make(samples, sampling, show)
-    fields: NDArray[np.float32] = made.result.numpy()
-    save_fields(
-        out,
-        fields[:, 0] if len(model.channels) == 1 else fields,
-        {"protocol": "generation", **provenance(checkpoint, model, sampling, threshold)},
-    )
-    return fields

@@ -79,7 +79,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    r"""Make an ensemble of 2D Ising lattices with Wolff's cluster algorithm.
+    """Make an ensemble of 2D Ising lattices with Wolff's cluster algorithm.
 
     Chains start ordered, are thermalised, and are saved after a fixed number of cluster updates.
     Interrupted, the same command goes on; with more --samples it extends the file.

@@ -47,7 +47,7 @@ def command(
     out: Path,
     overwrite: bool,
 ) -> None:
-    r"""Convert CHECKPOINT, a .pt of the published code, to a model of this package.
+    """Convert CHECKPOINT, a .pt of the published code, to a model of this package.
 
     Only tensors are read: a file that holds other objects is refused, and nothing in it is run.
 

@@ -59,7 +59,7 @@ def command(
     out: Path,
     overwrite: bool,
 ) -> None:
-    r"""The paper's figure on two cores, in minutes.
+    """The paper's figure on two cores, in minutes.
 
     Makes critical Ising lattices that the model was not trained on, fits their spectrum, makes
     them again three times, by super-resolution from what diffusion left of them, from their block

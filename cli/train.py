@@ -24,7 +24,7 @@ from skild_physics.training.run import dry_run, train
 def command(
     config: Path, overrides: tuple[str, ...], dry: bool, as_json: bool, overwrite: bool
 ) -> None:
-    r"""Train a model as CONFIG says: a TOML file, or the name of a shipped configuration.
+    """Train a model as CONFIG says: a TOML file, or the name of a shipped configuration.
 
     Rerunning the same command resumes. SKILD as published: cifar10-linear, cifar10-log-linear,
     imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4. Scale Space Diffusion at published

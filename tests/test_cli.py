@@ -328,8 +328,12 @@ def test_a_checkpoint_of_the_published_code_is_imported_and_runs(tmp_path):
         model.denoiser()(x_n, n).double(), expected, rtol=1e-4, atol=1e-4 * float(expected.std())
     )
 
-    refused = run("super-resolve ours made.h5 --factor 2 --out x.h5", tmp_path, code=2)
-    assert "3 channels" in refused.stderr
+    run("super-resolve ours made.h5 --factor 2 --out x.h5", tmp_path)
+    with xr.open_dataset(tmp_path / "x.h5", engine="h5netcdf") as data:
+        assert data["start"].shape == data["field"].shape == (12, 3, 8, 8)
+    np.save(tmp_path / "grey.npy", np.zeros((2, 1, 8, 8), np.float32))
+    refused = run("super-resolve ours grey.npy --factor 2 --out y.h5", tmp_path, code=2)
+    assert "grey.npy: has 1 channels (field), the model 3 (red, green, blue)" in refused.stderr
     other = "import-checkpoint theirs.pt --config form.toml --set network.blocks=2 --out other"
     assert "another configuration?" in run(other, tmp_path, code=2).stderr
     (tmp_path / "theirs.pt").write_bytes(b"junk")
@@ -341,7 +345,7 @@ def test_help_of_every_command_has_an_example(folder):
     assert "reproduce" in run("--help", folder).stdout
     for name in COMMANDS:
         text = run(f"{name} --help", folder).stdout
-        assert re.search(rf"Example:\s+skild-physics {name}", text)
+        assert re.search(rf"\n  Example:\n +skild-physics {name}", text)
 
 
 BAD = [

@@ -150,7 +150,7 @@ def _sample(
     starts, results = [], []
     for first in range(0, count, sampling.batch_size):
         last = min(first + sampling.batch_size, count)
-        noise = SampleNoise(sampling.seed, range(first, last))
+        noise = sampling.noise(first, last)
         x = begin(first, last, noise)
         starts.append(space.lifted(x, space.sizes[0]).cpu())
         results.append(reverse(space, estimate, x, way, sampling, noise, error_variance).cpu())

@@ -70,6 +70,7 @@ class Sampling:
         last_snr: signal-to-noise ratio of the highest mode at the last call, which returns a mean:
             raise it (and calls) for fields of Gaussian detail, whose variance a mean lacks.
         seed: root seed; field i draws from its own stream, whatever the batch.
+        first: number of the first field, if these are a part of many.
         batch_size: fields at a time.
 
     Raises:
@@ -82,7 +83,12 @@ class Sampling:
     spacing: Spacing = "log-resolution"
     last_snr: float | None = None
     seed: int = 0
+    first: int = 0
     batch_size: int = 64
+
+    def noise(self, first: int, last: int) -> SampleNoise:
+        """The draws of the fields ``first`` .. ``last`` - 1 of these."""
+        return SampleNoise(self.seed, range(self.first + first, self.first + last))
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -130,7 +136,7 @@ def reverse(
     starts, results = [], []
     for first in range(0, count, sampling.batch_size):
         last = min(first + sampling.batch_size, count)
-        noise = SampleNoise(sampling.seed, range(first, last))
+        noise = sampling.noise(first, last)
         x, denoise = start(first, last, noise)
         starts.append(kspace.inverse(x, process.basis).cpu())
         x = along(process, denoise, x, grid, sampling, noise)

@@ -1,4 +1,4 @@
-"""Stacks of fields and variance maps in NumPy's .npy files, mapped and never unpickled."""
+"""Stacks of fields and variance maps in NumPy's .npy and .npz files, never unpickled."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,15 @@ def _open(path: str | Path) -> NDArray[Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        array: NDArray[Any] = open_memmap(path, mode="r")
+        if path.suffix == ".npz":
+            with np.load(path) as archive:
+                array: NDArray[Any] = archive[archive.files[0]]
+        else:
+            array = open_memmap(path, mode="r")
     except Exception as error:
         # headers are evaluated as Python literals: broken ones raise what they like
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable .npy file ({reason})") from None
+        raise ValueError(f"{path}: not a readable {path.suffix} file ({reason})") from None
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: holds {array.dtype}; save numbers, integer or floating")
     return array
@@ -64,7 +68,7 @@ def load_variance_map(path: str | Path) -> NDArray[np.float64]:
 
 
 def array_stack(path: str | Path) -> FieldStream:
-    """Fields of a .npy file, lazily.
+    """Fields of a .npy file, lazily, or of the first array of an .npz file, in memory.
 
     The shape is (sample, N, N), (sample, channel, N, N) or (sample, N, N, channel) with up to 4
     channels; the first that fits is taken. Bytes 0 .. 255 are mapped to [-1, 1]; floats and

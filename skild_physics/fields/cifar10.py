@@ -6,14 +6,14 @@ import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import platformdirs
 import pooch
 from numpy.typing import NDArray
 
-from skild_physics.fields.stream import FieldStream, batch_length, scaled, slices
+from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
 
 ARCHIVE = "cifar-10-python.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
@@ -21,7 +21,6 @@ SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 BYTES = 170_498_071
 SIZE = 32
 
-Split = Literal["train", "test"]
 _MEMBERS = {
     "train": [f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)],
     "test": ["cifar-10-batches-py/test_batch"],

@@ -95,6 +95,31 @@ def image_folder(
     return FieldStream(name, size, channels, len(files), "cosine", read, skipped)
 
 
+def picture_size(folder: str | Path) -> int:
+    """Pixels per side of the pictures below a folder, of which the headers are read.
+
+    Raises:
+        ValueError: no pictures, or they are not squares of one size.
+    """
+    sizes: dict[tuple[int, int], str] = {}
+    for file in _pictures(Path(folder)):
+        try:
+            with Image.open(Path(folder) / file, formats=_formats()) as opened:
+                sizes.setdefault(opened.size, file)
+        except Exception:
+            # reading the pictures says which are damaged and why
+            continue
+        if len(sizes) > 1 or opened.width != opened.height:
+            shown = ", ".join(f"{name}: {w} x {h}" for (w, h), name in sizes.items())
+            raise ValueError(
+                f"{folder}: pictures that are not squares of one size ({shown}); pass --size N for "
+                "the central N x N pixels"
+            )
+    if not sizes:
+        raise ValueError(f"{folder}: no readable pictures in this folder")
+    return next(iter(sizes))[0]
+
+
 def _formats() -> list[str]:
     Image.init()
     return [name for name in Image.ID if name not in _NOT_PICTURES]
@@ -132,32 +157,54 @@ def _patches(
     folder: Path, file: str, *, size: int, tile: bool, resize: bool, grey: bool
 ) -> NDArray[Any] | str:
     """Patches of one picture, shape (n, channel, N, N), 0 to 255, or why there are none."""
+    picture = _picture(folder / file, size, grey)
+    if isinstance(picture, str):
+        return picture
+    if resize:
+        picture = _resized(picture, size)
+    if not tile:
+        left, top = ((side - size) // 2 for side in picture.size)
+        picture = picture.crop((left, top, left + size, top + size))
+    found = patches(picture, size, size)
+    return found.repeat(3, axis=1) if picture.mode == "F" and not grey else found
+
+
+def _picture(path: Path, size: int, grey: bool) -> Image.Image | str:
+    """A picture, upright, of mode RGB, L or F, or why it cannot be used."""
     try:
-        with Image.open(folder / file, formats=_formats()) as opened:
+        with Image.open(path, formats=_formats()) as opened:
             width, height = opened.size
             if min(width, height) < size:
                 return f"{width} x {height} pixels, smaller than {size} x {size}"
             if opened.mode in ("I", "F"):
                 return f"32-bit pixels (mode {opened.mode}) are not supported"
             ImageOps.exif_transpose(opened, in_place=True)
-            picture = _converted(opened, grey)
+            return _converted(opened, grey)
     except UnidentifiedImageError:
         return "not a picture"
     except Exception as error:
         # decoders report damage through many exception types
         message = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return str(message).splitlines()[0]
-    if resize:
-        picture = _resized(picture, size)
-    columns, rows = (side // size if tile else 1 for side in picture.size)
-    left, top = (picture.width - columns * size) // 2, (picture.height - rows * size) // 2
-    picture = picture.crop((left, top, left + columns * size, top + rows * size))
-    pixels: NDArray[Any] = np.asarray(picture).reshape(rows, size, columns, size, -1)
-    patches = pixels.transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1, size, size)
-    if picture.mode == "F":
-        # bicubic filters overshoot; Pillow itself clips only 8-bit pixels
-        patches = np.clip(patches, 0, 255).repeat(1 if grey else 3, axis=1)
-    return patches
+
+
+def patches(picture: Image.Image, size: int, stride: int) -> NDArray[Any]:
+    """A centred grid of patches of a picture of mode RGB, L or F (16 bits, as 0 to 255).
+
+    Args:
+        picture: at least ``size`` on either side.
+        size: pixels N per side of a patch.
+        stride: pixels from one patch to the next; less than ``size``: patches overlap.
+
+    Returns:
+        Pixels from 0 to 255, shape (patch, channel, N, N), rows of patches first.
+    """
+    left, top = ((side - size) % stride // 2 for side in picture.size)
+    pixels = np.atleast_3d(np.asarray(picture))[top:, left:]
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (size, size), axis=(0, 1))
+    found = windows[::stride, ::stride].reshape(-1, pixels.shape[2], size, size)
+    # bicubic filters overshoot; Pillow itself clips only 8-bit pixels
+    return np.clip(found, 0, 255) if picture.mode == "F" else found
 
 
 def _converted(picture: Image.Image, grey: bool) -> Image.Image:

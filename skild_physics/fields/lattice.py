@@ -1,22 +1,28 @@
 """Lattice ensembles and generated fields in HDF5, opened as labelled arrays.
 
-Both kinds of file are NetCDF-4 (hence HDF5): an ensemble holds int8 `spins`, model output holds
-float32 `field`, each with dimensions (sample, y, x).
+All files are NetCDF-4 (hence HDF5): an ensemble holds int8 `spins`, model output float32 `field`,
+each with dimensions (sample, y, x), or (sample, channel, y, x) for several channels, and prepared
+pictures uint8 `pixels` (sample, channel, y, x).
 """
 
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import h5netcdf
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics import __version__
 from skild_physics.files import replacing
+from skild_physics.kspace import Basis
 
 ENSEMBLE_SCHEMA = "skild_physics.ising"
 FIELDS_SCHEMA = "skild_physics.fields"
 SCHEMA_VERSION = 1
-_VARIABLE = {ENSEMBLE_SCHEMA: "spins", FIELDS_SCHEMA: "field"}
+PICTURES_SCHEMA = "skild_physics.pictures"
+_VARIABLE = {ENSEMBLE_SCHEMA: "spins", FIELDS_SCHEMA: "field", PICTURES_SCHEMA: "pixels"}
 
 
 def _open(path: str | Path, schemas: tuple[str, ...]) -> xr.Dataset:
@@ -59,7 +65,7 @@ def load_fields(path: str | Path) -> xr.DataArray:
         ValueError: the file is missing, foreign, truncated, of a newer schema, or holds fields of
             several channels.
     """
-    data = _open(path, tuple(_VARIABLE))
+    data = _open(path, (ENSEMBLE_SCHEMA, FIELDS_SCHEMA))
     fields = data[_VARIABLE[data.attrs["schema"]]].assign_attrs(data.attrs)
     if "chain" in data:
         fields = fields.assign_coords(chain=data["chain"].load())
@@ -68,6 +74,23 @@ def load_fields(path: str | Path) -> xr.DataArray:
         raise ValueError(f"{path}: holds fields of {fields.sizes['channel']} channels, not of one")
     fields.set_close(data.close)
     return fields
+
+
+def open_fields(path: str | Path) -> tuple[xr.DataArray, Basis, tuple[str, ...]]:
+    """Fields of any of these files, lazily, the natural basis, and the names of the channels.
+
+    Raises:
+        ValueError: the file is missing, foreign, truncated, or of a newer schema.
+    """
+    data = _open(path, tuple(_VARIABLE))
+    fields = data[_VARIABLE[data.attrs["schema"]]].assign_attrs(data.attrs)
+    fields.set_close(data.close)
+    basis: Basis = "cosine" if data.attrs.get("basis") == "cosine" else "periodic"
+    if "channels" in data.attrs:
+        return fields, basis, tuple(str(data.attrs["channels"]).split(","))
+    if "channel" in fields.dims:
+        return fields, basis, tuple(f"channel {i + 1}" for i in range(fields.sizes["channel"]))
+    return fields, basis, ("spin" if fields.name == "spins" else "field",)
 
 
 def save_fields(
@@ -97,3 +120,49 @@ def save_fields(
     encoding = {name: {"zlib": True, "complevel": 1, "shuffle": True} for name in data.data_vars}
     with replacing(path) as temporary:
         data.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+
+
+def save_pictures(
+    path: str | Path,
+    batches: Iterable[NDArray[np.uint8]],
+    channels: tuple[str, ...],
+    size: int,
+    attributes: Mapping[str, str | int],
+    skipped: Mapping[str, str],
+) -> int:
+    """Write bytes of pictures, replacing an existing file at once; returns their number.
+
+    Args:
+        path: NetCDF-4 file; a picture is a chunk, not compressed, so any is read quickly.
+        batches: pixels, shape (sample, channel, size, size).
+        channels: their names.
+        size: pixels per side.
+        attributes: root attributes that say how they were made.
+        skipped: why pictures were left out, by name.
+    """
+    count, shape = 0, (len(channels), size, size)
+    with replacing(path) as temporary:
+        with h5netcdf.File(temporary, "w") as file:
+            file.dimensions = {"sample": None, "channel": shape[0], "y": size, "x": size}
+            pixels = file.create_variable(
+                "pixels", ("sample", "channel", "y", "x"), np.uint8, chunks=(1, *shape)
+            )
+            pixels.attrs["units"] = "1/255 of white"
+            for batch in filter(len, batches):
+                file.resize_dimension("sample", count + len(batch))
+                pixels[count : count + len(batch)] = batch
+                count += len(batch)
+            file.attrs.update(
+                {
+                    "schema": PICTURES_SCHEMA,
+                    "schema_version": SCHEMA_VERSION,
+                    "package_version": __version__,
+                    "basis": "cosine",
+                    "channels": ",".join(channels),
+                    "skipped": json.dumps(dict(skipped)),
+                    **attributes,
+                }
+            )
+        if not count:
+            raise ValueError(f"{path}: no picture can be used, of {len(skipped)}")
+    return count

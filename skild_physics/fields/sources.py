@@ -9,9 +9,18 @@ from numpy.typing import NDArray
 
 from skild_physics.fields.arrays import array_stack
 from skild_physics.fields.cifar10 import cifar10
-from skild_physics.fields.images import DEFAULT_SIZE, image_folder, picture_suffixes
-from skild_physics.fields.lattice import load_fields
-from skild_physics.fields.stream import FieldStream, batch_length, slices
+from skild_physics.fields.images import (
+    DEFAULT_SIZE,
+    image_folder,
+    picture_size,
+    picture_suffixes,
+)
+from skild_physics.fields.lattice import open_fields
+from skild_physics.fields.photographs import photographs
+from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
+
+WORDS = ("cifar10", "cifar10-test", "photographs", "photographs-test")
+"""Sources that are no files."""
 
 
 def open_source(
@@ -24,12 +33,14 @@ def open_source(
     strict: bool = False,
     data_dir: str | Path | None = None,
 ) -> FieldStream:
-    """Fields of the word ``cifar10``, a folder of pictures, a .npy stack, or an HDF5 file.
+    """Fields of a word, a folder of pictures, a .npy or .npz stack, or an HDF5 file.
 
     Args:
-        source: the word or the path; a folder that is called cifar10 is ``./cifar10``.
-        size: sites N per axis of a picture's fields, 128 if None; for folders, as the next four.
-        tile: every patch of a picture, not its centre, see :func:`image_folder`.
+        source: one of :data:`WORDS`, or the path; a folder that is called cifar10 is ``./cifar10``.
+        size: sites N per axis of a picture's fields, 128 if None, or of patches of photographs, 64
+            if None.
+        tile: every patch of a picture, not its centre, see :func:`image_folder`; for folders, as
+            the next three.
         resize: shrink pictures first.
         grey: luminance instead of colours.
         strict: a picture that cannot be used is an error.
@@ -38,15 +49,12 @@ def open_source(
     Raises:
         ValueError: nothing there, unreadable, or an option that does not apply to this source.
     """
-    of_folders = {"size": size is not None, "tile": tile, "resize": resize, "grey": grey}
-    of_folders["strict"] = strict
-    path = Path(source)
-    is_cifar10 = source in ("cifar10", Path("cifar10"))
-    if not is_cifar10 and not os.path.exists(path):
+    path, word = Path(source), str(source) if source in (*WORDS, *map(Path, WORDS)) else ""
+    if not word and not os.path.exists(path):
         raise ValueError(f"{source}: no such file or folder")
-    if not is_cifar10 and data_dir is not None:
+    if not word.startswith("cifar10") and data_dir is not None:
         raise ValueError(f"{source}: --data-dir is for cifar10")
-    if not is_cifar10 and path.is_dir():
+    if not word and path.is_dir():
         return image_folder(
             path,
             DEFAULT_SIZE if size is None else size,
@@ -55,40 +63,63 @@ def open_source(
             grey=grey,
             strict=strict,
         )
-    for name, given in of_folders.items():
+    is_size_known = size is not None and not word.startswith("photographs")
+    of_folders = {"size": is_size_known, "tile": tile, "resize": resize, "grey": grey}
+    for name, given in (of_folders | {"strict": strict}).items():
         if given:
             raise ValueError(f"{source}: --{name} is for folders of pictures")
-    if is_cifar10:
-        return cifar10(data_dir)
-    if path.suffix == ".npy":
+    if word.startswith("cifar10"):
+        return cifar10(data_dir, "test" if word.endswith("-test") else "train")
+    if word:
+        split: Split = "test" if word.endswith("-test") else "train"
+        return photographs(split=split) if size is None else photographs(size, split)
+    if path.suffix in (".npy", ".npz"):
         return array_stack(path)
     if path.suffix.lower() in picture_suffixes():
         raise ValueError(f"{path}: one picture is not enough; pass the folder that holds it")
-    return lattice_file(path)
+    return field_file(path)
 
 
-def lattice_file(path: str | Path) -> FieldStream:
-    """Spins of an ensemble or fields of a model, as float32 in the periodic basis.
+def open_pictures(
+    source: str | Path,
+    size: int | None = None,
+    *,
+    resize: bool = False,
+    grey: bool = False,
+    data_dir: str | Path | None = None,
+) -> FieldStream:
+    """The same, but pictures of a folder as large as they are, if all are squares of one size.
+
+    Raises:
+        ValueError: as :func:`open_source`, or the pictures are of several sizes or not square and
+            no ``size`` is given.
+    """
+    if size is None and str(source) not in WORDS and os.path.isdir(source):
+        size = picture_size(source)
+    return open_source(source, size=size, resize=resize, grey=grey, data_dir=data_dir)
+
+
+def field_file(path: str | Path) -> FieldStream:
+    """An HDF5 file of this package: spins of an ensemble, fields of a model, or pictures.
 
     Raises:
         ValueError: the file cannot be opened, see :func:`load_fields`, or not square.
     """
     path = Path(path)
-    fields = load_fields(path)
-    count, size, width = fields.shape
+    fields, basis, channels = open_fields(path)
+    count, size, width = len(fields), *fields.shape[-2:]
     if size != width:
         fields.close()
         raise ValueError(f"{path}: fields of {size} x {width} sites; only square ones have modes")
 
     def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
-        for part in slices(start, min(stop, count), batch_length(1, size)):
+        for part in slices(start, min(stop, count), batch_length(len(channels), size)):
             try:
-                batch = fields[part].values
+                batch = fields[part].values.reshape(-1, len(channels), size, size)
             except OSError:
                 raise ValueError(
                     f"{path}: damaged; fields from {part.start} on cannot be read"
                 ) from None
-            yield batch[:, None].astype(np.float32)
+            yield scaled(batch) if fields.name == "pixels" else batch.astype(np.float32)
 
-    channel = "spin" if fields.name == "spins" else "field"
-    return FieldStream(path.name, size, (channel,), count, "periodic", read, close=fields.close)
+    return FieldStream(path.name, size, channels, count, basis, read, close=fields.close)

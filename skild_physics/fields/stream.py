@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skild_physics.kspace import Basis
+
+Split = Literal["train", "test"]
 
 BATCH_VALUES = 2**20
 

@@ -4,5 +4,6 @@ from skild_physics.networks.flexi import FlexiUNet
 from skild_physics.networks.ncsnpp import NCSNpp
 from skild_physics.networks.steps import StepNetwork
 from skild_physics.networks.unet import CompactUNet
+from skild_physics.networks.whitened import WhitenedInput
 
-__all__ = ["CompactUNet", "FlexiUNet", "NCSNpp", "StepNetwork"]
+__all__ = ["CompactUNet", "FlexiUNet", "NCSNpp", "StepNetwork", "WhitenedInput"]

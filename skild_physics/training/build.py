@@ -7,7 +7,7 @@ from skild_physics import kspace
 from skild_physics.diffusion.process import Process, white_k_c
 from skild_physics.diffusion.scalespace import ScaleSpace, level_ends, level_ends_of_spectrum
 from skild_physics.kspace import Basis
-from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork
+from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork, WhitenedInput
 from skild_physics.spectrum import PowerLaw, Spectrum
 from skild_physics.training.config import CompactConfig, Config, FlexiConfig
 from skild_physics.training.process_config import (
@@ -90,6 +90,8 @@ def build_network(config: Config, process: Process, channels: int) -> nn.Module:
         more = channels, process.basis, told
         if isinstance(settings, FlexiConfig):
             return FlexiUNet(process.N, *shape, *more)
+        if settings.whitened:
+            return WhitenedInput(CompactUNet(*shape, channels, process.basis, channels), process)
         return CompactUNet(*shape, *more)
     network = NCSNpp(
         process.N,

@@ -6,6 +6,7 @@ optimiser, step), is read with weights_only=True, and has a predecessor, state.p
 takes its place if it is damaged.
 """
 
+import hashlib
 import json
 import os
 import zipfile
@@ -174,6 +175,28 @@ def save_model(path: str | Path, model: Model) -> None:
         temporary.write_bytes(save(tensors, metadata=header))
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """The file that a checkpoint's name stands for, see :func:`load_model`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(path)
+    if str(path) == BUNDLED and not path.exists():
+        path = Path(str(files("skild_physics"))) / "pretrained" / "ising64"
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    return path
+
+
+def checkpoint_digest(path: str | Path) -> str:
+    """SHA-256 of a checkpoint, in hexadecimal."""
+    with open(checkpoint_file(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     """Read an inference checkpoint; a folder stands for the model.safetensors in it.
 
@@ -185,13 +208,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     Raises:
         ValueError: the file is missing, foreign, broken, or of a newer schema.
     """
-    path = Path(path)
-    if str(path) == BUNDLED and not path.exists():
-        path = Path(str(files("skild_physics"))) / "pretrained" / "ising64"
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    path = checkpoint_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}

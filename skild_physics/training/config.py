@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, Tag, ValidationError, mo
 
 from skild_physics.diffusion.downsampling import Downsampling
 from skild_physics.diffusion.prediction import Prediction
+from skild_physics.fields.sources import WORDS
 from skild_physics.training.data import Symmetry
 from skild_physics.training.process_config import (
     AnyProcessConfig,
@@ -28,7 +29,8 @@ class DataConfig(Section):
     """Where the training fields come from."""
 
     source: str
-    """HDF5 ensemble of generate-ising, folder of pictures, .npy stack, or the word cifar10."""
+    """HDF5 file of fields or pictures, folder of pictures, .npy or .npz stack, or one of the words
+    cifar10 and photographs."""
     size: PositiveInt | None = None
     """Pixels per side of the fields cut from pictures."""
     tile: bool = False
@@ -69,6 +71,8 @@ class CompactConfig(Section):
     """Side of the pixel patches that the finest level works on."""
     embedding: PositiveInt = 64
     """Width of the embedding of log lambda."""
+    whitened: bool = False
+    """Show the network x_n with all modes of equal variance, too: for steep spectra."""
 
     @model_validator(mode="after")
     def _levels(self) -> "CompactConfig":
@@ -202,6 +206,11 @@ class Config(Section):
             self._possible_scale_space(process)
         elif settings.min_snr is not None:
             raise ValueError("training.min_snr: goes with process.kind = 'scale-space'")
+        elif isinstance(self.network, CompactConfig) and self.network.whitened:
+            if settings.live_threshold is not None or self.condition is not None:
+                raise ValueError(
+                    "network.whitened: goes without training.live_threshold and condition"
+                )
         elif settings.live_threshold is not None and process.white is not None:
             raise ValueError("training.live_threshold: a white process has no scale to leave out")
         return self
@@ -214,6 +223,7 @@ class Config(Section):
             "training.shell_weight": settings.shell_weight,
             "training.timesteps = 'second-moment'": settings.timesteps != "uniform",
         }
+        other["network.whitened"] = getattr(self.network, "whitened", False)
         for name in (name for name, given in other.items() if given):
             raise ValueError(f"{name} goes with process.kind = 'skild', not with 'scale-space'")
         if process.factors and not isinstance(self.network, FlexiConfig):
@@ -285,7 +295,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     config = parse_config(values, str(path))
     base = path.parent
     data, process = config.data, config.process
-    source = data.source if data.source == "cifar10" else str(base / data.source)
+    source = data.source if data.source in WORDS else str(base / data.source)
     data_dir = base / data.data_dir if data.data_dir else None
     if isinstance(process, ProcessConfig):
         spectrum = base / process.spectrum if process.spectrum else None

@@ -1,0 +1,85 @@
+"""skild-physics prepare-images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from skild_physics.cli.console import progress, say, speaks
+
+from skild_physics.fields import open_source
+from skild_physics.fields.lattice import save_pictures
+from skild_physics.fields.writing import pixels
+from skild_physics.files import check_output
+from skild_physics.parts import discard_parts, make_parts, read_parts
+from skild_physics.training.distributed import joined_world
+
+SHOWN = 10
+
+
+@click.command("prepare-images")
+@click.argument("source")
+@click.option("--size", type=click.IntRange(min=1), help="Pixels per side.  [default: 128]")
+@click.option("--tile", is_flag=True, help="All patches of --size, not the central one.")
+@click.option(
+    "--resize",
+    is_flag=True,
+    help="Shrink before the crop: halve with a box filter while twice too large, then bicubic.",
+)
+@click.option("--grey", is_flag=True, help="Luminance instead of red, green, blue.")
+@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="cifar10: folder of the archive.  [default: the user's cache]",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def command(source: str, out: Path, overwrite: bool, **options: Any) -> None:
+    """Decode pictures once, into an HDF5 file of bytes that every command takes in their place.
+
+    SOURCE is a folder of pictures of any format, looked through with its subfolders, or one of the
+    words cifar10, cifar10-test, photographs and photographs-test. Pictures that cannot be used are
+    counted and named, and listed in the file. Interrupted, the same command goes on; under torchrun
+    processes share the work.
+
+    \b
+    Example:
+      skild-physics prepare-images imagenet/train --size 256 --resize --out imagenet256.h5
+      skild-physics train imagenet256-x4 --set data.source=imagenet256.h5
+    """
+    check_output(out, overwrite)
+    with joined_world() as world, open_source(source, **options) as stream:
+
+        def part(first: int, last: int) -> dict[str, NDArray[Any]]:
+            before = set(stream.skipped)
+            batches = [pixels(batch) for batch in stream.read(first, last)]
+            shape = (0, len(stream.channels), stream.size, stream.size)
+            skipped = {k: why for k, why in stream.skipped.items() if k not in before}
+            return {
+                "pixels": np.concatenate([np.empty(shape, np.uint8), *batches]),
+                "skipped": np.array(json.dumps(skipped)),
+            }
+
+        given = {name: str(value) for name, value in options.items() if value}
+        settings = {"source": source, "items": stream.count, **given}
+        with progress("decode", stream.count) as show:
+            make_parts(out, settings, stream.count, 256, part, world, show, overwrite)
+        if not world.is_main:
+            return
+        skipped: dict[str, str] = {}
+        for found in read_parts(out, "skipped"):
+            skipped |= json.loads(str(found))
+        count = save_pictures(
+            out, read_parts(out, "pixels"), stream.channels, stream.size, settings, skipped
+        )
+        discard_parts(out)
+    say(f"{count} fields of {stream.size} x {stream.size}, {len(skipped)} pictures skipped")
+    for name, why in list(skipped.items())[:SHOWN]:
+        say(f"skipped {name}: {why}")
+    if len(skipped) > SHOWN:
+        say(f"... and {len(skipped) - SHOWN} more, named in {out}")
+    if speaks:
+        click.echo(out)

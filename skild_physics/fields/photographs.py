@@ -1,0 +1,87 @@
+"""Photographs that come with scikit-image and scikit-learn, cut into patches.
+
+Real pictures that need no download: ten to train on, five of them grey, and two others, a cat and a
+cup of coffee, to test on.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skild_physics.fields.images import patches
+from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
+
+DEFAULT_SIZE = 64
+# the rocket last: what is held out of a training is at the end, and it is mostly sky
+_FILES: dict[Split, tuple[tuple[str, str], ...]] = {
+    "train": (
+        ("skimage", "data/astronaut.png"),
+        ("sklearn", "datasets/images/china.jpg"),
+        ("sklearn", "datasets/images/flower.jpg"),
+        ("skimage", "data/motorcycle_left.png"),
+        ("skimage", "data/camera.png"),
+        ("skimage", "data/coins.png"),
+        ("skimage", "data/brick.png"),
+        ("skimage", "data/grass.png"),
+        ("skimage", "data/gravel.png"),
+        ("skimage", "data/rocket.jpg"),
+    ),
+    "test": (("skimage", "data/chelsea.png"), ("skimage", "data/coffee.png")),
+}
+
+
+def photograph_files(split: Split) -> list[Path]:
+    """Where the photographs of a part are.
+
+    Raises:
+        ValueError: scikit-image or scikit-learn is not installed.
+    """
+    found = []
+    for package, file in _FILES[split]:
+        spec = find_spec(package)
+        path = Path(spec.origin or "").parent / file if spec else Path(file)
+        if not path.is_file():
+            raise ValueError(
+                "the photographs come with scikit-image and scikit-learn: "
+                "pip install 'skild_physics[photographs]'"
+            )
+        found.append(path)
+    return found
+
+
+def photographs(size: int = DEFAULT_SIZE, split: Split = "train") -> FieldStream:
+    """Patches of photographs, as float32 in [-1, 1] in three channels; a photograph is an item.
+
+    Args:
+        size: pixels N per side.
+        split: "train": patches of ten photographs, and of these at half the resolution, a quarter
+            of their side apart; "test": patches of two others, side by side.
+
+    Raises:
+        ValueError: scikit-image or scikit-learn is not installed, or a photograph is smaller than
+            ``size``.
+    """
+    if size < 4:
+        raise ValueError(f"--size must be at least 4, got {size}")
+    pictures = [Image.open(path).convert("RGB") for path in photograph_files(split)]
+    smallest = min(min(picture.size) for picture in pictures)
+    if size > smallest:
+        raise ValueError(f"--size must be at most {smallest}, a photograph's side, got {size}")
+    stride = size // 4 if split == "train" else size
+
+    def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
+        for picture in pictures[start:stop]:
+            half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+            scales = [picture, half] if split == "train" else [picture]
+            for each in scales:
+                if min(each.size) >= size:
+                    found = patches(each, size, stride)
+                    for part in slices(0, len(found), batch_length(3, size)):
+                        yield scaled(found[part])
+
+    name = "photographs" if split == "train" else "photographs-test"
+    return FieldStream(name, size, ("red", "green", "blue"), len(pictures), "cosine", read)
