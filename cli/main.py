@@ -9,13 +9,16 @@ from skild_physics import __version__
 
 COMMANDS = {
     "generate-ising": "Make an ensemble of 2D Ising lattices.",
+    "prepare-images": "Decode a folder of pictures into one HDF5 file.",
     "fit-spectrum": "Measure a variance spectrum and fit the SKILD power law.",
     "train": "Train a SKILD model; rerunning resumes.",
     "import-checkpoint": "Convert a model of the published code.",
     "generate": "Make fields from nothing with a trained model.",
     "coarse-grain": "Make coarse fields: block averages, low modes, smooth kernels.",
+    "interpolate": "Enlarge fields with a bicubic or Lanczos kernel, to compare with.",
     "super-resolve": "Raise the resolution of fields with a trained model.",
     "eval-correlators": "Four-point correlators with error bars, against the truth.",
+    "eval-images": "Image quality: PSNR, SSIM, LPIPS, FID and others, with error bars.",
     "reproduce": "The whole pipeline on a small real case, with table and figure.",
 }
 
@@ -41,7 +44,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup)
 @click.version_option(__version__, prog_name="skild-physics")
 def cli() -> None:
-    r"""Critical Ising ensembles, spectra, SKILD diffusion, and correlators with error bars.
+    """Critical Ising ensembles, spectra, SKILD diffusion, and correlators with error bars.
 
     \b
     Start here:  skild-physics reproduce
