@@ -196,6 +196,29 @@ def samples_figure(rows: Mapping[str, NDArray[np.floating]], title: str) -> Figu
     return figure
 
 
+def enlargements_figure(results: xr.Dataset) -> Figure:
+    """Rows of pictures: the truth; for each factor what was given, and two enlargements of it.
+
+    Args:
+        results: uint8 variables picture_truth and, for every coordinate factor, picture_coarse_F,
+            picture_bicubic_F and picture_SKILD_F, each (patch, channel, y, x).
+    """
+    columns = {"truth": results["picture_truth"]}
+    for factor in results["factor"].values:
+        for name in ("coarse", "bicubic", "SKILD"):
+            columns[f"{name} {factor}x"] = results[f"picture_{name}_{factor}"]
+    patches = results.sizes["patch"]
+    size = (1.15 * len(columns), 1.15 * patches + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(patches, len(columns), squeeze=False)
+    for column, (title, pictures) in zip(axes.T, columns.items(), strict=True):
+        column[0].set_title(title, fontsize=9)
+        for ax, picture in zip(column, pictures.values, strict=True):
+            ax.imshow(np.moveaxis(picture, 0, -1), interpolation="nearest")
+            ax.set_axis_off()
+    return figure
+
+
 def check_figure(path: Path, overwrite: bool) -> Path:
     """The path of a figure, if it may be written and its suffix names a format.
 

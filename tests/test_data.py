@@ -314,7 +314,7 @@ def test_errors_of_sources_come_through(tmp_path, folder):
         open_training_fields(folder, tile=True, resize=True)
     np.save(tmp_path / "stack.npy", noise(9, N, N))
     with pytest.raises(ValueError, match="--size is for folders"):
-        open_training_fields(tmp_path / "stack.npy", size=N)
+        open_training_fields(tmp_path / "stack.npy", size=N + 1)
 
 
 # symmetries

@@ -658,7 +658,7 @@ def test_model_output_is_a_stream(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [{"size": 8}, {"tile": True}, {"resize": True}, {"grey": True}, {"strict": True}]
+    "option", [{"size": 5}, {"tile": True}, {"resize": True}, {"grey": True}, {"strict": True}]
 )
 def test_options_that_do_not_apply_are_refused(tmp_path, ensemble, archive, option):
     stack = tmp_path / "stack.npy"

@@ -1,6 +1,6 @@
 """Photographs that come with scikit-image and scikit-learn, cut into patches.
 
-Real pictures that need no download: ten to train on, five of them grey, and two others, a cat and a
+Real pictures that need no download: six to train on, one of them grey, and two others, a cat and a
 cup of coffee, to test on.
 """
 
@@ -24,10 +24,6 @@ _FILES: dict[Split, tuple[tuple[str, str], ...]] = {
         ("sklearn", "datasets/images/flower.jpg"),
         ("skimage", "data/motorcycle_left.png"),
         ("skimage", "data/camera.png"),
-        ("skimage", "data/coins.png"),
-        ("skimage", "data/brick.png"),
-        ("skimage", "data/grass.png"),
-        ("skimage", "data/gravel.png"),
         ("skimage", "data/rocket.jpg"),
     ),
     "test": (("skimage", "data/chelsea.png"), ("skimage", "data/coffee.png")),
@@ -58,7 +54,7 @@ def photographs(size: int = DEFAULT_SIZE, split: Split = "train") -> FieldStream
 
     Args:
         size: pixels N per side.
-        split: "train": patches of ten photographs, and of these at half the resolution, a quarter
+        split: "train": patches of six photographs, and of these at half the resolution, a quarter
             of their side apart; "test": patches of two others, side by side.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_physics.fields.arrays import array_stack
-from skild_physics.fields.cifar10 import cifar10
+from skild_physics.fields.cifar10 import SIZE, cifar10
 from skild_physics.fields.images import (
     DEFAULT_SIZE,
     image_folder,
@@ -38,7 +38,7 @@ def open_source(
     Args:
         source: one of :data:`WORDS`, or the path; a folder that is called cifar10 is ``./cifar10``.
         size: sites N per axis of a picture's fields, 128 if None, or of patches of photographs, 64
-            if None.
+            if None; of other sources, only their own.
         tile: every patch of a picture, not its centre, see :func:`image_folder`; for folders, as
             the next three.
         resize: shrink pictures first.
@@ -63,21 +63,33 @@ def open_source(
             grey=grey,
             strict=strict,
         )
-    is_size_known = size is not None and not word.startswith("photographs")
-    of_folders = {"size": is_size_known, "tile": tile, "resize": resize, "grey": grey}
-    for name, given in (of_folders | {"strict": strict}).items():
-        if given:
-            raise ValueError(f"{source}: --{name} is for folders of pictures")
+    of_folders = {"tile": tile, "grey": grey, "strict": strict}
     if word.startswith("cifar10"):
-        return cifar10(data_dir, "test" if word.endswith("-test") else "train")
+        of_folders |= {"resize": resize, "size": size not in (None, SIZE)}
+    _check_none_given(source, of_folders)
+    split: Split = "test" if word.endswith("-test") else "train"
+    if word.startswith("cifar10"):
+        return cifar10(data_dir, split)
     if word:
-        split: Split = "test" if word.endswith("-test") else "train"
         return photographs(split=split) if size is None else photographs(size, split)
-    if path.suffix in (".npy", ".npz"):
-        return array_stack(path)
     if path.suffix.lower() in picture_suffixes():
         raise ValueError(f"{path}: one picture is not enough; pass the folder that holds it")
-    return field_file(path)
+    stream = array_stack(path) if path.suffix in (".npy", ".npz") else field_file(path)
+    # of prepared pictures it may be said again what was done to them
+    is_prepared = size == stream.size and stream.basis == "cosine"
+    of_folders = {"size": size not in (None, stream.size), "resize": resize and not is_prepared}
+    try:
+        _check_none_given(source, of_folders)
+    except ValueError:
+        stream.close()
+        raise
+    return stream
+
+
+def _check_none_given(source: str | Path, of_folders: dict[str, bool]) -> None:
+    for name, given in of_folders.items():
+        if given:
+            raise ValueError(f"{source}: --{name} is for folders of pictures")
 
 
 def open_pictures(

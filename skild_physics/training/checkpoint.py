@@ -36,8 +36,9 @@ from skild_physics.training.process_config import ScaleSpaceConfig
 SCHEMA = "skild_physics.checkpoint"
 SCHEMA_VERSION = 2
 """Version 1 knew lattice ensembles of one channel only."""
-BUNDLED = "bundled"
-"""Name of the checkpoint that comes with the package."""
+BUNDLED, BUNDLED_PHOTOGRAPHS = "bundled", "bundled-photographs"
+"""Names of the checkpoints that come with the package."""
+_FOLDERS = {BUNDLED: "ising64", BUNDLED_PHOTOGRAPHS: "photographs64"}
 _WEIGHTS, _ERRORS = "network.", "error_variance."
 
 
@@ -182,8 +183,8 @@ def checkpoint_file(path: str | Path) -> Path:
         ValueError: there is none.
     """
     path = Path(path)
-    if str(path) == BUNDLED and not path.exists():
-        path = Path(str(files("skild_physics"))) / "pretrained" / "ising64"
+    if str(path) in _FOLDERS and not path.exists():
+        path = Path(str(files("skild_physics"))) / "pretrained" / _FOLDERS[str(path)]
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
@@ -201,8 +202,9 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     """Read an inference checkpoint; a folder stands for the model.safetensors in it.
 
     Args:
-        path: the file or folder, or "bundled" for the model of critical Ising lattices that comes
-            with the package (see its card, pretrained/ising64/README.md).
+        path: the file or folder; or "bundled" for the model of critical Ising lattices that comes
+            with the package, or "bundled-photographs" for its model of photographs (see their
+            cards, pretrained/*/README.md).
         device: where its tensors go.
 
     Raises:

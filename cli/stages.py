@@ -1,0 +1,58 @@
+"""What the cases of reproduce share: folders that hold one run, and stages that say how long."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from skild_physics.cli.console import say
+
+from skild_physics.files import replacing
+
+
+def claim(out: Path, settings: dict[str, Any], made: Sequence[str], overwrite: bool) -> bool:
+    """Whether the folder starts afresh: it is new, or another run in it is to be discarded.
+
+    Args:
+        out: the folder.
+        settings: of the run, plain values.
+        made: names of the files that stages make, which a fresh start removes.
+        overwrite: discard a run of other settings.
+
+    Raises:
+        ValueError: the folder holds such a run, or other things.
+    """
+    note = out / "settings.json"
+    if note.exists():
+        if json.loads(note.read_text()) == settings:
+            return False
+        if not overwrite:
+            raise ValueError(
+                f"{out}: holds a run of other settings; choose another --out, or pass --overwrite "
+                "to discard it"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty and not a run of reproduce; choose another --out")
+    for old in ("state.pt", "state.previous.pt", "model.safetensors", *made):
+        (out / old).unlink(missing_ok=True)
+    with replacing(note) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2))
+    return True
+
+
+class Stages:
+    """Says which stage begins, and how long it took."""
+
+    def __init__(self, count: int):
+        self.count, self.number = count, 0
+
+    @contextmanager
+    def next(self, title: str) -> Iterator[None]:
+        """A block that is the next stage."""
+        self.number += 1
+        say(f"[{self.number}/{self.count}] {title}")
+        began = time.perf_counter()
+        yield
+        say(f"[{self.number}/{self.count}] {time.perf_counter() - began:.1f} s")
