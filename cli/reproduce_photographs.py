@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,18 +104,18 @@ def _make(checkpoint: Path, out: Path, factor: int, steps: int) -> None:
     def file(name: str) -> Path:
         return out / f"{name}_{factor}.h5"
 
+    # noise corrects errors of the estimate, which a deterministic sampler keeps
+    sampling: dict[str, Any] = {"calls": steps, "sampler": "stochastic"}
     truth = out / "truth.h5"
     if not file("coarse").exists():
         coarse_grain(truth, file("coarse"), factor, "bicubic")
     if not file("paired").exists():
-        run_super_resolution(checkpoint, truth, file("paired"), factor, {"calls": steps})
+        run_super_resolution(checkpoint, truth, file("paired"), factor, sampling)
     samples = [file(f"observed{seed}") for seed in range(AVERAGED)]
     for seed, path in enumerate(samples):
         if not path.exists():
-            sampling = {"calls": steps, "seed": seed}
-            run_super_resolution(
-                checkpoint, file("coarse"), path, factor, sampling, None, "observed"
-            )
+            own = {**sampling, "seed": seed}
+            run_super_resolution(checkpoint, file("coarse"), path, factor, own, None, "observed")
     coarse, stream = read_fields(file("coarse"), None)
     made = {"basis": "cosine", "channels": ",".join(stream.channels), "factor": factor}
     for kernel in KERNELS:
