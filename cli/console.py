@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -58,6 +58,14 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
 def say(text: str) -> None:
     """One line about the work, on standard error."""
     console.print(text, markup=False, soft_wrap=True)
+
+
+def say_skipped(skipped: Mapping[str, str], count: int) -> None:
+    """Which of so many files were left out, and why."""
+    for file, reason in skipped.items():
+        say(f"skipped {file}: {reason}")
+    if skipped:
+        say(f"{len(skipped)} of {count} files skipped")
 
 
 def with_error(value: float, stderr: float) -> str:

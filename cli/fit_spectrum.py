@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from rich.table import Table
-from skild_physics.cli.console import answers, progress, say, with_error
+from skild_physics.cli.console import answers, progress, say, say_skipped, with_error
 
 from skild_physics.fields import is_variance_map, load_variance_map, open_source
 from skild_physics.files import check_output
@@ -136,10 +136,7 @@ def command(
         with open_source(source, **images, data_dir=data_dir) as stream:
             with progress(f"measure {stream.name}", stream.count) as show:
                 blocks = measure_blocks(stream, basis, progress=show)
-            for file, reason in stream.skipped.items():
-                say(f"skipped {file}: {reason}")
-            if stream.skipped:
-                say(f"{len(stream.skipped)} of {stream.count} files skipped")
+            say_skipped(stream.skipped, stream.count)
             return spectrum_from_blocks(
                 blocks,
                 basis or stream.basis,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from skild_physics.cli.console import progress, say, speaks
+from skild_physics.cli.console import progress, say, say_skipped, speaks
 
 from skild_physics.fields import open_source
 from skild_physics.fields.lattice import save_pictures
@@ -15,8 +15,6 @@ from skild_physics.fields.writing import pixels
 from skild_physics.files import check_output
 from skild_physics.parts import discard_parts, make_parts, read_parts
 from skild_physics.training.distributed import joined_world
-
-SHOWN = 10
 
 
 @click.command("prepare-images")
@@ -76,10 +74,7 @@ def command(source: str, out: Path, overwrite: bool, **options: Any) -> None:
             out, read_parts(out, "pixels"), stream.channels, stream.size, settings, skipped
         )
         discard_parts(out)
-    say(f"{count} fields of {stream.size} x {stream.size}, {len(skipped)} pictures skipped")
-    for name, why in list(skipped.items())[:SHOWN]:
-        say(f"skipped {name}: {why}")
-    if len(skipped) > SHOWN:
-        say(f"... and {len(skipped) - SHOWN} more, named in {out}")
+    say_skipped(skipped, stream.count)
+    say(f"{count} fields of {stream.size} x {stream.size}")
     if speaks:
         click.echo(out)

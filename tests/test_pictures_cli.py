@@ -239,7 +239,8 @@ def mixed(tmp_path):
 def test_pictures_are_prepared_once(mixed, tmp_path):
     made = f"prepare-images {mixed} --size 16 --resize --out p.h5"
     _, said = run(made, tmp_path)
-    assert "5 fields of 16 x 16, 2 pictures skipped" in said
+    assert "5 fields of 16 x 16" in said
+    assert "2 of 7 files skipped" in said
     assert "skipped tiny.png: 9 x 90 pixels, smaller than 16 x 16" in said
     assert "skipped broken.png: " in said
     with open_pictures(mixed, 16, resize=True) as stream:
@@ -264,7 +265,8 @@ def test_training_reads_prepared_pictures(mixed, tmp_path):
         ("b", "data.source=p.h5 --set data.memory_gib=1e-7"),
         ("c", f"data.source={mixed} --set data.resize=true --set data.heldout=3"),
     ):
-        run(f"train config.toml --set out={out} --set {source}", tmp_path)
+        _, said = run(f"train config.toml --set out={out} --set {source}", tmp_path)
+        assert ("skipped tiny.png: 9 x 90 pixels" in said) == (out == "c")
         first = (tmp_path / out / "metrics.jsonl").read_text().splitlines()[0]
         losses.append(json.loads(first)["loss"])
     assert losses[0] == losses[1] == losses[2]

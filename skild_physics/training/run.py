@@ -121,6 +121,7 @@ def _train(
     world.barrier()
     if world.is_main:
         _claim(config, trainer, overwrite, source)
+    told = _say_skipped(trainer, 0, log)
     log(trainer.summary() + (f", going on from step {start:,}" if start else ""))
 
     def save(step: int) -> None:
@@ -167,6 +168,7 @@ def _train(
             if (step % settings.evaluate_every == 0 or last) and lines is not None:
                 _show(trainer, step, lines, log)
             if saving:
+                told = _say_skipped(trainer, told, log)
                 save(step)
             stop = torch.tensor([max(caught, default=0)], device=world.device)
             number = int(world.gathered(stop).max())
@@ -177,6 +179,16 @@ def _train(
                 raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
     log(f"peak memory {peak_memory(world.device) / 2**30:.2f} GiB")
     return model_path
+
+
+def _say_skipped(trainer: Trainer, told: int, log: Log) -> int:
+    """Name the pictures that were left out since ``told`` of them; returns how many there are."""
+    skipped = list(trainer.fields.skipped.items())
+    for name, reason in skipped[told:]:
+        log(f"skipped {name}: {reason}")
+    if len(skipped) > told:
+        log(f"{len(skipped)} pictures skipped so far")
+    return len(skipped)
 
 
 def _measure_errors(trainer: Trainer, step: int) -> None:
