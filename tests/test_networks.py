@@ -8,14 +8,17 @@ import small_runs
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.fft import dctn, idctn
 from torch import nn
 
 from skild_physics import kspace
 from skild_physics.diffusion.prediction import denoiser
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.schedule import LinearSchedule, LogLinearSchedule
-from skild_physics.networks import CompactUNet, NCSNpp, StepNetwork
+from skild_physics.diffusion.schedule import LinearSchedule, LogLinearSchedule, linear_to_resolution
+from skild_physics.kspace import wavenumbers
+from skild_physics.networks import CompactUNet, NCSNpp, StepNetwork, WhitenedInput
 from skild_physics.spectrum import PowerLaw
+from skild_physics.training.config import parse_config
 
 one_thread = pytest.fixture(scope="module", autouse=True)(small_runs.one_thread)
 
@@ -249,3 +252,48 @@ def test_weights_of_a_step_network_are_those_of_its_network():
     for normalization in ("paper", "orthonormal"):
         network = StepNetwork(inner, SCHEDULES["linear"], 1000, 16, "cosine", normalization)
         assert [f"network.{name}" for name in inner.state_dict()] == list(network.state_dict())
+
+
+# fields that are seen whitened, too
+
+
+@pytest.mark.parametrize("N", [16, 24])
+def test_a_network_sees_its_field_with_modes_of_equal_variance(N):
+    S0 = torch.as_tensor(PowerLaw(0.9, 2.0, 1.1)(wavenumbers(16, "cosine")))
+    process = Process(S0, linear_to_resolution(16, 0.5, 9.0, 0.1), "cosine", 3.0)
+    seen = []
+
+    class Eye(nn.Module):
+        multiple = 2
+
+        def forward(self, x, lam):
+            seen.append(x)
+            return x[:, :3]
+
+    root = process.resized(N).S0.sqrt().numpy()
+    modes = np.random.default_rng(0).normal(size=(5, 3, N, N))
+    fields = torch.from_numpy(idctn(root * modes, axes=(-2, -1), norm="ortho")).float()
+    network = WhitenedInput(Eye(), process)
+    assert network.multiple == 2
+    torch.testing.assert_close(network(fields, torch.ones(5)), fields)
+    torch.testing.assert_close(seen[0][:, :3], fields)
+    white = dctn(seen[0][:, 3:].numpy(), axes=(-2, -1), norm="ortho")
+    np.testing.assert_allclose(white, modes, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "other", [{"training": {"live_threshold": 0.1}}, {"condition": {"factor": 2}}]
+)
+def test_whitened_fields_go_with_full_lattices_only(other):
+    values = {
+        "out": "x",
+        "data": {"source": "photographs"},
+        "process": {
+            "law": {"size": 16, "C": 1.0, "k0_squared": 2.0, "alpha": 1.0, "basis": "cosine"},
+            "schedule": {"kind": "linear", "resolution": 0.5},
+        },
+        "network": {"whitened": True},
+    }
+    assert parse_config(values).network.whitened
+    with pytest.raises(ValueError, match=r"network.whitened: goes without"):
+        parse_config({**values, **other})
