@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 from skild_physics.cli.console import answers, progress, say, say_skipped, with_error
+from skild_physics.cli.inputs import picture_options
 
 from skild_physics.fields import is_variance_map, load_variance_map, open_source
 from skild_physics.files import check_output
@@ -56,16 +57,7 @@ P_REJECTED = 1e-3
     show_default=True,
     help="paper doubles the variance of cosine modes with u = 0 or v = 0; isotropic does not.",
 )
-@click.option("--size", type=int, help="Images: side of the square taken.  [default: 128]")
-@click.option("--tile", is_flag=True, help="Images: all patches of --size, not the central one.")
-@click.option("--resize", is_flag=True, help="Images: shrink to --size before the crop.")
-@click.option("--grey", is_flag=True, help="Images: luminance instead of red, green, blue.")
-@click.option("--strict", is_flag=True, help="Images: stop at the first that cannot be used.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="cifar10: folder of the archive.  [default: the user's cache]",
-)
+@picture_options
 @click.option("--n-samples", type=int, help="Variance maps: number of fields behind them.")
 @click.option(
     "--out",
@@ -98,9 +90,10 @@ def command(
 ) -> None:
     """Measure the variance spectrum of SOURCE and fit S0(k) = C (k^2 + k0^2)^(-alpha).
 
-    SOURCE is an HDF5 file of generate-ising or super-resolve, a folder of images, a .npy file (a
-    stack of fields, or a variance map in the normalisation of the paper), or cifar10, which is
-    downloaded once. Several are fitted in turn and overlaid in one figure. Spectra are in the
+    SOURCE is an HDF5 file of generate-ising, super-resolve or prepare-images, a folder of images, a
+    .npy file (a stack of fields, or a variance map in the normalisation of the paper), an .npz
+    stack, cifar10 or cifar10-test, which are downloaded once, or photographs or photographs-test,
+    which come with scikit-image and scikit-learn. Several are fitted in turn and overlaid in one figure. Spectra are in the
     normalisation of the paper, k in radians per box side.
 
     \b

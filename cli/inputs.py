@@ -1,8 +1,9 @@
 """Options and opening of fields that commands share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -22,6 +23,31 @@ size_option = click.option(
     type=click.IntRange(min=1),
     help="Pictures: the central so many pixels of each.  [default: all, if they are equal squares]",
 )
+
+_PICTURES = (
+    click.option("--size", type=int, help="Images: side of the square taken.  [default: 128]"),
+    click.option("--tile", is_flag=True, help="Images: all patches of that side, not the centre."),
+    click.option(
+        "--resize",
+        is_flag=True,
+        help="Images: shrink before the crop: halve with a box filter while twice too large, then "
+        "bicubic.",
+    ),
+    click.option("--grey", is_flag=True, help="Images: luminance instead of red, green, blue."),
+    click.option("--strict", is_flag=True, help="Images: stop at the first that cannot be used."),
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help="cifar10: folder of the archive.  [default: the user's cache]",
+    ),
+)
+
+
+def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of :func:`skild_physics.fields.open_source` to a command."""
+    for option in reversed(_PICTURES):
+        command = option(command)
+    return command
 
 
 def read_fields(

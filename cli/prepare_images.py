@@ -8,6 +8,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from skild_physics.cli.console import progress, say, say_skipped, speaks
+from skild_physics.cli.inputs import picture_options
 
 from skild_physics.fields import open_source
 from skild_physics.fields.lattice import save_pictures
@@ -19,20 +20,7 @@ from skild_physics.training.distributed import joined_world
 
 @click.command("prepare-images")
 @click.argument("source")
-@click.option("--size", type=click.IntRange(min=1), help="Pixels per side.  [default: 128]")
-@click.option("--tile", is_flag=True, help="All patches of --size, not the central one.")
-@click.option(
-    "--resize",
-    is_flag=True,
-    help="Shrink before the crop: halve with a box filter while twice too large, then bicubic.",
-)
-@click.option("--grey", is_flag=True, help="Luminance instead of red, green, blue.")
-@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="cifar10: folder of the archive.  [default: the user's cache]",
-)
+@picture_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def command(source: str, out: Path, overwrite: bool, **options: Any) -> None:
