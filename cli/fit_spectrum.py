@@ -93,8 +93,8 @@ def command(
     SOURCE is an HDF5 file of generate-ising, super-resolve or prepare-images, a folder of images, a
     .npy file (a stack of fields, or a variance map in the normalisation of the paper), an .npz
     stack, cifar10 or cifar10-test, which are downloaded once, or photographs or photographs-test,
-    which come with scikit-image and scikit-learn. Several are fitted in turn and overlaid in one figure. Spectra are in the
-    normalisation of the paper, k in radians per box side.
+    which come with scikit-image and scikit-learn. Several are fitted in turn and overlaid in one
+    figure. Spectra are in the normalisation of the paper, k in radians per box side.
 
     \b
     Example:

@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.fft import dctn
 from skild_physics.cli.console import with_error
 from skild_physics.cli.main import COMMANDS, main
+from skild_physics.cli.reproduce_photographs import quality_table
 
 from skild_physics.fields import load_fields
 from skild_physics.kspace import inverse, wavenumbers
@@ -572,11 +573,20 @@ def test_readme_table_of_scale_space_is_the_committed_result():
             assert f"| {' | '.join(cells)} |" in readme
 
 
+def test_readme_table_of_photographs_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    with xr.open_dataset(ROOT / "paper_figures" / "photographs.nc", engine="h5netcdf") as data:
+        rows = quality_table(data)
+    assert len(rows) == 15
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in readme
+
+
 @pytest.mark.parametrize(
     "name",
     [
         *["four_point", "effective_resolution", "convergence", "inverse_renormalization"],
-        "scale_space",
+        *["scale_space", "photographs"],
     ],
 )
 def test_figures_are_drawn_from_their_committed_files(name, tmp_path):

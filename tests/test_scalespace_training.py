@@ -10,7 +10,7 @@ import xarray as xr
 from click.testing import CliRunner
 from PIL import Image
 from skild_physics.cli.main import cli, main
-from skild_physics.cli.super_resolve import _scale_space
+from skild_physics.cli.protocols import route
 from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics import kspace
@@ -263,12 +263,14 @@ def test_crops_start_from_coarse_fields_of_the_same_pixel_values(inputs):
     model = replace(load_model(inputs / "scale"), scale_space=space_of((16, 8, 4), "crop"))
     fields = torch.randn(3, 1, 16, 16, generator=seeded())
     coarse = downsample(fields, "spectral", 4, "periodic")
-    routes = (
-        _scale_space(model, fields, 4, "paired", None),
-        _scale_space(model, coarse, 4, "observed", "spectral"),
-    )
     with torch.no_grad():
-        paired, observed = (route.run(Sampling(calls=12), lambda done: None) for route in routes)
+        paired, observed = (
+            route(model, given.shape[-1], 4, protocol, kind, None, 0.5).run(given, Sampling(12))
+            for given, protocol, kind in (
+                (fields, "paired", None),
+                (coarse, "observed", "spectral"),
+            )
+        )
     assert torch.allclose(paired.start, observed.start, atol=1e-5)
     assert torch.allclose(paired.result, observed.result, atol=1e-4)
 
