@@ -46,8 +46,9 @@ def main(batch: int, rate: float) -> None:
     for name, calls in EVALUATIONS.items():
         config = load_config(name)
         S0, basis = spectrum_of(config)
+        process = build_process(config, S0, basis)
         with torch.device("meta"):
-            network = build_network(config, build_process(config, S0.cpu(), basis), 3)
+            network = build_network(config, process, 3)
         flops = flops_per_field(network.network, 3, len(S0))
         say(name)
         found = _dry_run(name, (f"data.size={len(S0)}", f"training.batch_size={batch}", *HERE))
