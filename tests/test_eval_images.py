@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 from PIL import Image
+from rich.console import Console
 from skild_physics.cli.main import main
 from skimage import data
 
@@ -96,7 +97,7 @@ def run(monkeypatch, folder, arguments, capsys):
     """Exit code and what was printed."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["skild-physics", "eval-images", *arguments.split()])
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("skild_physics.cli.eval_images.answers", Console(width=120))
     try:
         main()
         code = 0
