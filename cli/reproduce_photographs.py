@@ -60,7 +60,11 @@ def reproduce_photographs(
             with open_source("photographs") as stream, progress("measure", stream.count) as show:
                 blocks = measure_blocks(stream, progress=show)
             spectrum_from_blocks(
-                blocks, "cosine", normalization="isotropic", source="photographs"
+                blocks,
+                "cosine",
+                normalization="isotropic",
+                source="photographs",
+                channels=stream.channels,
             ).save(path)
         spectrum = Spectrum.load(path)
         save_figure(spectrum_figure([spectrum]), out / "spectrum.png")
