@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 from skild_physics.cli.console import answers, progress, say, with_error
+from skild_physics.cli.inputs import labelled
 from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics.cluster import dask_client
@@ -42,15 +43,7 @@ SHOWN = (
 def _sources(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Path]:
-    sources = {}
-    for value in values:
-        label, equals, path = value.partition("=")
-        if not equals or not label or not path:
-            raise click.BadParameter(f"expected LABEL=FILE, got {value!r}")
-        if label in sources:
-            raise click.BadParameter(f"label {label!r} is given twice")
-        sources[label] = Path(path)
-    return sources
+    return {label: Path(path) for label, path in labelled(values, "FILE").items()}
 
 
 def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:

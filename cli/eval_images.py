@@ -13,6 +13,7 @@ import click
 import xarray as xr
 from rich.table import Table
 from skild_physics.cli.console import answers, progress, say, with_error
+from skild_physics.cli.inputs import labelled
 
 from skild_physics import __version__
 from skild_physics.fields import FieldStream, open_pictures
@@ -27,15 +28,7 @@ SCHEMA = "skild_physics.image_quality"
 
 
 def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    sources: dict[str, str] = {}
-    for value in values:
-        label, equals, source = value.partition("=")
-        if not equals or not label or not source:
-            raise click.BadParameter(f"expected LABEL=SOURCE, got {value!r}")
-        if label in sources:
-            raise click.BadParameter(f"label {label!r} is given twice")
-        sources[label] = source
-    return sources
+    return labelled(values, "SOURCE")
 
 
 def _metrics(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Options and opening of fields that commands share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,31 @@ def read_fields(
 
     with open_pictures(source, size) as stream:
         fields = np.stack(list(islice(one_by_one(stream), samples)))
-    if stream.skipped:
-        name, reason = next(iter(stream.skipped.items()))
-        raise ValueError(
-            f"{source}: {len(stream.skipped)} of the pictures cannot be used, the first {name}: "
-            f"{reason}"
-        )
+    check_all_usable(source, stream.skipped)
     return fields, stream
+
+
+def check_all_usable(source: Path, skipped: Mapping[str, str]) -> None:
+    """Raise ValueError if pictures were left out, since results would no longer match them."""
+    if skipped:
+        name, reason = next(iter(skipped.items()))
+        raise ValueError(
+            f"{source}: {len(skipped)} of the pictures cannot be used, the first {name}: {reason}"
+        )
+
+
+def labelled(values: Sequence[str], what: str) -> dict[str, str]:
+    """Arguments of the form LABEL=WHAT by their labels.
+
+    Raises:
+        click.BadParameter: another form, or a label that is given twice.
+    """
+    sources: dict[str, str] = {}
+    for value in values:
+        label, equals, source = value.partition("=")
+        if not equals or not label or not source:
+            raise click.BadParameter(f"expected LABEL={what}, got {value!r}")
+        if label in sources:
+            raise click.BadParameter(f"label {label!r} is given twice")
+        sources[label] = source
+    return sources

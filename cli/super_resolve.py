@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from skild_physics.cli.console import say, speaks
-from skild_physics.cli.inputs import fields_output, size_option
+from skild_physics.cli.inputs import check_all_usable, fields_output, size_option
 from skild_physics.cli.protocols import route
 from skild_physics.cli.sampling import (
     provenance,
@@ -175,7 +175,7 @@ def run_super_resolution(
 
         def make(first: int, last: int, part: Sampling) -> Sampled:
             done = way.run(taken(first, last), part)
-            _all_usable(source, fields)
+            check_all_usable(source, fields.skipped)
             return done
 
         def finish(made: NDArray[np.float32]) -> dict[str, Any]:
@@ -234,23 +234,13 @@ def _opened(
             f"{source}: has {len(fields.channels)} channels ({', '.join(fields.channels)}), the "
             f"model {channels} ({', '.join(model.channels)})"
         )
-    _all_usable(source, fields)
+    check_all_usable(source, fields.skipped)
     is_known = not is_folder and source.is_file() and source.suffix not in (".npy", ".npz")
     if kind is None and is_known:
         opened = open_fields(source)[0]
         kind = opened.attrs.get("downsampling")
         opened.close()
     return fields, kind
-
-
-def _all_usable(source: Path, fields: TrainingFields) -> None:
-    """Raise ValueError if pictures were left out, since results would no longer match them."""
-    if fields.skipped:
-        name, reason = next(iter(fields.skipped.items()))
-        raise ValueError(
-            f"{source}: {len(fields.skipped)} of the pictures cannot be used, the first {name}: "
-            f"{reason}"
-        )
 
 
 def _rows(

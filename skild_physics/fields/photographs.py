@@ -71,8 +71,10 @@ def photographs(size: int = DEFAULT_SIZE, split: Split = "train") -> FieldStream
 
     def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
         for picture in pictures[start:stop]:
-            half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-            scales = [picture, half] if split == "train" else [picture]
+            scales = [picture]
+            if split == "train":
+                half = (picture.width // 2, picture.height // 2)
+                scales.append(picture.resize(half, Image.Resampling.BOX))
             for each in scales:
                 if min(each.size) >= size:
                     found = patches(each, size, stride)
