@@ -10,6 +10,7 @@ from skild_physics.cli.inputs import fields_output, read_fields, size_option
 
 from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling, downsample
 from skild_physics.fields.writing import check_fields_output, write_fields
+from skild_physics.files import InputError
 from skild_physics.kspace import BASES, Basis
 
 
@@ -69,7 +70,7 @@ def coarse_grain(
     N = stream.size
     M = round(N / factor) if 1 <= factor <= N else 0
     if M < 1 or abs(N / factor - M) > 0.01 * M:
-        raise ValueError(f"factor must divide {N} x {N} fields into whole pixels, got {factor:g}")
+        raise InputError(f"factor must divide {N} x {N} fields into whole pixels, got {factor:g}")
     basis = basis or stream.basis
     coarse = downsample(torch.from_numpy(fields).double(), downsampling, M, basis)
     made = {

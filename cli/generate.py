@@ -19,6 +19,7 @@ from skild_physics.cli.sampling import (
 from skild_physics.diffusion.scalespace_sampling import generate_scale_space
 from skild_physics.diffusion.superresolution import Sampled, Sampling, generate
 from skild_physics.fields.writing import check_fields_output
+from skild_physics.files import InputError
 from skild_physics.plots import check_figure, samples_figure, save_figure
 from skild_physics.training.checkpoint import Model, load_model
 from skild_physics.training.distributed import joined_world
@@ -92,14 +93,14 @@ def _maker(
     other = process.N != N
     if space is not None:
         if other:
-            raise ValueError(f"--L: a scale-space model makes {process.N} x {process.N}, got {N}")
+            raise InputError(f"--L: a scale-space model makes {process.N} x {process.N}, got {N}")
         estimate, errors = model.estimate(), model.error_variance or None
         device = process.S0.device
         return process.N, lambda count, sampling: generate_scale_space(
             space, estimate, count, sampling, channels, errors, device
         )
     if other and (model.channels != ("spin",) or N % model.multiple):
-        raise ValueError(
+        raise InputError(
             f"--L: this model makes fields of {process.N} x {process.N}"
             + (f" or multiples of {model.multiple}" if model.channels == ("spin",) else "")
             + f", got {N}"
@@ -125,16 +126,16 @@ def run_generation(
     All processes that torchrun starts call it; what the others return is empty.
     """
     if samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {samples}")
+        raise InputError(f"--samples must be at least 1, got {samples}")
     with joined_world() as world:
         model = load_model(checkpoint, world.device)
         threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
         if model.config.condition is not None:
-            raise ValueError(f"{checkpoint}: is conditional; use super-resolve")
+            raise InputError(f"{checkpoint}: is conditional; use super-resolve")
         process = model.process
         if not ends_in_noise(model):
             left = float(process.resolution(process.T, model.tau))
-            raise ValueError(
+            raise InputError(
                 f"{checkpoint}: its schedule ends at an effective resolution of {left:.3g} pixels"
                 + (" and never changes the zero mode (k_c = 0)" if process.frozen.any() else "")
                 + ", so there is something left to start from; use super-resolve"

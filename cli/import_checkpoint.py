@@ -6,7 +6,7 @@ from typing import Literal
 import click
 from skild_physics.cli.console import say
 
-from skild_physics.files import check_output
+from skild_physics.files import InputError, check_output
 from skild_physics.networks import StepNetwork
 from skild_physics.training.build import build_network, build_process, spectrum_of
 from skild_physics.training.checkpoint import Model, save_model
@@ -58,14 +58,14 @@ def command(
     """
     config = load_config(name, overrides)
     if config.network.kind != "ncsnpp":
-        raise ValueError(f"{name}: published models have network.kind = 'ncsnpp'")
+        raise InputError(f"{name}: published models have network.kind = 'ncsnpp'")
     path = check_output(out / "model.safetensors", overwrite)
     tensors, step = read_published(checkpoint, weights)
     # the convolution that first meets the fields
     stem = tensors.get("all_modules.2.weight")
     channels = CHANNELS.get(stem.shape[1] if stem is not None and stem.ndim == 4 else 0)
     if channels is None:
-        raise ValueError(f"{checkpoint}: its first convolution takes neither 1 nor 3 channels")
+        raise InputError(f"{checkpoint}: its first convolution takes neither 1 nor 3 channels")
     process = build_process(config, *spectrum_of(config))
     network = build_network(config, process, len(channels))
     assert isinstance(network, StepNetwork)

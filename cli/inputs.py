@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_physics.fields import FieldStream, open_pictures
+from skild_physics.files import InputError
 
 fields_output = click.option(
     "--out",
@@ -56,10 +57,10 @@ def read_fields(
     """The first fields of a source, shape (sample, channel, N, N), and what they came from.
 
     Raises:
-        ValueError: samples < 1, or the source cannot be read whole.
+        InputError: samples < 1, or the source cannot be read whole.
     """
     if samples is not None and samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {samples}")
+        raise InputError(f"--samples must be at least 1, got {samples}")
 
     def one_by_one(stream: FieldStream) -> Iterator[NDArray[np.floating]]:
         for batch in stream.read(0, stream.count):
@@ -75,7 +76,7 @@ def check_all_usable(source: Path, skipped: Mapping[str, str]) -> None:
     """Raise ValueError if pictures were left out, since results would no longer match them."""
     if skipped:
         name, reason = next(iter(skipped.items()))
-        raise ValueError(
+        raise InputError(
             f"{source}: {len(skipped)} of the pictures cannot be used, the first {name}: {reason}"
         )
 

@@ -8,6 +8,7 @@ from skild_physics.cli.inputs import fields_output, read_fields, size_option
 
 from skild_physics.baselines.interpolation import KERNELS, Kernel, interpolate
 from skild_physics.fields.writing import check_fields_output, write_fields
+from skild_physics.files import InputError
 
 
 @click.command("interpolate")
@@ -37,7 +38,7 @@ def command(
     """
     check_fields_output(out, overwrite)
     if not 1 <= factor < float("inf"):
-        raise ValueError(f"factor must be at least 1, got {factor:g}")
+        raise InputError(f"factor must be at least 1, got {factor:g}")
     fields, stream = read_fields(input, samples, size)
     N = round(stream.size * factor)
     made = {

@@ -1,11 +1,15 @@
 """Entry point: finds commands, and turns errors into one line and an exit code."""
 
+import re
 import sys
+import traceback
 from importlib import import_module
+from typing import Any
 
 import click
 
 from skild_physics import __version__
+from skild_physics.files import InputError
 
 COMMANDS = {
     "generate-ising": "Make an ensemble of 2D Ising lattices.",
@@ -40,10 +44,36 @@ class _LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            name = ctx.invoked_subcommand
+            command = self.get_command(ctx, name) if name else None
+            options = command.params if command else []
+            raise InputError(_with_options(str(error), options)) from error
+
+
+def _with_options(message: str, parameters: list[click.Parameter]) -> str:
+    """The message with `name` and `name=value` as the option or argument of that name."""
+    names = {each.name: each for each in parameters}
+
+    def spelled(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        parameter = names.get(name)
+        if not isinstance(parameter, click.Option):
+            shown = name if parameter is None else parameter.human_readable_name
+            return shown + (f" = {value}" if value else "")
+        option = max(parameter.opts, key=len)
+        return option if value is None or parameter.is_flag else f"{option} {value}"
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", spelled, message)
+
 
 @click.group(cls=_LazyGroup)
 @click.version_option(__version__, prog_name="skild-physics")
-def cli() -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
     """Critical Ising ensembles, spectra, SKILD diffusion, and correlators with error bars.
 
     \b
@@ -51,8 +81,16 @@ def cli() -> None:
     """
 
 
+# what the caller got wrong about a path; other errors of the system are nobody's fault
+_WRONG_PATHS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_FAILURES = (OSError, FloatingPointError, MemoryError)
+
+
 def main() -> None:
-    """Run the command line: exit code 2 for bad input, 1 for what failed, one line for either."""
+    """Run the command line: one line and an exit code for whatever goes wrong.
+
+    2 is for bad input, 1 for what failed: the machine, or this program.
+    """
     try:
         cli.main(standalone_mode=False)
     except click.UsageError as error:
@@ -62,12 +100,26 @@ def main() -> None:
         _fail("interrupted; the same command goes on from what is finished", 130)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except ValueError as error:
+    except (InputError, *_WRONG_PATHS) as error:
         _fail(str(error), 2)
-    except (OSError, FloatingPointError, MemoryError) as error:
-        _fail(str(error) or type(error).__name__, 1)
+    except Exception as error:
+        if isinstance(error, _FAILURES) or _is_out_of_memory(error):
+            _fail(str(error) or type(error).__name__, 1)
+        _fail(
+            f"{type(error).__name__}: {error}; this is a fault of the program, of which "
+            "'skild-physics --debug COMMAND' shows the traceback",
+            1,
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # of torch, which is not imported for this: on a GPU by its class, elsewhere by its text
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _fail(message: str, code: int) -> None:
+    # click has parsed the options already, or has failed to
+    if "--debug" in sys.argv[1:2]:
+        traceback.print_exc()
     click.echo("Error: " + " ".join(message.split()), err=True)
     sys.exit(code)

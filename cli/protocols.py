@@ -18,6 +18,7 @@ from skild_physics.diffusion.superresolution import (
     super_resolve_observed,
     super_resolve_paired,
 )
+from skild_physics.files import InputError
 from skild_physics.training.checkpoint import Model
 
 
@@ -53,7 +54,7 @@ def route(
         keep: rescaled: effective resolution at the start over M.
 
     Raises:
-        ValueError: the model does not serve this.
+        InputError: the model does not serve this.
     """
     if model.scale_space is not None:
         return _scale_space(model, M, factor, protocol, kind)
@@ -64,7 +65,7 @@ def route(
     if protocol == "rescaled":
         return _rescaled(model, M, factor, keep, live_threshold)
     if kind not in DOWNSAMPLINGS:
-        raise ValueError(
+        raise InputError(
             "the input does not say how it was coarse-grained: pass --downsampling, one of "
             f"{', '.join(DOWNSAMPLINGS)}"
         )
@@ -75,7 +76,7 @@ def _side(model: Model, M: int, factor: float) -> int:
     """The side of a lattice ``factor`` times as wide as M, if the network takes it."""
     N = round(M * factor)
     if N < M or abs(N - M * factor) > 0.01 or N % model.multiple:
-        raise ValueError(
+        raise InputError(
             f"{M} x {M} fields times {factor:g} would be {M * factor:g} wide; the network takes "
             f"multiples of {model.multiple}"
         )
@@ -138,22 +139,22 @@ def _scale_space(
     assert space is not None
     N, offered = space.sizes[0], [space.sizes[0] // side for side in space.sizes[1:]]
     if protocol == "rescaled":
-        raise ValueError("a scale-space model knows no rescaled protocol")
+        raise InputError("a scale-space model knows no rescaled protocol")
     if factor not in offered:
-        raise ValueError(
+        raise InputError(
             f"this scale-space model has levels for the factors "
             f"{', '.join(map(str, offered)) or 'none (DDPM)'}, got {factor:g}"
         )
     level = offered.index(int(factor)) + 1
     side = N if protocol == "paired" else space.sizes[level]
     if side != M:
-        raise ValueError(
+        raise InputError(
             f"this scale-space model takes fields of {side} x {side} in the {protocol} protocol "
             f"at the factor {factor:g}, got {M} x {M}"
         )
     own = "spectral" if space.degradation == "crop" else space.degradation
     if protocol == "observed" and kind not in (None, own):
-        raise ValueError(
+        raise InputError(
             f"this scale-space model was trained on fields coarse-grained by {own}, not {kind}"
         )
 
@@ -184,18 +185,18 @@ def _conditional(
     coarse_side = process.N // told.factor
     side = process.N if protocol == "paired" else coarse_side
     if factor != told.factor:
-        raise ValueError(
+        raise InputError(
             f"this model is conditional and serves the factor {told.factor} only, got {factor:g}"
         )
     if protocol == "rescaled":
-        raise ValueError("this model is conditional and knows no rescaled protocol")
+        raise InputError("this model is conditional and knows no rescaled protocol")
     if side != M:
-        raise ValueError(
+        raise InputError(
             f"this model is conditional and takes fields of {side} x {side} in the {protocol} "
             f"protocol, got {M} x {M}"
         )
     if kind not in (None, told.downsampling):
-        raise ValueError(
+        raise InputError(
             f"this model was trained on fields coarse-grained by {told.downsampling}, not {kind}"
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from skild_physics.cli.console import say
 
-from skild_physics.files import replacing
+from skild_physics.files import InputError, replacing
 
 
 def claim(out: Path, settings: dict[str, Any], made: Sequence[str], overwrite: bool) -> bool:
@@ -22,19 +22,19 @@ def claim(out: Path, settings: dict[str, Any], made: Sequence[str], overwrite: b
         overwrite: discard a run of other settings.
 
     Raises:
-        ValueError: the folder holds such a run, or other things.
+        InputError: the folder holds such a run, or other things.
     """
     note = out / "settings.json"
     if note.exists():
         if json.loads(note.read_text()) == settings:
             return False
         if not overwrite:
-            raise ValueError(
+            raise InputError(
                 f"{out}: holds a run of other settings; choose another --out, or pass --overwrite "
                 "to discard it"
             )
     elif out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is not empty and not a run of reproduce; choose another --out")
+        raise InputError(f"{out}: is not empty and not a run of reproduce; choose another --out")
     for old in ("state.pt", "state.previous.pt", "model.safetensors", *made):
         (out / old).unlink(missing_ok=True)
     with replacing(note) as temporary:

@@ -25,7 +25,7 @@ from skild_physics.diffusion.superresolution import Sampled, Sampling
 from skild_physics.fields.images import picture_size
 from skild_physics.fields.lattice import open_fields
 from skild_physics.fields.writing import check_fields_output
-from skild_physics.files import check_output
+from skild_physics.files import InputError, check_output
 from skild_physics.plots import check_figure, samples_figure, save_figure
 from skild_physics.training.checkpoint import Model, load_model
 from skild_physics.training.data import TrainingFields, open_training_fields
@@ -154,9 +154,9 @@ def run_super_resolution(
 ) -> None:
     """Super-resolve fields, with a progress display; all processes of torchrun call it."""
     if samples is not None and samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {samples}")
+        raise InputError(f"--samples must be at least 1, got {samples}")
     if not 1 <= factor < float("inf"):
-        raise ValueError(f"factor must be at least 1, got {factor:g}")
+        raise InputError(f"factor must be at least 1, got {factor:g}")
     with joined_world() as world:
         model = load_model(checkpoint, world.device)
         threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
@@ -223,14 +223,14 @@ def _opened(
     """Fields of the model's channels in any order, and how they were made coarse if that is known.
 
     Raises:
-        ValueError: the source cannot be read, or its channels are not those of the model.
+        InputError: the source cannot be read, or its channels are not those of the model.
     """
     is_folder, channels = source.is_dir(), len(model.channels)
     if is_folder and size is None:
         size = picture_size(source)
     fields, _ = open_training_fields(source, size=size, grey=is_folder and channels == 1)
     if len(fields.channels) != channels:
-        raise ValueError(
+        raise InputError(
             f"{source}: has {len(fields.channels)} channels ({', '.join(fields.channels)}), the "
             f"model {channels} ({', '.join(model.channels)})"
         )

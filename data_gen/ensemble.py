@@ -19,7 +19,7 @@ from skild_physics.data_gen.store import Map, commit, read_state, shard_length, 
 
 from skild_physics.cluster import dask_client
 from skild_physics.fields.lattice import open_ensemble
-from skild_physics.files import replacing
+from skild_physics.files import InputError, replacing
 
 Progress = Callable[[int], None]
 
@@ -48,19 +48,19 @@ def generate(
         The number of fields made by this call, 0 if the file held enough.
 
     Raises:
-        ValueError: samples < 1, path holds something else, or another process is writing it.
+        InputError: samples < 1, path holds something else, or another process is writing it.
         OSError: the file cannot be written; what was committed stays.
     """
     path = Path(path)
     if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+        raise InputError(f"samples must be at least 1, got {samples}")
     parts = path.with_name(path.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     lock = FileLock(parts / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"{path}: another process is writing it") from None
+        raise InputError(f"{path}: another process is writing it") from None
     try:
         existing = _existing_samples(path, parameters, overwrite)
         made = 0
@@ -134,11 +134,11 @@ def _existing_samples(path: Path, p: IsingParameters, overwrite: bool) -> int:
             found = dict(data.attrs)
         for name, wanted in p.attributes().items():
             if found.get(name) != wanted:
-                raise ValueError(f"{path}: exists with {name} = {found.get(name)}, not {wanted}")
+                raise InputError(f"{path}: exists with {name} = {found.get(name)}, not {wanted}")
     except ValueError as error:
         if overwrite:
             return 0
-        raise ValueError(f"{error}; pass --overwrite to replace it") from None
+        raise InputError(f"{error}; pass --overwrite to replace it") from None
     return int(found["n_samples_committed"])
 
 
@@ -149,7 +149,7 @@ def _claim(parts: Path, p: IsingParameters, overwrite: bool) -> None:
         if json.loads(file.read_text()) == p.attributes():
             return
         if not overwrite:
-            raise ValueError(
+            raise InputError(
                 f"{parts}: holds an interrupted run of other parameters; finish that run, or pass "
                 "--overwrite to discard it"
             )

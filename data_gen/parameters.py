@@ -20,6 +20,7 @@ from skild_physics.data_gen.wolff import (
 )
 
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, SCHEMA_VERSION
+from skild_physics.files import InputError
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL
@@ -46,7 +47,7 @@ class IsingParameters:
         n_chains: independent chains.
 
     Raises:
-        ValueError: a parameter out of range, naming it.
+        InputError: a parameter out of range, naming it.
     """
 
     L: int
@@ -58,15 +59,15 @@ class IsingParameters:
 
     def __post_init__(self) -> None:
         if not 3 <= self.L <= MAX_L:
-            raise ValueError(f"L must lie in 3 .. {MAX_L}, got {self.L}")
+            raise InputError(f"L must lie in 3 .. {MAX_L}, got {self.L}")
         bond_threshold(self.beta)
         if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+            raise InputError(f"seed must not be negative, got {self.seed}")
         for name in ("updates_between_samples", "n_chains"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.thermalization_updates < 0:
-            raise ValueError(
+            raise InputError(
                 f"thermalization_updates must not be negative, got {self.thermalization_updates}"
             )
 

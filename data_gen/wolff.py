@@ -22,6 +22,8 @@ import numpy as np
 from numba import int64, njit, uint8, uint32, uint64
 from numpy.typing import NDArray
 
+from skild_physics.files import InputError
+
 BIT_GENERATOR = "xoshiro256++"
 
 
@@ -162,10 +164,10 @@ def bond_threshold(beta: float, J: float = 1.0) -> np.uint64:
     """The bond probability 1 - exp(-2 beta J) times 2^64, rounded.
 
     Raises:
-        ValueError: beta J is not a positive finite number.
+        InputError: beta J is not a positive finite number.
     """
     if not (np.isfinite(beta * J) and beta * J > 0):
-        raise ValueError(f"beta must be positive and finite, got {beta}")
+        raise InputError(f"beta must be positive and finite, got {beta}")
     return np.uint64(min(int(-np.expm1(-2 * beta * J) * 2.0**64), 2**64 - 1))
 
 

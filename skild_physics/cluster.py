@@ -4,19 +4,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from skild_physics.files import InputError
+
 
 @contextmanager
 def dask_client(address: str) -> Iterator[Any]:
     """A client of the scheduler at an address, closed at the end.
 
     Raises:
-        ValueError: Dask is not installed.
+        InputError: Dask is not installed.
         OSError: nobody answers.
     """
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError(
+        raise InputError(
             "a scheduler needs Dask: pip install 'skild_physics[distributed]'"
         ) from None
     with Client(address, timeout="10s") as client:  # type: ignore[no-untyped-call]

@@ -1,9 +1,17 @@
-"""Writing files that are either the old one or the new one, never half of each."""
+"""Writing files that are either the old one or the new one, never half of each; errors of input."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+class InputError(ValueError):
+    """Something that the caller gave is wrong; the message says what, in one line.
+
+    A parameter is written in backticks, with a value where one is advised, as in "pass
+    `overwrite=True` to replace it". The command line prints the option of that name in its place.
+    """
 
 
 @contextmanager
@@ -33,17 +41,17 @@ def check_output(path: str | Path, overwrite: bool) -> Path:
     """The output path, if it may be written.
 
     Raises:
-        ValueError: it exists and ``overwrite`` is not set, is a directory, or cannot be written.
+        InputError: it exists and ``overwrite`` is not set, is a directory, or cannot be written.
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path}: is a directory")
+        raise InputError(f"{path}: is a directory")
     if path.exists() and not overwrite:
-        raise ValueError(f"{path}: exists already; pass --overwrite to replace it")
+        raise InputError(f"{path}: exists already; pass `overwrite=True` to replace it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{path}: cannot make its folder ({error.strerror})") from None
+        raise InputError(f"{path}: cannot make its folder ({error.strerror})") from None
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path}: cannot write in {path.parent}")
+        raise InputError(f"{path}: cannot write in {path.parent}")
     return path

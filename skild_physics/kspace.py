@@ -38,6 +38,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_physics.files import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -54,13 +56,13 @@ Array = TypeVar("Array", NDArray[np.floating], "torch.Tensor")
 def half_periods(N: int, basis: Basis) -> NDArray[np.int64]:
     """Number of half periods d of each of the N waves of one axis, shape (N,)."""
     if N < 1:
-        raise ValueError(f"N must be at least 1, got {N}")
+        raise InputError(f"N must be at least 1, got {N}")
     u = np.arange(N)
     if basis == "cosine":
         return u
     if basis == "periodic":
         return 2 * ((u + 1) // 2)
-    raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
+    raise InputError(f"basis must be one of {BASES}, got {basis!r}")
 
 
 @lru_cache(maxsize=32)
@@ -68,7 +70,7 @@ def basis_matrix(N: int, basis: Basis) -> NDArray[np.float64]:
     """Orthogonal matrix B, shape (N, N), rows are waves; read-only.
 
     Raises:
-        ValueError: unknown basis, or N < 1.
+        InputError: unknown basis, or N < 1.
     """
     d = half_periods(N, basis)[:, None]
     i = np.arange(N)
@@ -99,7 +101,7 @@ def _torch_matrix(
 def _matrix_like(x: Array, basis: Basis) -> Array:
     N = x.shape[-1]
     if x.ndim < 2 or x.shape[-2] != N:
-        raise ValueError(f"fields must be square in their last two axes, got {tuple(x.shape)}")
+        raise InputError(f"fields must be square in their last two axes, got {tuple(x.shape)}")
     if isinstance(x, np.ndarray):
         return basis_matrix(N, basis).astype(x.dtype, copy=False)
     return _torch_matrix(N, basis, x.dtype, x.device)
@@ -109,7 +111,7 @@ def forward(x: Array, basis: Basis) -> Array:
     """Modes X = B x B^T of fields, shape (..., N, N), NumPy array or torch tensor of any device.
 
     Raises:
-        ValueError: unknown basis, or the last two axes differ.
+        InputError: unknown basis, or the last two axes differ.
     """
     B = _matrix_like(x, basis)
     X: Array = B @ x @ B.T
@@ -133,7 +135,7 @@ def wavenumbers(N: int, basis: Basis, momentum: Momentum = "continuum") -> NDArr
     """k or the lattice momentum of every mode, shape (N, N), in radians per box side.
 
     Raises:
-        ValueError: unknown basis or momentum.
+        InputError: unknown basis or momentum.
     """
     if momentum == "continuum":
         return np.pi * np.sqrt(shell_index(N, basis))
@@ -141,7 +143,7 @@ def wavenumbers(N: int, basis: Basis, momentum: Momentum = "continuum") -> NDArr
         s2 = (2 * N * np.sin(np.pi * half_periods(N, basis) / (2 * N))) ** 2
         k: NDArray[np.float64] = np.sqrt(s2[:, None] + s2[None, :])
         return k
-    raise ValueError(f"momentum must be one of {MOMENTA}, got {momentum!r}")
+    raise InputError(f"momentum must be one of {MOMENTA}, got {momentum!r}")
 
 
 def normalization_factor(
@@ -150,10 +152,10 @@ def normalization_factor(
     """Amplitude factor f of every mode, shape (N, N): X_reported = f X_orthonormal.
 
     Raises:
-        ValueError: unknown basis or normalization, or N < 1.
+        InputError: unknown basis or normalization, or N < 1.
     """
     if normalization not in NORMALIZATIONS:
-        raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
+        raise InputError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
     half_periods(N, basis)
     f = np.full(N, np.sqrt(2 / N))
     if basis == "cosine" and normalization == "paper":

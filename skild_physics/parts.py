@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_physics.files import replacing
+from skild_physics.files import InputError, replacing
 from skild_physics.training.distributed import World
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -48,7 +48,7 @@ def make_parts(
         overwrite: discard parts that other settings made.
 
     Raises:
-        ValueError: there are parts that other settings made.
+        InputError: there are parts that other settings made.
     """
     folder = parts_folder(out)
     if world.is_main:
@@ -94,7 +94,7 @@ def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         if note.exists() and note.read_text() == text:
             return
         if note.exists() and not overwrite:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: parts of an interrupted run with other settings; repeat that run, or "
                 "pass --overwrite to discard them"
             )

@@ -11,7 +11,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
-from skild_physics.files import check_output, replacing
+from skild_physics.files import InputError, check_output, replacing
 from skild_physics.spectrum import Spectrum
 
 COLORS = ("black", "#c8553d", "#2a6f97", "#588157", "#8338ec")
@@ -223,10 +223,10 @@ def check_figure(path: Path, overwrite: bool) -> Path:
     """The path of a figure, if it may be written and its suffix names a format.
 
     Raises:
-        ValueError: see :func:`skild_physics.files.check_output`, or an unknown suffix.
+        InputError: see :func:`skild_physics.files.check_output`, or an unknown suffix.
     """
     if path.suffix.lstrip(".") not in FigureCanvasBase.get_supported_filetypes():
-        raise ValueError(f"{path}: cannot write figures of type {path.suffix or 'without suffix'}")
+        raise InputError(f"{path}: cannot write figures of type {path.suffix or 'without suffix'}")
     return check_output(path, overwrite)
 
 

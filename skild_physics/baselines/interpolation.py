@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skild_physics.files import InputError
+
 Kernel = Literal["bicubic", "lanczos"]
 KERNELS: tuple[str, ...] = get_args(Kernel)
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
@@ -20,12 +22,12 @@ def interpolate(coarse: NDArray[np.floating], size: int, kernel: Kernel) -> NDAr
     """Fields of ``size`` x ``size`` pixels from fields (sample, channel, M, M), float32.
 
     Raises:
-        ValueError: an unknown kernel, or size < M.
+        InputError: an unknown kernel, or size < M.
     """
     if kernel not in _FILTERS:
-        raise ValueError(f"kernel must be one of {KERNELS}, got {kernel!r}")
+        raise InputError(f"kernel must be one of {KERNELS}, got {kernel!r}")
     if size < coarse.shape[-1]:
-        raise ValueError(f"the size must be at least {coarse.shape[-1]}, got {size}")
+        raise InputError(f"the size must be at least {coarse.shape[-1]}, got {size}")
     flat = coarse.reshape(-1, *coarse.shape[-2:]).astype(np.float32)
     fine = [
         np.asarray(Image.fromarray(field).resize((size, size), _FILTERS[kernel])) for field in flat

@@ -24,6 +24,7 @@ from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.sampler import SampleNoise
 from skild_physics.diffusion.superresolution import Sampled, Sampling, no_progress, reverse
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 
 # sites that the cubic kernel reaches
@@ -71,11 +72,11 @@ def super_resolve_conditional(
         progress: called with the number of fields done.
 
     Raises:
-        ValueError: coarse fields that are not square, or whose side does not divide N.
+        InputError: coarse fields that are not square, or whose side does not divide N.
     """
     M, N = coarse.shape[-1], process.N
     if coarse.shape[-2] != M or N % M:
-        raise ValueError(
+        raise InputError(
             f"coarse fields must be square with a side that divides {N}, got "
             f"{coarse.shape[-2]} x {M}"
         )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from skild_physics.diffusion.prediction import Denoiser, Network, Prediction, denoiser
 from skild_physics.diffusion.process import Process
+from skild_physics.files import InputError
 
 
 def modes_below_edge(M: int, process: Process) -> int:
@@ -36,9 +37,9 @@ def _next(M: int, process: Process) -> int:
 
 def _check(process: Process, threshold: float, multiple: int) -> None:
     if not threshold > 0:
-        raise ValueError(f"threshold must be positive, got {threshold}")
+        raise InputError(f"threshold must be positive, got {threshold}")
     if multiple < 1 or process.N % multiple:
-        raise ValueError(f"multiple must divide the lattice size {process.N}, got {multiple}")
+        raise InputError(f"multiple must divide the lattice size {process.N}, got {multiple}")
 
 
 def live_size(process: Process, n: float, threshold: float, multiple: int = 1) -> int:
@@ -51,7 +52,7 @@ def live_size(process: Process, n: float, threshold: float, multiple: int = 1) -
         multiple: M is a multiple of it, as the network requires; it must divide N.
 
     Raises:
-        ValueError: threshold not positive, or a multiple that does not divide N.
+        InputError: threshold not positive, or a multiple that does not divide N.
     """
     _check(process, threshold, multiple)
     lam = float(process.lam(n))
@@ -70,7 +71,7 @@ def live_intervals(process: Process, threshold: float, multiple: int = 1) -> dic
     Steps in (end of the next larger M, end of M] are evaluated at M.
 
     Raises:
-        ValueError: as :func:`live_size`.
+        InputError: as :func:`live_size`.
     """
     _check(process, threshold, multiple)
     ends: dict[int, float] = {}
@@ -108,7 +109,7 @@ def adaptive_denoiser(
         multiple: see :func:`live_size`.
 
     Raises:
-        ValueError: as :func:`live_size`, or an unknown prediction.
+        InputError: as :func:`live_size`, or an unknown prediction.
     """
     _check(process, threshold, multiple)
     small = {process.N: denoiser(network, process, prediction)}

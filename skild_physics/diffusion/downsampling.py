@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis, basis_matrix
 
 Downsampling = Literal["box", "spectral", "gaussian", "bilinear", "bicubic", "lanczos"]
@@ -59,12 +60,12 @@ def downsampling_matrix(kind: Downsampling, N: int, M: int, basis: Basis) -> Ten
     """R of one axis, float64, shape (M, N); every row sums to 1.
 
     Raises:
-        ValueError: an unknown kind, or not 1 <= M <= N.
+        InputError: an unknown kind, or not 1 <= M <= N.
     """
     if kind not in DOWNSAMPLINGS:
-        raise ValueError(f"downsampling must be one of {DOWNSAMPLINGS}, got {kind!r}")
+        raise InputError(f"downsampling must be one of {DOWNSAMPLINGS}, got {kind!r}")
     if not 1 <= M <= N:
-        raise ValueError(f"the coarse size must lie in 1..{N}, got {M}")
+        raise InputError(f"the coarse size must lie in 1..{N}, got {M}")
     f = N / M
     if kind == "box":
         edges = np.arange(M) * f
@@ -90,7 +91,7 @@ def downsample(fields: Tensor, kind: Downsampling, M: int, basis: Basis) -> Tens
     """y = R x R^T of fields (..., N, N), shape (..., M, M).
 
     Raises:
-        ValueError: as :func:`downsampling_matrix`.
+        InputError: as :func:`downsampling_matrix`.
     """
     R = downsampling_matrix(kind, fields.shape[-1], M, basis).to(fields)
     coarse: Tensor = R @ fields @ R.T

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from skild_physics.diffusion.process import Process
+from skild_physics.files import InputError
 
 
 def shell_weight(process: Process, n: Tensor | float) -> Tensor:
@@ -51,14 +52,14 @@ class LossSecondMomentSteps:
         uniform: share of draws that stay uniform, so that no bin is forgotten.
 
     Raises:
-        ValueError: bins or history < 1, or uniform outside 0..1.
+        InputError: bins or history < 1, or uniform outside 0..1.
     """
 
     def __init__(self, T: int, bins: int = 100, history: int = 10, uniform: float = 0.01):
         if bins < 1 or history < 1:
-            raise ValueError(f"bins and history must be at least 1, got {bins} and {history}")
+            raise InputError(f"bins and history must be at least 1, got {bins} and {history}")
         if not 0 <= uniform <= 1:
-            raise ValueError(f"uniform must lie in 0..1, got {uniform}")
+            raise InputError(f"uniform must lie in 0..1, got {uniform}")
         self.T, self.bins, self.uniform = T, bins, uniform
         self._losses = torch.zeros(bins, history, dtype=torch.float64)
         self._seen = torch.zeros(bins, dtype=torch.int64)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from skild_physics import kspace
 from skild_physics.diffusion.process import Process
+from skild_physics.files import InputError
 
 Prediction = Literal["eps", "x0", "xprev", "w", "v"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
@@ -58,7 +59,7 @@ class EstimateForm(NamedTuple):
 
 def _check(prediction: str) -> None:
     if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction must be one of {PREDICTIONS}, got {prediction!r}")
+        raise InputError(f"prediction must be one of {PREDICTIONS}, got {prediction!r}")
 
 
 def _previous(n: Tensor | float) -> Tensor:
@@ -69,7 +70,7 @@ def target_form(prediction: Prediction, process: Process, n: Tensor | float) -> 
     """Coefficients of the target at steps n > 0, float64, shape n.shape + (N, N).
 
     Raises:
-        ValueError: unknown prediction, or a step outside 0..T.
+        InputError: unknown prediction, or a step outside 0..T.
     """
     _check(prediction)
     alpha, sigma = process.marginal(n)
@@ -92,7 +93,7 @@ def estimate_form(prediction: Prediction, process: Process, n: Tensor | float) -
     """Coefficients of the estimate of x_0 at steps n > 0, float64, shape n.shape + (N, N).
 
     Raises:
-        ValueError: unknown prediction, or a step outside 0..T.
+        InputError: unknown prediction, or a step outside 0..T.
     """
     _check(prediction)
     alpha, sigma = process.marginal(n)

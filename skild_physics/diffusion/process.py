@@ -34,6 +34,7 @@ from skild_physics.diffusion.schedule import (
     effective_resolution,
     lambda_at_resolution,
 )
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis, wavenumbers
 from skild_physics.spectrum.radial import radial_mean, shells
 
@@ -65,7 +66,7 @@ class Process:
         T: number of steps.
 
     Raises:
-        ValueError: S0 is not square, or not positive and finite; k_c < 0 or infinite; T < 1.
+        InputError: S0 is not square, or not positive and finite; k_c < 0 or infinite; T < 1.
     """
 
     S0: Tensor
@@ -77,15 +78,15 @@ class Process:
     def __post_init__(self) -> None:
         S0 = torch.as_tensor(self.S0, dtype=torch.float64)
         if S0.ndim != 2 or S0.shape[0] != S0.shape[1]:
-            raise ValueError(f"S0 must have shape (N, N), got {tuple(S0.shape)}")
+            raise InputError(f"S0 must have shape (N, N), got {tuple(S0.shape)}")
         if not bool((torch.isfinite(S0) & (S0 > 0)).all()):
-            raise ValueError(
+            raise InputError(
                 f"S0 must be positive and finite, got {S0.min().item()} .. {S0.max().item()}"
             )
         if not 0 <= self.k_c < float("inf"):
-            raise ValueError(f"k_c must be finite and not negative, got {self.k_c}")
+            raise InputError(f"k_c must be finite and not negative, got {self.k_c}")
         if self.T < 1:
-            raise ValueError(f"T must be at least 1, got {self.T}")
+            raise InputError(f"T must be at least 1, got {self.T}")
         object.__setattr__(self, "S0", S0)
 
     @cached_property
@@ -118,10 +119,10 @@ class Process:
         Orthonormal modes scale with the lattice size, so S0 becomes (M/N)^2 S0[:M, :M].
 
         Raises:
-            ValueError: M is not in 1..N.
+            InputError: M is not in 1..N.
         """
         if not 1 <= M <= self.N:
-            raise ValueError(f"M must lie in 1..{self.N}, got {M}")
+            raise InputError(f"M must lie in 1..{self.N}, got {M}")
         S0 = self.S0[:M, :M] * (M / self.N) ** 2
         return Process(S0, self.schedule, self.basis, self.k_c, self.T)
 
@@ -133,10 +134,10 @@ class Process:
         the power law of the lowest shells, the zero mode scaling like the modes beside it.
 
         Raises:
-            ValueError: N < 4.
+            InputError: N < 4.
         """
         if N < 4:
-            raise ValueError(f"N must be at least 4, got {N}")
+            raise InputError(f"N must be at least 4, got {N}")
         if N == self.N:
             return self
         ratio = N / self.N
@@ -163,11 +164,11 @@ class Process:
         """lambda at steps n in 0..T, which need not be whole numbers.
 
         Raises:
-            ValueError: a step outside 0..T.
+            InputError: a step outside 0..T.
         """
         n = torch.as_tensor(n, dtype=torch.float64)
         if not bool(((n >= 0) & (n <= self.T)).all()):
-            raise ValueError(
+            raise InputError(
                 f"n must lie in 0..{self.T}, got {n.min().item():g} .. {n.max().item():g}"
             )
         return self.schedule.lam(n / self.T)
@@ -185,11 +186,11 @@ class Process:
         """Coefficients of q(x_m | x_n, x_0), shape n.shape + (N, N).
 
         Raises:
-            ValueError: not 0 <= m < n <= T.
+            InputError: not 0 <= m < n <= T.
         """
         lam_n, lam_m = self.lam(n), self.lam(m)
         if bool((lam_m >= lam_n).any()):
-            raise ValueError(f"m must be smaller than n, got m = {m}, n = {n}")
+            raise InputError(f"m must be smaller than n, got m = {m}, n = {n}")
         k2 = self._k2
         u_n, u_m, d = (
             lam.to(k2.device)[..., None, None] * k2 for lam in (lam_n, lam_m, lam_n - lam_m)
@@ -211,11 +212,11 @@ class Process:
         the width of the exact reverse step from n to m of such data.
 
         Raises:
-            ValueError: not 0 <= m <= n <= T.
+            InputError: not 0 <= m <= n <= T.
         """
         lam_n, lam_m = self.lam(n), self.lam(m)
         if bool((lam_m > lam_n).any()):
-            raise ValueError(f"m must not exceed n, got m = {m}, n = {n}")
+            raise InputError(f"m must not exceed n, got m = {m}, n = {n}")
         d = (lam_n - lam_m).to(self._k2.device)[..., None, None] * self._k2
         return torch.sqrt(-torch.expm1(-d)) * self._sqrt_S0
 
@@ -237,7 +238,7 @@ class Process:
         """The step n, not necessarily whole, at which the schedule reaches ``lam``.
 
         Raises:
-            ValueError: lam is negative, or beyond the end of the schedule.
+            InputError: lam is negative, or beyond the end of the schedule.
         """
         return float(self.schedule.time(lam)) * self.T
 
@@ -245,7 +246,7 @@ class Process:
         """The step n, not necessarily whole, at which the effective resolution is reached.
 
         Raises:
-            ValueError: resolution or tau is not positive, or the schedule ends above it.
+            InputError: resolution or tau is not positive, or the schedule ends above it.
         """
         return self.step_at(lambda_at_resolution(resolution, tau))
 

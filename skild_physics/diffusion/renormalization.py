@@ -44,6 +44,7 @@ from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.sampler import SampleNoise
 from skild_physics.diffusion.schedule import LinearSchedule, LogLinearSchedule, Schedule
 from skild_physics.diffusion.superresolution import Sampled, Sampling, no_progress, reverse
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis, half_periods, wavenumbers
 
 SMALLEST = 32
@@ -64,12 +65,12 @@ def critical_process(process: Process, N: int, eta: float = 0.25) -> Process:
         eta: anomalous dimension.
 
     Raises:
-        ValueError: N is smaller than M, M smaller than 32 and than N, or a schedule that does not
+        InputError: N is smaller than M, M smaller than 32 and than N, or a schedule that does not
             know where it ends.
     """
     M = process.N
     if N < M or (M < SMALLEST and N != M):
-        raise ValueError(
+        raise InputError(
             f"a critical spectrum can be continued from {SMALLEST} x {SMALLEST} or more to larger "
             f"lattices, not from {M} to {N}"
         )
@@ -154,7 +155,7 @@ def _finer(schedule: Schedule, ratio: float) -> Schedule:
             return replace(schedule, lambda_i=schedule.lambda_i * ratio)
         case LogLinearSchedule():
             return replace(schedule, lambda_i=schedule.lambda_i - 2 * math.log10(ratio))
-    raise ValueError("only linear and log-linear schedules can be continued to larger lattices")
+    raise InputError("only linear and log-linear schedules can be continued to larger lattices")
 
 
 def enlarge(
@@ -180,17 +181,17 @@ def enlarge(
         progress: called with the number of fields done.
 
     Raises:
-        ValueError: fields of another size than ``own`` or larger than N, or a resolution that is
+        InputError: fields of another size than ``own`` or larger than N, or a resolution that is
             not between 0 and M, or beyond the end of the schedule.
     """
     M, N = own.N, process.N
     if fields.shape[-2:] != (M, M) or M > N:
-        raise ValueError(
+        raise InputError(
             f"fields must be {M} x {M} and at most {N} wide, got {fields.shape[-2]} x "
             f"{fields.shape[-1]}"
         )
     if not 0 < resolution <= M:
-        raise ValueError(f"resolution must lie between 0 and {M}, got {resolution:g}")
+        raise InputError(f"resolution must lie between 0 and {M}, got {resolution:g}")
     n = process.step_at_resolution(resolution, tau)
     alpha, _ = process.marginal(n)
     low = modes_below_edge(M, process) if M < N else N

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from skild_physics.diffusion.downsampling import downsampling_matrix
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 
 Degradation = Literal["bilinear", "box", "crop"]
@@ -59,10 +60,10 @@ def resize(kind: Degradation, N: int, M: int, basis: Basis) -> Resize:
     """The degradation of N x N fields to M x M ones.
 
     Raises:
-        ValueError: an unknown kind, or not 1 <= M <= N.
+        InputError: an unknown kind, or not 1 <= M <= N.
     """
     if kind not in DEGRADATIONS:
-        raise ValueError(f"degradation must be one of {DEGRADATIONS}, got {kind!r}")
+        raise InputError(f"degradation must be one of {DEGRADATIONS}, got {kind!r}")
     if kind == "crop":
         R = downsampling_matrix("spectral", N, M, basis)
         return Resize(R * (N / M) ** 0.5)

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
+from skild_physics.files import InputError
 
 Spacing = Literal["time", "resolution", "log-resolution"]
 SPACINGS: tuple[str, ...] = get_args(Spacing)
@@ -66,7 +67,7 @@ class SampleNoise:
     def like(self, x: Tensor) -> Tensor:
         """Independent N(0, 1) draws, shape, dtype and device of x, one generator per x[i]."""
         if len(x) != len(self._generators):
-            raise ValueError(f"x must hold {len(self._generators)} samples, got {len(x)}")
+            raise InputError(f"x must hold {len(self._generators)} samples, got {len(x)}")
         draws = [torch.randn(x.shape[1:], generator=g) for g in self._generators]
         return torch.stack(draws).to(x)
 
@@ -96,18 +97,18 @@ def step_grid(
             call returns a mean, so fields of Gaussian detail want more, 30 say, and more calls.
 
     Raises:
-        ValueError: calls < 1, an unknown spacing, start outside (0, T], or last_snr not positive.
+        InputError: calls < 1, an unknown spacing, start outside (0, T], or last_snr not positive.
     """
     if calls < 1:
-        raise ValueError(f"calls must be at least 1, got {calls}")
+        raise InputError(f"calls must be at least 1, got {calls}")
     if spacing not in SPACINGS:
-        raise ValueError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
+        raise InputError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
     if not 0 < start <= process.T:
-        raise ValueError(f"start must lie above 0 and at most at {process.T}, got {start}")
+        raise InputError(f"start must lie above 0 and at most at {process.T}, got {start}")
     if last_snr is None:
         last_snr = default_last_snr(calls)
     if not 0 < last_snr < float("inf"):
-        raise ValueError(f"last_snr must be positive and finite, got {last_snr}")
+        raise InputError(f"last_snr must be positive and finite, got {last_snr}")
     lam_start = float(process.lam(start))
     evenly = torch.linspace(start, 0, calls + 1, dtype=torch.float64)
     lam_last = np.log1p(1 / last_snr) / process.k_max**2
@@ -144,10 +145,10 @@ def ancestral(
     """Modes x_0 sampled along ``steps``, from modes x at steps[0], shape (B, C, N, N).
 
     Raises:
-        ValueError: steps do not descend, or an unknown variance.
+        InputError: steps do not descend, or an unknown variance.
     """
     if variance not in ("posterior", "gaussian"):
-        raise ValueError(f"variance must be 'posterior' or 'gaussian', got {variance!r}")
+        raise InputError(f"variance must be 'posterior' or 'gaussian', got {variance!r}")
     for n, m in pairwise(_descending(steps)):
         posterior = process.posterior(n, m)
         x = posterior.from_x0.to(x) * denoise(x, n) + posterior.from_xn.to(x) * x
@@ -181,15 +182,15 @@ def multistep(
         corrector: take each step again once the estimate at its end is known, unless order is 1.
 
     Raises:
-        ValueError: an order other than 1, 2, 3, a negative stochasticity, one without noise, or
+        InputError: an order other than 1, 2, 3, a negative stochasticity, one without noise, or
             steps that do not descend.
     """
     if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order}")
+        raise InputError(f"order must be 1, 2 or 3, got {order}")
     if not 0 <= stochasticity < float("inf"):
-        raise ValueError(f"stochasticity must not be negative, got {stochasticity}")
+        raise InputError(f"stochasticity must not be negative, got {stochasticity}")
     if stochasticity > 0 and noise is None:
-        raise ValueError("a stochasticity above 0 needs noise")
+        raise InputError("a stochasticity above 0 needs noise")
     tau2 = stochasticity**2
     frozen = process.frozen
     # estimates so far, newest first, each with its place in log-SNR
@@ -218,7 +219,7 @@ def multistep(
 def _descending(steps: Tensor) -> list[float]:
     values: list[float] = steps.tolist()
     if any(m >= n for n, m in pairwise(values)):
-        raise ValueError(f"steps must descend, got {values}")
+        raise InputError(f"steps must descend, got {values}")
     return values
 
 

@@ -35,6 +35,7 @@ from skild_physics import kspace
 from skild_physics.diffusion.process import Process, white_process
 from skild_physics.diffusion.resize import Degradation, Resize, resize
 from skild_physics.diffusion.schedule import Schedule
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 
 SMALLEST = 4
@@ -50,18 +51,18 @@ def level_ends(levels: int, T: int, gamma: float = 0.5) -> tuple[int, ...]:
         gamma: below 1 the finest level has the most steps; 1: all have the same.
 
     Raises:
-        ValueError: fewer steps than levels, gamma not positive, or a level without a step.
+        InputError: fewer steps than levels, gamma not positive, or a level without a step.
     """
     if levels < 1 or levels > T:
-        raise ValueError(f"{levels} levels need as many steps, got T = {T}")
+        raise InputError(f"{levels} levels need as many steps, got T = {T}")
     if not 0 < gamma < float("inf"):
-        raise ValueError(f"gamma must be positive, got {gamma}")
+        raise InputError(f"gamma must be positive, got {gamma}")
     tau = np.arange(T) / max(T - 1, 1)
     # the small addition keeps exact multiples from being rounded to the level below
     level = np.floor(levels * (1 - (1 - tau) ** gamma) + 1e-9).clip(max=levels - 1)
     ends = tuple(int((level <= each).sum()) for each in range(levels))
     if any(b <= a for a, b in pairwise((0, *ends))):
-        raise ValueError(f"gamma = {gamma} leaves a level without a step: ends {ends}")
+        raise InputError(f"gamma = {gamma} leaves a level without a step: ends {ends}")
     return ends
 
 
@@ -79,7 +80,7 @@ def level_ends_of_spectrum(
         T: number of steps.
 
     Raises:
-        ValueError: a level would have no step.
+        InputError: a level would have no step.
     """
     N, ends = len(S0), []
     k = torch.as_tensor(kspace.wavenumbers(N, basis))
@@ -92,7 +93,7 @@ def level_ends_of_spectrum(
         ends.append(round(float(schedule.time(min(u, end))) * T))
     found = (*ends, T)
     if any(b <= a for a, b in pairwise((0, *found))):
-        raise ValueError(f"tau = {tau} leaves a level without a step: ends {found}")
+        raise InputError(f"tau = {tau} leaves a level without a step: ends {found}")
     return found
 
 
@@ -105,7 +106,7 @@ class LevelPosterior:
         u_n, u_m: -ln abar at both steps.
 
     Raises:
-        ValueError: no such process exists, because the map amplifies the noise of x_m too much.
+        InputError: no such process exists, because the map amplifies the noise of x_m too much.
     """
 
     resize: Resize
@@ -114,10 +115,10 @@ class LevelPosterior:
 
     def __post_init__(self) -> None:
         if not 0 <= self.u_m <= self.u_n:
-            raise ValueError(f"m must not exceed n, got -ln abar = {self.u_m:g}, {self.u_n:g}")
+            raise InputError(f"m must not exceed n, got -ln abar = {self.u_m:g}, {self.u_n:g}")
         largest = self._ratio * self._c**2 * self.resize.gain
         if largest > 1 + 1e-9:
-            raise ValueError(
+            raise InputError(
                 f"the noise at n cannot hold the noise at m, resized: sigma_m^2 lambda_max(M M^T) "
                 f"is {largest:.4g} times sigma_n^2, and must not exceed it"
             )
@@ -163,7 +164,7 @@ class ScaleSpace:
         basis: "periodic" for lattices on a torus.
 
     Raises:
-        ValueError: sides that do not divide each other or are below 4, ends that do not grow, or a
+        InputError: sides that do not divide each other or are below 4, ends that do not grow, or a
             change of level that does not exist (see :class:`LevelPosterior`).
     """
 
@@ -175,18 +176,18 @@ class ScaleSpace:
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.ends) or not self.sizes:
-            raise ValueError(f"{len(self.sizes)} sizes and {len(self.ends)} ends of levels")
+            raise InputError(f"{len(self.sizes)} sizes and {len(self.ends)} ends of levels")
         for N, M in pairwise(self.sizes):
             if M >= N or N % M:
-                raise ValueError(
+                raise InputError(
                     f"the side of each level must divide that of the level above, got {N} and {M}"
                 )
         if self.sizes[-1] < SMALLEST:
-            raise ValueError(
+            raise InputError(
                 f"levels must be at least {SMALLEST} x {SMALLEST}, got sides {self.sizes}"
             )
         if any(b <= a for a, b in pairwise((0, *self.ends))):
-            raise ValueError(f"each level must end after the one above, got {self.ends}")
+            raise InputError(f"each level must end after the one above, got {self.ends}")
         for level in range(len(self.resizes)):
             # stricter than between n_l + 1 and n_l, where the noise has grown
             self.raising(level)
@@ -214,10 +215,10 @@ class ScaleSpace:
         """The level of the fields at a step in 0..T.
 
         Raises:
-            ValueError: a step outside 0..T.
+            InputError: a step outside 0..T.
         """
         if not 0 <= n <= self.T:
-            raise ValueError(f"n must lie in 0..{self.T}, got {n}")
+            raise InputError(f"n must lie in 0..{self.T}, got {n}")
         return next(level for level, end in enumerate(self.ends) if n <= end)
 
     def between(self, fine: int, coarse: int) -> Resize:

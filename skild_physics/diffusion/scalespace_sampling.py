@@ -25,6 +25,7 @@ from skild_physics.diffusion.sampler import (
 )
 from skild_physics.diffusion.scalespace import ScaleSpace
 from skild_physics.diffusion.superresolution import Sampled, Sampling, along, no_progress
+from skild_physics.files import InputError
 
 
 class Estimate(Protocol):
@@ -70,13 +71,13 @@ def legs(space: ScaleSpace, start: float, level: int, sampling: Sampling) -> lis
     change of level takes a call.
 
     Raises:
-        ValueError: fewer calls than that.
+        InputError: fewer calls than that.
     """
     changes = [float(end) for end in space.ends[:level]]
     inner = [end for end in changes if end < start]
     calls = sampling.calls - len(changes) - len(inner)
     if calls < 1:
-        raise ValueError(
+        raise InputError(
             f"{len(changes)} changes of level need at least {len(changes) + len(inner) + 1} "
             f"network calls, got {sampling.calls}"
         )
@@ -171,10 +172,10 @@ def generate_scale_space(
     """Fields from white noise on the coarsest level.
 
     Raises:
-        ValueError: count < 1, or too few calls for the levels.
+        InputError: count < 1, or too few calls for the levels.
     """
     if count < 1:
-        raise ValueError(f"the number of samples must be at least 1, got {count}")
+        raise InputError(f"the number of samples must be at least 1, got {count}")
     coarsest = len(space.sizes) - 1
     way, M = legs(space, float(space.T), coarsest, sampling), space.sizes[-1]
 
@@ -208,11 +209,11 @@ def super_resolve_scale_space(
         progress: called with the number of fields done.
 
     Raises:
-        ValueError: no level of their size, or too few calls.
+        InputError: no level of their size, or too few calls.
     """
     M = coarse.shape[-1]
     if coarse.shape[-2] != M or M not in space.sizes[1:]:
-        raise ValueError(
+        raise InputError(
             f"this model has levels of {', '.join(map(str, space.sizes))} sites per side; coarse "
             f"fields must have one of the coarser, got {coarse.shape[-2]} x {M}"
         )

@@ -31,6 +31,8 @@ import torch
 from scipy.special import lambertw
 from torch import Tensor
 
+from skild_physics.files import InputError
+
 
 class Schedule(Protocol):
     """A growing lambda(t) with lambda(0) = 0."""
@@ -55,14 +57,14 @@ class Schedule(Protocol):
 def _as_time(t: Tensor | float) -> Tensor:
     t = torch.as_tensor(t, dtype=torch.float64)
     if not bool(((t >= 0) & (t <= 1)).all()):
-        raise ValueError(f"t must lie in [0, 1], got {t.min().item()} .. {t.max().item()}")
+        raise InputError(f"t must lie in [0, 1], got {t.min().item()} .. {t.max().item()}")
     return t
 
 
 def _as_lambda(lam: Tensor | float, end: float) -> Tensor:
     lam = torch.as_tensor(lam, dtype=torch.float64)
     if not bool(((lam >= 0) & (lam <= end * (1 + 1e-9))).all()):
-        raise ValueError(
+        raise InputError(
             f"lam must lie in 0 .. {end:g}, where the schedule ends, got {lam.min().item():g} .. "
             f"{lam.max().item():g}"
         )
@@ -74,7 +76,7 @@ class LinearSchedule:
     """lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2, the paper's main schedule.
 
     Raises:
-        ValueError: lambda_f or theta is not positive, or lambda_i is negative.
+        InputError: lambda_f or theta is not positive, or lambda_i is negative.
     """
 
     lambda_i: float
@@ -85,9 +87,9 @@ class LinearSchedule:
         for name in ("lambda_f", "theta"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive, got {value}")
+                raise InputError(f"{name} must be positive, got {value}")
         if not (math.isfinite(self.lambda_i) and self.lambda_i >= 0):
-            raise ValueError(f"lambda_i must not be negative, got {self.lambda_i}")
+            raise InputError(f"lambda_i must not be negative, got {self.lambda_i}")
 
     def lam(self, t: Tensor | float) -> Tensor:
         """lambda at times t in [0, 1], in float64, any shape."""
@@ -104,7 +106,7 @@ class LinearSchedule:
         """t at which lambda(t) = lam, in float64, any shape.
 
         Raises:
-            ValueError: lam is negative or beyond the end of the schedule.
+            InputError: lam is negative or beyond the end of the schedule.
         """
         lam = _as_lambda(lam, self.theta / self.lambda_f**2)
         s = self.lambda_i + self.lambda_f
@@ -123,7 +125,7 @@ class LogLinearSchedule:
     """lambda(t) = t 10^(lambda_i + (lambda_f - lambda_i) t).
 
     Raises:
-        ValueError: lambda(t) would not grow everywhere.
+        InputError: lambda(t) would not grow everywhere.
     """
 
     lambda_i: float
@@ -131,7 +133,7 @@ class LogLinearSchedule:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self._b) and self._b > -1):
-            raise ValueError(
+            raise InputError(
                 f"lambda_f must exceed lambda_i - 1/ln(10) for lambda(t) to grow, got "
                 f"lambda_i = {self.lambda_i}, lambda_f = {self.lambda_f}"
             )
@@ -156,7 +158,7 @@ class LogLinearSchedule:
         """t at which lambda(t) = lam, in float64, any shape.
 
         Raises:
-            ValueError: lam is negative or beyond the end of the schedule.
+            InputError: lam is negative or beyond the end of the schedule.
         """
         lam = _as_lambda(lam, 10.0**self.lambda_f)
         x: Tensor = lam * 10.0**-self.lambda_i
@@ -176,7 +178,7 @@ class LinearBetaSchedule:
     """lambda(t) = beta_0 t + (beta_1 - beta_0) t^2 / 2, whose rate grows linearly.
 
     Raises:
-        ValueError: beta_0 is negative, or beta_1 is not positive.
+        InputError: beta_0 is negative, or beta_1 is not positive.
     """
 
     beta_0: float
@@ -184,9 +186,9 @@ class LinearBetaSchedule:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.beta_0) and self.beta_0 >= 0):
-            raise ValueError(f"beta_0 must not be negative, got {self.beta_0}")
+            raise InputError(f"beta_0 must not be negative, got {self.beta_0}")
         if not (math.isfinite(self.beta_1) and self.beta_1 > 0):
-            raise ValueError(f"beta_1 must be positive, got {self.beta_1}")
+            raise InputError(f"beta_1 must be positive, got {self.beta_1}")
 
     def lam(self, t: Tensor | float) -> Tensor:
         """lambda at times t in [0, 1], in float64, any shape."""
@@ -201,7 +203,7 @@ class LinearBetaSchedule:
         """t at which lambda(t) = lam, in float64, any shape.
 
         Raises:
-            ValueError: lam is negative or beyond the end of the schedule.
+            InputError: lam is negative or beyond the end of the schedule.
         """
         lam = _as_lambda(lam, (self.beta_0 + self.beta_1) / 2)
         root = torch.sqrt((self.beta_0**2 + 2 * (self.beta_1 - self.beta_0) * lam).clamp(min=0))
@@ -216,7 +218,7 @@ class LinearBetaSchedule:
 def effective_resolution(lam: Tensor | float, tau: float) -> Tensor:
     """Pixels per side whose modes still carry a signal-to-noise ratio above tau, at lambda."""
     if not 0 < tau < math.inf:
-        raise ValueError(f"tau must be positive and finite, got {tau}")
+        raise InputError(f"tau must be positive and finite, got {tau}")
     k = torch.sqrt(math.log1p(1 / tau) / torch.as_tensor(lam, dtype=torch.float64))
     return k / (math.sqrt(2) * math.pi)
 
@@ -225,12 +227,12 @@ def lambda_at_resolution(resolution: float, tau: float) -> float:
     """The lambda at which the effective resolution is ``resolution`` pixels per side.
 
     Raises:
-        ValueError: resolution or tau is not positive.
+        InputError: resolution or tau is not positive.
     """
     if not 0 < resolution < math.inf:
-        raise ValueError(f"resolution must be positive and finite, got {resolution}")
+        raise InputError(f"resolution must be positive and finite, got {resolution}")
     if not 0 < tau < math.inf:
-        raise ValueError(f"tau must be positive and finite, got {tau}")
+        raise InputError(f"tau must be positive and finite, got {tau}")
     return math.log1p(1 / tau) / (2 * math.pi**2 * resolution**2)
 
 
@@ -248,13 +250,13 @@ def linear_to_resolution(size: int, resolution: float, theta: float, tau: float)
         tau: signal-to-noise ratio that counts as resolved.
 
     Raises:
-        ValueError: size < 1, or resolution, theta or tau is not positive.
+        InputError: size < 1, or resolution, theta or tau is not positive.
     """
     if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+        raise InputError(f"size must be at least 1, got {size}")
     lam_end = lambda_at_resolution(resolution, tau)
     if not theta > 0:
-        raise ValueError(f"theta must be positive, got {theta}")
+        raise InputError(f"theta must be positive, got {theta}")
     return LinearSchedule(
         lambda_i=math.sqrt(2) * math.pi * (size - 1),
         lambda_f=math.sqrt(theta / lam_end),
@@ -271,7 +273,7 @@ def log_linear_to_resolution(first: float, resolution: float, tau: float) -> Log
         tau: signal-to-noise ratio that counts as resolved.
 
     Raises:
-        ValueError: a resolution or tau is not positive, or ``first`` is too small.
+        InputError: a resolution or tau is not positive, or ``first`` is too small.
     """
     return LogLinearSchedule(
         math.log10(lambda_at_resolution(first, tau)),

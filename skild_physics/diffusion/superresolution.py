@@ -50,6 +50,7 @@ from skild_physics.diffusion.sampler import (
     step_grid,
 )
 from skild_physics.diffusion.schedule import effective_resolution, lambda_at_resolution
+from skild_physics.files import InputError
 
 SamplerName = Literal["multistep", "stochastic", "ancestral"]
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
@@ -74,7 +75,7 @@ class Sampling:
         batch_size: fields at a time.
 
     Raises:
-        ValueError: an unknown sampler or batch_size < 1.
+        InputError: an unknown sampler or batch_size < 1.
     """
 
     calls: int = 20
@@ -92,9 +93,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
+            raise InputError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 class Sampled(NamedTuple):
@@ -160,10 +161,10 @@ def generate(
     """Fields from nothing: the reverse process from N(0, S0) at the end of the schedule.
 
     Raises:
-        ValueError: count < 1, or sampling out of range.
+        InputError: count < 1, or sampling out of range.
     """
     if count < 1:
-        raise ValueError(f"the number of samples must be at least 1, got {count}")
+        raise InputError(f"the number of samples must be at least 1, got {count}")
     root = process.S0.sqrt().float()
 
     def start(first: int, last: int, noise: SampleNoise) -> tuple[Tensor, Denoiser]:
@@ -177,15 +178,15 @@ def starting_step(process: Process, factor: float, tau: float) -> float:
     """The step whose effective resolution is N / factor.
 
     Raises:
-        ValueError: factor < 1, or beyond what the schedule of the process destroys.
+        InputError: factor < 1, or beyond what the schedule of the process destroys.
     """
     if not 1 <= factor < float("inf"):
-        raise ValueError(f"factor must be at least 1, got {factor:g}")
+        raise InputError(f"factor must be at least 1, got {factor:g}")
     lam = lambda_at_resolution(process.N / factor, tau)
     lam_end = float(process.lam(process.T))
     if lam > lam_end * (1 + 1e-9):
         largest = process.N / float(effective_resolution(lam_end, tau))
-        raise ValueError(
+        raise InputError(
             f"factor must be at most {largest:.3g}, where the schedule of this model ends, got "
             f"{factor:g}"
         )
@@ -213,10 +214,10 @@ def super_resolve_paired(
         progress: called with the number of fields done.
 
     Raises:
-        ValueError: factor out of range, or sizes that differ.
+        InputError: factor out of range, or sizes that differ.
     """
     if truth.shape[-1] != process.N or truth.shape[-2] != process.N:
-        raise ValueError(
+        raise InputError(
             f"the fields are {truth.shape[-2]} x {truth.shape[-1]}, the model is for "
             f"{process.N} x {process.N}"
         )
@@ -240,7 +241,7 @@ class Observation:
         M: their side.
 
     Raises:
-        ValueError: an unknown kind, or M not in 1..N.
+        InputError: an unknown kind, or M not in 1..N.
     """
 
     process: Process
@@ -361,11 +362,11 @@ def super_resolve_observed(
         progress: called with the number of fields done.
 
     Raises:
-        ValueError: coarse fields that are not square or larger than N, or an unknown kind.
+        InputError: coarse fields that are not square or larger than N, or an unknown kind.
     """
     M = coarse.shape[-1]
     if coarse.shape[-2] != M or M > process.N:
-        raise ValueError(
+        raise InputError(
             f"coarse fields must be square and at most {process.N} wide, got "
             f"{coarse.shape[-2]} x {M}"
         )

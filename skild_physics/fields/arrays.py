@@ -9,6 +9,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from skild_physics.fields.stream import FieldStream, batch_length, scaled, slices
+from skild_physics.files import InputError
 
 MAX_CHANNELS = 4
 
@@ -16,7 +17,7 @@ MAX_CHANNELS = 4
 def _open(path: str | Path) -> NDArray[Any]:
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file")
     try:
         if path.suffix == ".npz":
             with np.load(path) as archive:
@@ -26,9 +27,9 @@ def _open(path: str | Path) -> NDArray[Any]:
     except Exception as error:
         # headers are evaluated as Python literals: broken ones raise what they like
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable {path.suffix} file ({reason})") from None
+        raise InputError(f"{path}: not a readable {path.suffix} file ({reason})") from None
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: holds {array.dtype}; save numbers, integer or floating")
+        raise InputError(f"{path}: holds {array.dtype}; save numbers, integer or floating")
     return array
 
 
@@ -42,7 +43,7 @@ def is_variance_map(path: str | Path) -> bool:
     """Whether a .npy file has the shape of a variance map: (N, N), or (channel, N, N) up to 4.
 
     Raises:
-        ValueError: the file is missing, truncated, or holds no numbers.
+        InputError: the file is missing, truncated, or holds no numbers.
     """
     return _is_map(_open(path).shape)
 
@@ -51,19 +52,19 @@ def load_variance_map(path: str | Path) -> NDArray[np.float64]:
     """A variance map (N, N) or (channel, N, N) as (channel, N, N).
 
     Raises:
-        ValueError: the file cannot be read, its shape is another, or a variance is negative, nan
+        InputError: the file cannot be read, its shape is another, or a variance is negative, nan
             or infinite.
     """
     array = _open(path)
     if array.ndim not in (2, 3) or array.shape[-1] != array.shape[-2] or array.size == 0:
-        raise ValueError(
+        raise InputError(
             f"{path}: shape {array.shape}; a variance map is (N, N) or (channel, N, N)"
         )
     variance = np.array(array, np.float64).reshape(-1, *array.shape[-2:])
     if not np.isfinite(variance).all():
-        raise ValueError(f"{path}: a variance map has no nan or infinity")
+        raise InputError(f"{path}: a variance map has no nan or infinity")
     if (variance < 0).any():
-        raise ValueError(f"{path}: a variance map has no negative values")
+        raise InputError(f"{path}: a variance map has no negative values")
     return variance
 
 
@@ -75,17 +76,17 @@ def array_stack(path: str | Path) -> FieldStream:
     signed integers are taken as they are.
 
     Raises:
-        ValueError: the file cannot be read, or its shape or type is another.
+        InputError: the file cannot be read, or its shape or type is another.
     """
     path = Path(path)
     array = _open(path)
     if _is_map(array.shape):
-        raise ValueError(
+        raise InputError(
             f"{path}: shape {array.shape} is a variance map, not a stack of fields "
             "(few fields: save them as (sample, 1, N, N))"
         )
     if array.dtype.kind == "u" and array.dtype != np.uint8:
-        raise ValueError(f"{path}: holds {array.dtype}; save uint8, signed integers or floats")
+        raise InputError(f"{path}: holds {array.dtype}; save uint8, signed integers or floats")
     match array.shape:
         case (_, N, M) if N == M:
             fields = array[:, None]
@@ -96,7 +97,7 @@ def array_stack(path: str | Path) -> FieldStream:
         case _:
             fields = array[:0]
     if fields.size == 0:
-        raise ValueError(
+        raise InputError(
             f"{path}: shape {array.shape}; a stack of fields is (sample, N, N), "
             "(sample, channel, N, N) or (sample, N, N, channel) with 1 to 4 channels"
         )

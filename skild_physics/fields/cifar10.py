@@ -14,6 +14,7 @@ import pooch
 from numpy.typing import NDArray
 
 from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
+from skild_physics.files import InputError
 
 ARCHIVE = "cifar-10-python.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
@@ -59,7 +60,7 @@ def cifar10(data_dir: str | Path | None = None, split: Split = "train") -> Field
         split: "train", 50,000 pictures, or "test", 10,000.
 
     Raises:
-        ValueError: the archive cannot be downloaded, or is not the published one.
+        InputError: the archive cannot be downloaded, or is not the published one.
     """
     path = _archive(Path(data_dir) if data_dir else platformdirs.user_cache_path("skild_physics"))
     pixels = _pixels(path, _MEMBERS[split])
@@ -81,17 +82,17 @@ def _archive(folder: Path) -> Path:
             pooch.retrieve(URL, f"sha256:{SHA256}", fname=ARCHIVE, path=folder)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise ValueError(f"cannot download {URL} ({reason}); {remedy}") from None
+            raise InputError(f"cannot download {URL} ({reason}); {remedy}") from None
         except ValueError:
-            raise ValueError(
+            raise InputError(
                 f"cannot download {URL} (what came has another checksum); {remedy}"
             ) from None
     try:
         found, size = pooch.file_hash(str(path)), path.stat().st_size
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if found != SHA256:
-        raise ValueError(
+        raise InputError(
             f"{path}: not the published archive: {size:,} bytes, SHA-256 {found[:8]}..., "
             f"expected {BYTES:,} bytes, {SHA256[:8]}...; delete it and run again"
         )
@@ -111,15 +112,15 @@ def _pixels(path: Path, members: list[str]) -> NDArray[np.uint8]:
                     found[member.name] = _checked(stored[b"data"])
     except Exception as error:
         # a damaged pickle or archive raises what it likes
-        raise ValueError(f"{path}: damaged ({type(error).__name__}: {error})") from None
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error})") from None
     missing = [name for name in members if name not in found]
     if missing:
-        raise ValueError(f"{path}: has no {missing[0]}")
+        raise InputError(f"{path}: has no {missing[0]}")
     return np.concatenate([found[name] for name in members])
 
 
 def _checked(data: object) -> NDArray[np.uint8]:
     width = 3 * SIZE**2
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (width,):
-        raise ValueError(f"its pictures are not uint8 of shape (n, {width})")
+        raise InputError(f"its pictures are not uint8 of shape (n, {width})")
     return data.reshape(-1, 3, SIZE, SIZE)

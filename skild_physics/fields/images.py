@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skild_physics.fields.stream import FieldStream, batch_length, scaled, slices
+from skild_physics.files import InputError
 
 DEFAULT_SIZE = 128
 # Pillow only recognises most of these; for EPS it would run Ghostscript
@@ -53,17 +54,17 @@ def image_folder(
         threads: decoding threads; None: one per core, up to 8. Results do not depend on it.
 
     Raises:
-        ValueError: no pictures, an unreadable folder, size < 1, or both tile and resize. Reading
+        InputError: no pictures, an unreadable folder, size < 1, or both tile and resize. Reading
             raises it if every picture was skipped, or the first one when ``strict``.
     """
     folder = Path(folder)
     if size < 1:
-        raise ValueError(f"--size must be at least 1, got {size}")
+        raise InputError(f"--size must be at least 1, got {size}")
     if tile and resize:
-        raise ValueError("--tile and --resize exclude each other")
+        raise InputError("--tile and --resize exclude each other")
     files = _pictures(folder)
     if not files:
-        raise ValueError(f"{folder}: no pictures in this folder")
+        raise InputError(f"{folder}: no pictures in this folder")
     channels = ("grey",) if grey else ("red", "green", "blue")
     threads = threads or min(8, os.cpu_count() or 1)
     ahead = threads * (1 if tile else 8)
@@ -78,12 +79,12 @@ def image_folder(
                     if not isinstance(result, str):
                         yield from result
                     elif strict:
-                        raise ValueError(f"{folder / file}: {result}")
+                        raise InputError(f"{folder / file}: {result}")
                     else:
                         skipped[file] = result
         if len(skipped) == len(files):
             first, reason = next(iter(skipped.items()))
-            raise ValueError(
+            raise InputError(
                 f"{folder}: all {len(files)} pictures were skipped, the first {first}: {reason}"
             )
 
@@ -99,7 +100,7 @@ def picture_size(folder: str | Path) -> int:
     """Pixels per side of the pictures below a folder, of which the headers are read.
 
     Raises:
-        ValueError: no pictures, or they are not squares of one size.
+        InputError: no pictures, or they are not squares of one size.
     """
     sizes: dict[tuple[int, int], str] = {}
     for file in _pictures(Path(folder)):
@@ -111,12 +112,12 @@ def picture_size(folder: str | Path) -> int:
             continue
         if len(sizes) > 1 or opened.width != opened.height:
             shown = ", ".join(f"{name}: {w} x {h}" for (w, h), name in sizes.items())
-            raise ValueError(
+            raise InputError(
                 f"{folder}: pictures that are not squares of one size ({shown}); pass --size N for "
                 "the central N x N pixels"
             )
     if not sizes:
-        raise ValueError(f"{folder}: no readable pictures in this folder")
+        raise InputError(f"{folder}: no readable pictures in this folder")
     return next(iter(sizes))[0]
 
 
@@ -129,7 +130,7 @@ def _pictures(folder: Path) -> list[str]:
     """Paths of the pictures relative to the folder, sorted."""
 
     def stop(error: OSError) -> None:
-        raise ValueError(f"{error.filename}: cannot be read ({error.strerror})")
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
 
     suffixes = picture_suffixes()
     found = []

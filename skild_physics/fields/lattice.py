@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics import __version__
-from skild_physics.files import replacing
+from skild_physics.files import InputError, replacing
 from skild_physics.kspace import Basis
 
 ENSEMBLE_SCHEMA = "skild_physics.ising"
@@ -28,20 +28,20 @@ _VARIABLE = {ENSEMBLE_SCHEMA: "spins", FIELDS_SCHEMA: "field", PICTURES_SCHEMA: 
 def _open(path: str | Path, schemas: tuple[str, ...]) -> xr.Dataset:
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file")
     try:
         data = xr.open_dataset(path, engine="h5netcdf")
     except Exception as error:
         # h5netcdf reports a foreign or truncated file through many exception types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable HDF5 field file ({reason})") from None
+        raise InputError(f"{path}: not a readable HDF5 field file ({reason})") from None
     schema = data.attrs.get("schema")
     if schema not in schemas or _VARIABLE[schema] not in data:
         data.close()
-        raise ValueError(f"{path}: holds no fields written by skild-physics")
+        raise InputError(f"{path}: holds no fields written by skild-physics")
     if int(data.attrs["schema_version"]) > SCHEMA_VERSION:
         data.close()
-        raise ValueError(f"{path}: written by a newer version of skild_physics")
+        raise InputError(f"{path}: written by a newer version of skild_physics")
     return data
 
 
@@ -49,7 +49,7 @@ def open_ensemble(path: str | Path) -> xr.Dataset:
     """A lattice ensemble, lazily: `spins` (sample, y, x), `energy`, `magnetization`, provenance.
 
     Raises:
-        ValueError: the file is missing, foreign, truncated, or of a newer schema.
+        InputError: the file is missing, foreign, truncated, or of a newer schema.
     """
     return _open(path, (ENSEMBLE_SCHEMA,))
 
@@ -62,7 +62,7 @@ def load_fields(path: str | Path) -> xr.DataArray:
     Use it as a context manager, or close it, to release the file.
 
     Raises:
-        ValueError: the file is missing, foreign, truncated, of a newer schema, or holds fields of
+        InputError: the file is missing, foreign, truncated, of a newer schema, or holds fields of
             several channels.
     """
     data = _open(path, (ENSEMBLE_SCHEMA, FIELDS_SCHEMA))
@@ -71,7 +71,7 @@ def load_fields(path: str | Path) -> xr.DataArray:
         fields = fields.assign_coords(chain=data["chain"].load())
     if "channel" in fields.dims:
         data.close()
-        raise ValueError(f"{path}: holds fields of {fields.sizes['channel']} channels, not of one")
+        raise InputError(f"{path}: holds fields of {fields.sizes['channel']} channels, not of one")
     fields.set_close(data.close)
     return fields
 
@@ -80,7 +80,7 @@ def open_fields(path: str | Path) -> tuple[xr.DataArray, Basis, tuple[str, ...]]
     """Fields of any of these files, lazily, the natural basis, and the names of the channels.
 
     Raises:
-        ValueError: the file is missing, foreign, truncated, or of a newer schema.
+        InputError: the file is missing, foreign, truncated, or of a newer schema.
     """
     data = _open(path, tuple(_VARIABLE))
     fields = data[_VARIABLE[data.attrs["schema"]]].assign_attrs(data.attrs)
@@ -164,5 +164,5 @@ def save_pictures(
                 }
             )
         if not count:
-            raise ValueError(f"{path}: no picture can be used, of {len(skipped)}")
+            raise InputError(f"{path}: no picture can be used, of {len(skipped)}")
     return count

@@ -14,6 +14,7 @@ from PIL import Image
 
 from skild_physics.fields.images import patches
 from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
+from skild_physics.files import InputError
 
 DEFAULT_SIZE = 64
 # the rocket last: what is held out of a training is at the end, and it is mostly sky
@@ -34,14 +35,14 @@ def photograph_files(split: Split) -> list[Path]:
     """Where the photographs of a part are.
 
     Raises:
-        ValueError: scikit-image or scikit-learn is not installed.
+        InputError: scikit-image or scikit-learn is not installed.
     """
     found = []
     for package, file in _FILES[split]:
         spec = find_spec(package)
         path = Path(spec.origin or "").parent / file if spec else Path(file)
         if not path.is_file():
-            raise ValueError(
+            raise InputError(
                 "the photographs come with scikit-image and scikit-learn: "
                 "pip install 'skild_physics[photographs]'"
             )
@@ -58,15 +59,15 @@ def photographs(size: int = DEFAULT_SIZE, split: Split = "train") -> FieldStream
             of their side apart; "test": patches of two others, side by side.
 
     Raises:
-        ValueError: scikit-image or scikit-learn is not installed, or a photograph is smaller than
+        InputError: scikit-image or scikit-learn is not installed, or a photograph is smaller than
             ``size``.
     """
     if size < 4:
-        raise ValueError(f"--size must be at least 4, got {size}")
+        raise InputError(f"--size must be at least 4, got {size}")
     pictures = [Image.open(path).convert("RGB") for path in photograph_files(split)]
     smallest = min(min(picture.size) for picture in pictures)
     if size > smallest:
-        raise ValueError(f"--size must be at most {smallest}, a photograph's side, got {size}")
+        raise InputError(f"--size must be at most {smallest}, a photograph's side, got {size}")
     stride = size // 4 if split == "train" else size
 
     def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:

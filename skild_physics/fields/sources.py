@@ -18,6 +18,7 @@ from skild_physics.fields.images import (
 from skild_physics.fields.lattice import open_fields
 from skild_physics.fields.photographs import photographs
 from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
+from skild_physics.files import InputError
 
 WORDS = ("cifar10", "cifar10-test", "photographs", "photographs-test")
 """Sources that are no files."""
@@ -47,13 +48,13 @@ def open_source(
         data_dir: folder of the CIFAR-10 archive, see :func:`cifar10`.
 
     Raises:
-        ValueError: nothing there, unreadable, or an option that does not apply to this source.
+        InputError: nothing there, unreadable, or an option that does not apply to this source.
     """
     path, word = Path(source), str(source) if source in (*WORDS, *map(Path, WORDS)) else ""
     if not word and not os.path.exists(path):
-        raise ValueError(f"{source}: no such file or folder")
+        raise InputError(f"{source}: no such file or folder")
     if not word.startswith("cifar10") and data_dir is not None:
-        raise ValueError(f"{source}: --data-dir is for cifar10")
+        raise InputError(f"{source}: --data-dir is for cifar10")
     if not word and path.is_dir():
         return image_folder(
             path,
@@ -73,7 +74,7 @@ def open_source(
     if word:
         return photographs(split=split) if size is None else photographs(size, split)
     if path.suffix.lower() in picture_suffixes():
-        raise ValueError(f"{path}: one picture is not enough; pass the folder that holds it")
+        raise InputError(f"{path}: one picture is not enough; pass the folder that holds it")
     stream = array_stack(path) if path.suffix in (".npy", ".npz") else field_file(path)
     # of prepared pictures it may be said again what was done to them
     is_prepared = size == stream.size and stream.basis == "cosine"
@@ -89,7 +90,7 @@ def open_source(
 def _check_none_given(source: str | Path, of_folders: dict[str, bool]) -> None:
     for name, given in of_folders.items():
         if given:
-            raise ValueError(f"{source}: --{name} is for folders of pictures")
+            raise InputError(f"{source}: --{name} is for folders of pictures")
 
 
 def open_pictures(
@@ -103,7 +104,7 @@ def open_pictures(
     """The same, but pictures of a folder as large as they are, if all are squares of one size.
 
     Raises:
-        ValueError: as :func:`open_source`, or the pictures are of several sizes or not square and
+        InputError: as :func:`open_source`, or the pictures are of several sizes or not square and
             no ``size`` is given.
     """
     if size is None and str(source) not in WORDS and os.path.isdir(source):
@@ -115,21 +116,21 @@ def field_file(path: str | Path) -> FieldStream:
     """An HDF5 file of this package: spins of an ensemble, fields of a model, or pictures.
 
     Raises:
-        ValueError: the file cannot be opened, see :func:`load_fields`, or not square.
+        InputError: the file cannot be opened, see :func:`load_fields`, or not square.
     """
     path = Path(path)
     fields, basis, channels = open_fields(path)
     count, size, width = len(fields), *fields.shape[-2:]
     if size != width:
         fields.close()
-        raise ValueError(f"{path}: fields of {size} x {width} sites; only square ones have modes")
+        raise InputError(f"{path}: fields of {size} x {width} sites; only square ones have modes")
 
     def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
         for part in slices(start, min(stop, count), batch_length(len(channels), size)):
             try:
                 batch = fields[part].values.reshape(-1, len(channels), size, size)
             except OSError:
-                raise ValueError(
+                raise InputError(
                     f"{path}: damaged; fields from {part.start} on cannot be read"
                 ) from None
             yield scaled(batch) if fields.name == "pixels" else batch.astype(np.float32)

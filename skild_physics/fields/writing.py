@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skild_physics.fields.lattice import save_fields
-from skild_physics.files import check_output, replacing
+from skild_physics.files import InputError, check_output, replacing
 
 Kind = Literal["hdf5", "png", "npz"]
 PROVENANCE = "provenance.json"
@@ -34,7 +34,7 @@ def check_fields_output(path: Path, overwrite: bool) -> Kind:
     """The kind of an output, if it may be written.
 
     Raises:
-        ValueError: as :func:`skild_physics.files.check_output`; or a folder that is not empty and
+        InputError: as :func:`skild_physics.files.check_output`; or a folder that is not empty and
             not one of pictures written here, which nothing replaces.
     """
     kind = output_kind(path)
@@ -42,9 +42,9 @@ def check_fields_output(path: Path, overwrite: bool) -> Kind:
         check_output(path, overwrite)
     elif path.is_dir() and any(path.iterdir()):
         if not _is_ours(path):
-            raise ValueError(f"{path}: holds other files; choose an empty or a new folder")
+            raise InputError(f"{path}: holds other files; choose an empty or a new folder")
         if not overwrite:
-            raise ValueError(f"{path}: holds pictures already; pass --overwrite to replace them")
+            raise InputError(f"{path}: holds pictures already; pass --overwrite to replace them")
     elif not path.is_dir():
         check_output(path, False)
     return kind

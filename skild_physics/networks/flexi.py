@@ -18,6 +18,7 @@ The blocks are those of the compact U-Net.
 
 from torch import Tensor, nn
 
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 from skild_physics.networks.unet import CompactUNet, check_sides
 
@@ -64,7 +65,7 @@ class FlexiUNet(CompactUNet):
         """Fields of the same side, or of ``side``, which is larger by a power of two.
 
         Raises:
-            ValueError: the network does not take this side, or cannot raise it so far.
+            InputError: the network does not take this side, or cannot raise it so far.
         """
         M = x.shape[-1]
         entry = self.entry(M)
@@ -73,7 +74,7 @@ class FlexiUNet(CompactUNet):
         while side is not None and reached < side and end:
             end, reached = end - 1, 2 * reached
         if side not in (None, reached):
-            raise ValueError(f"the network cannot take {M} x {M} fields to {side} x {side}")
+            raise InputError(f"the network cannot take {M} x {M} fields to {side} x {side}")
         e = self.embedded(lam)
         h = self.patches(x)
         if entry:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skild_physics.files import InputError
+
 # variances of the initial weights that end a residual branch are this much smaller
 _TINY = 1e-10
 
@@ -176,7 +178,7 @@ class NCSNpp(nn.Module):
     N must be a multiple of ``multiple``.
 
     Raises:
-        ValueError: ``size`` is not a multiple of ``multiple``.
+        InputError: ``size`` is not a multiple of ``multiple``.
     """
 
     def __init__(
@@ -235,7 +237,7 @@ class NCSNpp(nn.Module):
 
     def _check(self, *sides: int) -> None:
         if any(side % self.multiple for side in sides):
-            raise ValueError(
+            raise InputError(
                 f"the network takes sides that are multiples of {self.multiple}, got "
                 f"{' x '.join(map(str, sides))}"
             )
@@ -244,7 +246,7 @@ class NCSNpp(nn.Module):
         """Fields of the same shape; steps need not be whole numbers.
 
         Raises:
-            ValueError: the side is not a multiple of ``multiple``.
+            InputError: the side is not a multiple of ``multiple``.
         """
         self._check(*x.shape[-2:])
         part = iter(self.all_modules)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from skild_physics import kspace
 from skild_physics.diffusion.schedule import Schedule
+from skild_physics.files import InputError
 
 
 class StepNetwork(nn.Module):
@@ -61,10 +62,10 @@ class StepNetwork(nn.Module):
         """Fields of the same shape.
 
         Raises:
-            ValueError: a side that the network does not take.
+            InputError: a side that the network does not take.
         """
         if self.factor is not None and x.shape[-1] != self.size:
-            raise ValueError(f"the network takes {self.size} x {self.size}, got {x.shape[-1]}")
+            raise InputError(f"the network takes {self.size} x {self.size}, got {x.shape[-1]}")
         output: Tensor = self.network(x, self._step(lam))
         if self.factor is None:
             return output

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 
 LAMBDA_FLOOR = 1e-6
@@ -127,7 +128,7 @@ class CompactUNet(nn.Module):
         """Fields of the same shape; lambda N^2 enters through sines and cosines of its logarithm.
 
         Raises:
-            ValueError: the side is not a multiple of ``multiple``.
+            InputError: the side is not a multiple of ``multiple``.
         """
         check_sides(x, self.multiple)
         e = self.embedded(lam)
@@ -170,7 +171,7 @@ class CompactUNet(nn.Module):
 def check_sides(x: Tensor, multiple: int) -> None:
     """Raise ValueError unless the sides of fields are multiples of a number."""
     if x.shape[-1] % multiple or x.shape[-2] % multiple:
-        raise ValueError(
+        raise InputError(
             f"the network takes sides that are multiples of {multiple}, got "
             f"{x.shape[-2]} x {x.shape[-1]}"
         )

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_physics.files import InputError
+
 S = 1.5
 
 
@@ -30,10 +32,10 @@ def integrated_autocorrelation_time(samples: NDArray[np.float64]) -> Autocorrela
     """tau_int of replica chains of equal length, shape (chain, sample).
 
     Raises:
-        ValueError: not of that shape, or fewer than two samples in a chain.
+        InputError: not of that shape, or fewer than two samples in a chain.
     """
     if samples.ndim != 2 or samples.shape[1] < 2:
-        raise ValueError(
+        raise InputError(
             f"samples must have shape (chain, sample) with 2 samples or more, got {samples.shape}"
         )
     n, total = samples.shape[1], samples.size

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from skild_physics.files import InputError
 from skild_physics.observables.packing import check_spins, side_of_square
 
 
@@ -52,13 +53,13 @@ def block_spins(fields: NDArray[np.int8], b: int = 2) -> NDArray[np.int8]:
         int8 spins, shape (n, L / b, L / b).
 
     Raises:
-        ValueError: another shape or dtype, values other than -1 and +1, or b does not divide L.
+        InputError: another shape or dtype, values other than -1 and +1, or b does not divide L.
     """
     L = side_of_square(fields)
     if fields.dtype != np.int8:
-        raise ValueError(f"block spins need int8 spins, got {fields.dtype}")
+        raise InputError(f"block spins need int8 spins, got {fields.dtype}")
     if b < 1 or L % b:
-        raise ValueError(f"blocks of {b} x {b} do not fill {L} x {L} sites")
+        raise InputError(f"blocks of {b} x {b} do not fill {L} x {L} sites")
     out = np.empty((len(fields), L // b, L // b), np.int8)
     valid = np.empty(len(fields), np.bool_)
     _majorities(np.ascontiguousarray(fields), b, out, valid)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit, prange, uint64
 from numpy.typing import NDArray
 
+from skild_physics.files import InputError
 from skild_physics.observables.packing import (
     Boundary,
     check_spins,
@@ -134,11 +135,11 @@ def cluster_sizes(
         of :func:`cluster_bins`, shape (n, bin).
 
     Raises:
-        ValueError: another shape, dtype or boundary, or values other than -1 and +1.
+        InputError: another shape, dtype or boundary, or values other than -1 and +1.
     """
     L, torus = side_of_square(fields), on_torus(boundary)
     if fields.dtype != np.int8:
-        raise ValueError(f"clusters need int8 spins, got {fields.dtype}")
+        raise InputError(f"clusters need int8 spins, got {fields.dtype}")
     n = len(fields)
     number, largest = np.empty(n, np.int64), np.empty(n, np.int64)
     counts = np.zeros((n, len(cluster_bins(L)) - 1), np.int64)

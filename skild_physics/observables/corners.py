@@ -25,6 +25,7 @@ import numpy as np
 from numba import njit, prange, uint64
 from numpy.typing import NDArray
 
+from skild_physics.files import InputError
 from skild_physics.observables.packing import (
     Boundary,
     check_spins,
@@ -216,17 +217,17 @@ def corner_moments(
         Averages in the order of MOMENTS, shape (n, side, 15), in powers of the unit of the fields.
 
     Raises:
-        ValueError: another shape, int8 values other than -1 and +1, another boundary, or a side
+        InputError: another shape, int8 values other than -1 and +1, another boundary, or a side
             not within 1 .. min(Ly, Lx) / 2 of a torus, 1 .. min(Ly, Lx) - 1 of an open patch.
     """
     if fields.ndim != 3:
-        raise ValueError(f"fields must have shape (n, Ly, Lx), got {fields.shape}")
+        raise InputError(f"fields must have shape (n, Ly, Lx), got {fields.shape}")
     torus = on_torus(boundary)
     L = min(fields.shape[1:])
     largest = L // 2 if torus else L - 1
     sides = np.ascontiguousarray(sides, dtype=np.int64)
     if sides.ndim != 1 or len(sides) == 0 or sides.min() < 1 or sides.max() > largest:
-        raise ValueError(
+        raise InputError(
             f"sides must lie in 1 .. {largest} on a {boundary} lattice of "
             f"{fields.shape[1]} x {fields.shape[2]}, got {sides}"
         )

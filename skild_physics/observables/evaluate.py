@@ -26,6 +26,7 @@ import numpy as np
 import xarray as xr
 
 from skild_physics import __version__
+from skild_physics.files import InputError
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 from skild_physics.observables.corners import kappa4
 from skild_physics.observables.jackknife import (
@@ -208,7 +209,7 @@ def evaluate(
         and p-value of its residuals as a whole, are kept.
 
     Raises:
-        ValueError: no sources, different lattice sizes, a single field, nan, or bad sides.
+        InputError: no sources, different lattice sizes, a single field, nan, or bad sides.
     """
     plan = plan or Plan()
     _check(sources, plan)
@@ -243,22 +244,22 @@ def _both(
 
 def _check(sources: Mapping[str, xr.DataArray], plan: Plan) -> None:
     if not sources:
-        raise ValueError("nothing to evaluate")
+        raise InputError("nothing to evaluate")
     truth, first = next(iter(sources.items()))
     L = first.shape[1]
     for label, fields in sources.items():
         _, ny, nx = fields.shape
         if ny != nx:
-            raise ValueError(f"{label} has {ny} x {nx} sites; only square fields are evaluated")
+            raise InputError(f"{label} has {ny} x {nx} sites; only square fields are evaluated")
         if nx != L:
-            raise ValueError(f"{label} has {ny} x {nx} sites, {truth} {L} x {L}")
+            raise InputError(f"{label} has {ny} x {nx} sites, {truth} {L} x {L}")
         if len(fields) < 2:
-            raise ValueError(f"{label} has a single field: error bars need at least 2")
+            raise InputError(f"{label} has a single field: error bars need at least 2")
     largest = L // 2 if plan.boundary == "periodic" else L - 1
     if plan.sides is not None and not all(1 <= r <= largest for r in plan.sides):
-        raise ValueError(f"sides must lie in 1 .. {largest} for L = {L}, got {list(plan.sides)}")
+        raise InputError(f"sides must lie in 1 .. {largest} for L = {L}, got {list(plan.sides)}")
     if L % 2**plan.rounds or L >> plan.rounds < 2:
-        raise ValueError(f"L = {L} cannot be halved {plan.rounds} times")
+        raise InputError(f"L = {L} cannot be halved {plan.rounds} times")
 
 
 def _dataset(measured: Mapping[str, _Source], k: int, beta: float, plan: Plan) -> xr.Dataset:

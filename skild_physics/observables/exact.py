@@ -26,23 +26,25 @@ from numpy.typing import NDArray
 from scipy.linalg import toeplitz
 from scipy.special import ellipkm1
 
+from skild_physics.files import InputError
+
 BETA_CRITICAL = float(np.log(1 + np.sqrt(2)) / 2)
 """Inverse critical temperature ln(1 + sqrt 2) / 2."""
 
 
 def _check(beta: float) -> None:
     if not (np.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta must be positive and finite, got {beta}")
+        raise InputError(f"beta must be positive and finite, got {beta}")
 
 
 def enumerated_torus(L: int, beta: float) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
     """All states of the L x L torus, int8 (2^(L^2), L, L), and their probabilities.
 
     Raises:
-        ValueError: L outside 1..4, or beta not positive and finite.
+        InputError: L outside 1..4, or beta not positive and finite.
     """
     if not 1 <= L <= 4:
-        raise ValueError(f"only tori of up to 4 x 4 spins are enumerated, got L = {L}")
+        raise InputError(f"only tori of up to 4 x 4 spins are enumerated, got L = {L}")
     _check(beta)
     number = np.arange(2 ** (L * L))
     bits = (number[:, None] >> np.arange(L * L)) & 1
@@ -57,7 +59,7 @@ def torus_log_partition(L: int, beta: float) -> float:
     """ln Z of the L x L torus.
 
     Raises:
-        ValueError: L < 3 or beta not positive and finite.
+        InputError: L < 3 or beta not positive and finite.
     """
     return _log_partition_derivatives(L, beta)[0]
 
@@ -66,7 +68,7 @@ def torus_energy(L: int, beta: float) -> float:
     """Mean energy per spin of the L x L torus.
 
     Raises:
-        ValueError: L < 3 or beta not positive and finite.
+        InputError: L < 3 or beta not positive and finite.
     """
     return -_log_partition_derivatives(L, beta)[1] / L**2
 
@@ -75,7 +77,7 @@ def torus_specific_heat(L: int, beta: float) -> float:
     """Specific heat per spin beta^2 (<E^2> - <E>^2) / L^2 of the L x L torus.
 
     Raises:
-        ValueError: L < 3 or beta not positive and finite.
+        InputError: L < 3 or beta not positive and finite.
     """
     return beta**2 * _log_partition_derivatives(L, beta)[2] / L**2
 
@@ -83,7 +85,7 @@ def torus_specific_heat(L: int, beta: float) -> float:
 def _log_partition_derivatives(L: int, K: float) -> tuple[float, float, float]:
     """ln Z and its first and second derivative by K."""
     if L < 3:
-        raise ValueError(f"L must be at least 3, got {L}")
+        raise InputError(f"L must be at least 3, got {L}")
     _check(K)
     s, c = np.sinh(2 * K), np.cosh(2 * K)
     # (C - 1) + (1 - cos) has no cancellation near the critical point, where g_1 ~ pi / L
@@ -147,7 +149,7 @@ def energy(beta: float) -> float:
     """Energy per spin of the infinite lattice; -sqrt 2 at the critical point.
 
     Raises:
-        ValueError: beta not positive and finite.
+        InputError: beta not positive and finite.
     """
     _check(beta)
     offset = 2 * np.tanh(2 * beta) ** 2 - 1
@@ -160,7 +162,7 @@ def spontaneous_magnetization(beta: float) -> float:
     """Magnetisation per spin of the infinite lattice in a vanishing field.
 
     Raises:
-        ValueError: beta not positive and finite.
+        InputError: beta not positive and finite.
     """
     _check(beta)
     if beta <= BETA_CRITICAL:
@@ -172,11 +174,11 @@ def diagonal_correlator(n: int, beta: float) -> float:
     """<s_00 s_nn> of the infinite lattice; 2/pi for n = 1 at the critical point.
 
     Raises:
-        ValueError: n < 0 or beta not positive and finite.
+        InputError: n < 0 or beta not positive and finite.
     """
     _check(beta)
     if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
+        raise InputError(f"n must not be negative, got {n}")
     if abs(beta - BETA_CRITICAL) < 1e-12:
         l = np.arange(1, n)
         return float(np.exp(n * np.log(2 / np.pi) + np.sum((l - n) * np.log1p(-0.25 / l**2))))

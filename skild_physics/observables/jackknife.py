@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from skild_physics.files import InputError
+
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 
@@ -78,10 +80,10 @@ def replicas_of(
         statistics: maps means of quantities to statistics of any shapes.
 
     Raises:
-        ValueError: fewer than two blocks.
+        InputError: fewer than two blocks.
     """
     if len(counts) < 2:
-        raise ValueError(f"a jackknife needs at least 2 blocks, got {len(counts)}")
+        raise InputError(f"a jackknife needs at least 2 blocks, got {len(counts)}")
     n = counts.sum()
     totals = {name: values.sum(axis=0) for name, values in sums.items()}
     whole = statistics({name: total / n for name, total in totals.items()})
@@ -104,7 +106,7 @@ def jackknife(samples: Array, statistic: Statistic, n_blocks: int = N_BLOCKS) ->
         n_blocks: number of blocks; at most the number of samples.
 
     Raises:
-        ValueError: fewer than two samples or blocks.
+        InputError: fewer than two samples or blocks.
     """
     blocks = min(n_blocks, len(samples))
     edges = np.linspace(0, len(samples), blocks + 1).astype(int)

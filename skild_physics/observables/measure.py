@@ -19,6 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics.fields import load_fields
+from skild_physics.files import InputError
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.clusters import cluster_sizes
 from skild_physics.observables.corners import corner_moments
@@ -127,7 +128,7 @@ def measure(
         progress: called with the number of fields done.
 
     Raises:
-        ValueError: fields that hold nan or infinity, or cannot be halved as often as asked.
+        InputError: fields that hold nan or infinity, or cannot be halved as often as asked.
     """
     edges = np.linspace(0, len(fields), n_blocks + 1).astype(np.int64)
     blocks = range(n_blocks) if blocks is None else blocks
@@ -137,7 +138,7 @@ def measure(
         zero: Means = {}
         if values.dtype != np.int8:
             if not np.isfinite(values).all():
-                raise ValueError(
+                raise InputError(
                     f"fields {first} .. {first + len(values) - 1} hold nan or infinity"
                 )
             zero = {"near_zero": (np.abs(values) < NEAR_ZERO).mean(axis=(1, 2))}
@@ -216,11 +217,11 @@ def measure_on(client: Any, fields: xr.DataArray, plan: Plan, n_blocks: int) -> 
     """:func:`measure` by the workers of a Dask client, which must see the same files.
 
     Raises:
-        ValueError: fields that were not opened from a file, or as :func:`measure`.
+        InputError: fields that were not opened from a file, or as :func:`measure`.
     """
     path = fields.encoding.get("source")
     if path is None:
-        raise ValueError("only fields in files can be measured by a scheduler's workers")
+        raise InputError("only fields in files can be measured by a scheduler's workers")
     shards = min(n_blocks, 4 * max(1, len(client.scheduler_info()["workers"])))
     edges = np.linspace(0, n_blocks, shards + 1).astype(int).tolist()
     jobs = [

@@ -20,6 +20,8 @@ from numba import extending, njit, types, uint64
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
+from skild_physics.files import InputError
+
 Boundary = Literal["periodic", "open"]
 
 # callers pass no typing context, which its own annotation asks for
@@ -30,10 +32,10 @@ def on_torus(boundary: Boundary) -> bool:
     """Whether the boundary is periodic.
 
     Raises:
-        ValueError: neither "periodic" nor "open".
+        InputError: neither "periodic" nor "open".
     """
     if boundary not in ("periodic", "open"):
-        raise ValueError(f'boundary must be "periodic" or "open", got {boundary!r}')
+        raise InputError(f'boundary must be "periodic" or "open", got {boundary!r}')
     return boundary == "periodic"
 
 
@@ -41,10 +43,10 @@ def side_of_square(fields: NDArray[np.generic]) -> int:
     """L of fields of shape (n, L, L).
 
     Raises:
-        ValueError: another shape.
+        InputError: another shape.
     """
     if fields.ndim != 3 or fields.shape[1] != fields.shape[2] or fields.shape[1] == 0:
-        raise ValueError(f"fields must have shape (n, L, L), got {fields.shape}")
+        raise InputError(f"fields must have shape (n, L, L), got {fields.shape}")
     return int(fields.shape[1])
 
 
@@ -52,10 +54,10 @@ def check_spins(valid: NDArray[np.bool_]) -> None:
     """Report what kernels found in every field, shape (n,).
 
     Raises:
-        ValueError: a field is not valid.
+        InputError: a field is not valid.
     """
     if not valid.all():
-        raise ValueError(f"field {np.argmin(valid)} holds int8 values other than -1 and +1")
+        raise InputError(f"field {np.argmin(valid)} holds int8 values other than -1 and +1")
 
 
 def _instruction(emit: Callable[[Any, Any], Any]) -> Any:

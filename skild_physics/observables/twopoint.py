@@ -80,7 +80,7 @@ def two_point(fields: NDArray[np.generic], boundary: Boundary) -> NDArray[np.flo
         DIRECTIONS, in the squared unit of the fields.
 
     Raises:
-        ValueError: another shape or boundary, or int8 values other than -1 and +1.
+        InputError: another shape or boundary, or int8 values other than -1 and +1.
     """
     L, torus = side_of_square(fields), on_torus(boundary)
     R = L // 2 if torus else L - 1
@@ -114,7 +114,7 @@ def structure_factor(fields: NDArray[np.generic]) -> NDArray[np.float32]:
         (n, L, L // 2 + 1), in the squared unit of the fields. S(0) is L^2 times the squared mean.
 
     Raises:
-        ValueError: another shape.
+        InputError: another shape.
     """
     L = side_of_square(fields)
     out = np.empty((len(fields), L, L // 2 + 1), np.float32)

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skild_physics.files import InputError
 from skild_physics.observables.jackknife import Estimate, Replicas
 from skild_physics.quality.extras import import_extra
 
@@ -59,11 +60,11 @@ def frechet_distance(reference: Tensor, features: Tensor, n_blocks: int = BLOCKS
         n_blocks: blocks of the jackknife, at most as many as images.
 
     Raises:
-        ValueError: fewer than three images, or torch-fidelity is not installed.
+        InputError: fewer than three images, or torch-fidelity is not installed.
     """
     fewest = min(len(reference), len(features))
     if fewest < 3:
-        raise ValueError(f"FID needs at least 3 pictures of each source, got {fewest}")
+        raise InputError(f"FID needs at least 3 pictures of each source, got {fewest}")
     fid = import_extra("torch_fidelity.metric_fid", "fid")
     blocks = min(n_blocks, fewest)
     both = torch.cat([reference, features]).double()
@@ -102,10 +103,10 @@ def inception_score(logits: Tensor, parts: int = PARTS) -> Estimate:
         parts: disjoint parts of the ensemble, shuffled with a fixed seed.
 
     Raises:
-        ValueError: fewer images than two per part, or torch-fidelity is not installed.
+        InputError: fewer images than two per part, or torch-fidelity is not installed.
     """
     if len(logits) < 2 * parts:
-        raise ValueError(f"IS needs at least {2 * parts} pictures, got {len(logits)}")
+        raise InputError(f"IS needs at least {2 * parts} pictures, got {len(logits)}")
     isc = import_extra("torch_fidelity.metric_isc", "is")
     found = isc.isc_features_to_metric(logits, splits=parts)
     spread = found[isc.KEY_METRIC_ISC_STD]
@@ -129,11 +130,11 @@ def kernel_distance(
         subset_size: images m of each; None: 1000 or, with fewer than 2000 images, half of them.
 
     Raises:
-        ValueError: fewer than four images, or torch-fidelity is not installed.
+        InputError: fewer than four images, or torch-fidelity is not installed.
     """
     fewest = min(len(reference), len(features))
     if fewest < 4:
-        raise ValueError(f"KID needs at least 4 pictures of each source, got {fewest}")
+        raise InputError(f"KID needs at least 4 pictures of each source, got {fewest}")
     kid = import_extra("torch_fidelity.metric_kid", "kid")
     size = subset_size or min(SUBSET_SIZE, fewest // 2)
     found = kid.kid_features_to_metric(

@@ -88,7 +88,7 @@ def evaluate(
         `kid_subset_std`; and the number of pictures, `n_samples` (source,).
 
     Raises:
-        ValueError: sources that cannot be compared, pictures that are too small, or damaged where
+        InputError: sources that cannot be compared, pictures that are too small, or damaged where
             pairs are compared, or a package or weights that are missing.
     """
     counts = pictures_to_read(sources, metrics, samples)

@@ -5,6 +5,8 @@ from types import ModuleType
 
 import torch
 
+from skild_physics.files import InputError
+
 _EXTRAS = {
     "torch_fidelity": ("torch-fidelity", "images", ""),
     "lpips": ("lpips", "images", ""),
@@ -22,7 +24,7 @@ def import_extra(module: str, metric: str) -> ModuleType:
         metric: what needs it.
 
     Raises:
-        ValueError: the package is missing or does not work here.
+        InputError: the package is missing or does not work here.
     """
     name = module.partition(".")[0]
     package, extra, licence = _EXTRAS[name]
@@ -32,13 +34,13 @@ def import_extra(module: str, metric: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         also = f", which needs {missing}" if missing != name else ""
-        raise ValueError(
+        raise InputError(
             f"{metric} needs the package {package}{also}: "
             f"pip install 'skild_physics[{extra}]'{licence}"
         ) from None
     except (ImportError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{metric}: the package {package} does not work here ({reason})") from None
+        raise InputError(f"{metric}: the package {package} does not work here ({reason})") from None
 
 
 def _import_torchvision() -> None:

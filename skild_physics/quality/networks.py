@@ -51,7 +51,7 @@ def inception(
         metric: what needs it.
 
     Raises:
-        ValueError: torch-fidelity or the weights are missing, or the weights are others.
+        InputError: torch-fidelity or the weights are missing, or the weights are others.
     """
     library = import_extra("torch_fidelity.feature_extractor_inceptionv3", metric)
     weights = find_weights(metric, library.URL_INCEPTION_V3, folder)
@@ -77,7 +77,7 @@ def lpips(folder: Path | None, device: torch.device) -> Network:
     """LPIPS 0.1 of AlexNet: a function of two batches, shape (image,).
 
     Raises:
-        ValueError: lpips or the weights are missing, or the weights are others.
+        InputError: lpips or the weights are missing, or the weights are others.
     """
     library = import_extra("lpips", "lpips")
     from torchvision.models import AlexNet_Weights
@@ -107,7 +107,7 @@ def musiq(folder: Path | None, device: torch.device) -> Network:
     """MUSIQ of pyiqa: scores, shape (image,).
 
     Raises:
-        ValueError: pyiqa or the weights are missing, or the weights are others.
+        InputError: pyiqa or the weights are missing, or the weights are others.
     """
     library = import_extra("pyiqa.archs.musiq_arch", "musiq")
     weights = find_weights("musiq", library.default_model_urls["koniq10k"], folder)
@@ -123,7 +123,7 @@ def clipiqa(folder: Path | None, device: torch.device) -> Network:
     published one; any other file must hold tensors by name.
 
     Raises:
-        ValueError: pyiqa or the weights are missing, or the weights are others.
+        InputError: pyiqa or the weights are missing, or the weights are others.
     """
     library = import_extra("pyiqa.archs.clipiqa_arch", "clipiqa")
     clip = import_extra("pyiqa.archs.clip_model", "clipiqa")

@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skild_physics.files import InputError
+
 WINDOW = 11
 SIGMA = 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -75,10 +77,10 @@ def similarity_scales(size: int) -> int:
     """Scales of MS-SSIM for pictures of so many pixels, 1 to 5.
 
     Raises:
-        ValueError: less than a window of 11 pixels.
+        InputError: less than a window of 11 pixels.
     """
     if size < WINDOW:
-        raise ValueError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, not {size}")
+        raise InputError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, not {size}")
     scales = 1
     while scales < len(SCALE_WEIGHTS) and size > (WINDOW - 1) * 2**scales:
         scales += 1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skild_physics.fields import FieldStream
 from skild_physics.fields.writing import pixels
+from skild_physics.files import InputError
 from skild_physics.quality.metrics import METRICS
 
 
@@ -24,7 +25,7 @@ def pictures_to_read(
         samples: the first so many of each; None: all.
 
     Raises:
-        ValueError: other numbers of channels; sizes or numbers of pictures that make no pairs;
+        InputError: other numbers of channels; sizes or numbers of pictures that make no pairs;
             pictures that are too small or fewer than ``samples``; nothing to compare with.
     """
     reference, *others = sources
@@ -32,37 +33,37 @@ def pictures_to_read(
     comparing = [metric for metric in metrics if METRICS[metric].compares]
     paired = [metric for metric in metrics if METRICS[metric].paired]
     if comparing and not others:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(comparing)} compare with a reference: give it and another source"
         )
     for label, stream in sources.items():
         if len(stream.channels) not in (1, 3):
-            raise ValueError(
+            raise InputError(
                 f"{label}: {len(stream.channels)} channels; pictures have one or three"
             )
         if len(stream.channels) != len(first.channels):
             kinds = {1: "grey", 3: "in colour"}
-            raise ValueError(
+            raise InputError(
                 f"{reference} is {kinds[len(first.channels)]}, {label} is "
                 f"{kinds[len(stream.channels)]}; --grey opens folders as grey pictures"
             )
         for metric in metrics:
             if stream.size < METRICS[metric].smallest:
-                raise ValueError(
+                raise InputError(
                     f"{metric} needs at least {METRICS[metric].smallest} pixels per side; "
                     f"{label} has {stream.size}"
                 )
         if paired and stream.size != first.size:
-            raise ValueError(
+            raise InputError(
                 f"{', '.join(paired)} compare pairs: {reference} has {first.size} x {first.size} "
                 f"pixels, {label} {stream.size} x {stream.size}; fid, kid and is need no pairs"
             )
     counts = {label: _count(stream) for label, stream in sources.items()}
     for label, count in counts.items():
         if samples is not None and count < samples:
-            raise ValueError(f"{label} has {count} pictures, fewer than --samples {samples}")
+            raise InputError(f"{label} has {count} pictures, fewer than --samples {samples}")
         if paired and samples is None and count != counts[reference]:
-            raise ValueError(
+            raise InputError(
                 f"{', '.join(paired)} compare pairs: {reference} has {counts[reference]} pictures, "
                 f"{label} {count}; --samples N takes the first N of each, and fid, kid and is need "
                 "no pairs"
@@ -80,11 +81,11 @@ def check_none_skipped(sources: Mapping[str, FieldStream]) -> None:
     """Pairs hold only if no picture was left out.
 
     Raises:
-        ValueError: a picture was damaged or too small, and skipped.
+        InputError: a picture was damaged or too small, and skipped.
     """
     for label, stream in sources.items():
         for name, reason in stream.skipped.items():
-            raise ValueError(
+            raise InputError(
                 f"{label}: {name} cannot be used ({reason}), and pictures are compared in pairs; "
                 "remove it and its partners"
             )
@@ -94,12 +95,12 @@ def batches_of(label: str, stream: FieldStream, count: int, length: int) -> Iter
     """The first ``count`` pictures as pixels, uint8 (image, channel, y, x), ``length`` at a time.
 
     Raises:
-        ValueError: fields with nan or infinity, or that cannot be read.
+        InputError: fields with nan or infinity, or that cannot be read.
     """
     batch: list[NDArray[np.uint8]] = []
     for field in islice(chain.from_iterable(stream.read(0, stream.count)), count):
         if not np.isfinite(field).all():
-            raise ValueError(f"{label}: fields with nan or infinity")
+            raise InputError(f"{label}: fields with nan or infinity")
         batch.append(pixels(field))
         if len(batch) == length:
             yield torch.from_numpy(np.stack(batch))

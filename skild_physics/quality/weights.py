@@ -10,6 +10,8 @@ import platformdirs
 import torch
 from torch import Tensor
 
+from skild_physics.files import InputError
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -41,11 +43,11 @@ def find_weights(metric: str, url: str, folder: str | Path | None = None) -> Wei
         folder: where it is; None: :func:`default_folder`.
 
     Raises:
-        ValueError: there is no such file, or it cannot be read.
+        InputError: there is no such file, or it cannot be read.
     """
     path = Path(folder or default_folder()).expanduser() / url.rpartition("/")[2]
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"{metric}: no weights at {path}; download {url} and put it there, "
             "or pass --weights FOLDER with the folder that holds it"
         )
@@ -53,7 +55,7 @@ def find_weights(metric: str, url: str, folder: str | Path | None = None) -> Wei
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     hashes = re.findall(r"/([0-9a-f]{64})/|-([0-9a-f]{8})\.pth$", url)[0]
     return WeightFile(path, found, found.startswith("".join(hashes)))
 
@@ -62,16 +64,16 @@ def load_state(file: WeightFile) -> Mapping[str, Tensor]:
     """The tensors of a file by their names; nothing else is unpickled.
 
     Raises:
-        ValueError: it is damaged or holds other things.
+        InputError: it is damaged or holds other things.
     """
     try:
         state = torch.load(file.path, map_location="cpu", weights_only=True)
     except Exception as error:
         # damaged archives and pickles raise what they like
         reason = (str(error).strip() or type(error).__name__).split(".")[0].splitlines()[0]
-        raise ValueError(f"{file.path}: not readable as weights ({reason})") from None
+        raise InputError(f"{file.path}: not readable as weights ({reason})") from None
     if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-        raise ValueError(f"{file.path}: holds other things than tensors by name")
+        raise InputError(f"{file.path}: holds other things than tensors by name")
     return state
 
 
@@ -79,7 +81,7 @@ def load_into(network: torch.nn.Module, state: Mapping[str, Tensor], file: Weigh
     """Give a network its weights.
 
     Raises:
-        ValueError: they are those of another network.
+        InputError: they are those of another network.
     """
     try:
         network.load_state_dict(state)

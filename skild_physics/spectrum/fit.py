@@ -30,6 +30,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares, minimize
 from scipy.special import chdtrc
 
+from skild_physics.files import InputError
+
 Method = Literal["likelihood", "paper"]
 METHODS: tuple[str, ...] = get_args(Method)
 
@@ -120,22 +122,22 @@ def fit_power_law(
         k0_squared: hold k0^2 at this value, (radians per box side)^2; 0 is a pure power law.
 
     Raises:
-        ValueError: fewer than four shells, variances that are not positive and finite, a negative
+        InputError: fewer than four shells, variances that are not positive and finite, a negative
             k0_squared, 0 where the zero mode is fitted, or any with the paper's method.
     """
     if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+        raise InputError(f"method must be one of {METHODS}, got {method!r}")
     if len(k) < 4:
-        raise ValueError(f"a fit of three parameters needs at least 4 shells, got {len(k)}")
+        raise InputError(f"a fit of three parameters needs at least 4 shells, got {len(k)}")
     if not (np.isfinite(S).all() and (S > 0).all()):
-        raise ValueError(
+        raise InputError(
             "the variance must be positive and finite in every shell: is the data constant?"
         )
     if k0_squared is not None:
         if method == "paper":
-            raise ValueError("k0_squared cannot be held in the paper's fit, which fits it")
+            raise InputError("k0_squared cannot be held in the paper's fit, which fits it")
         if not 0 <= k0_squared < np.inf or (k0_squared == 0 and k.min() == 0):
-            raise ValueError(
+            raise InputError(
                 f"k0_squared must not be negative, nor 0 where k = 0 is fitted, got {k0_squared}"
             )
     nu = modes.astype(np.float64) * max(n_samples - 1, 1)

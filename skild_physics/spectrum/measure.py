@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from skild_physics.fields import FieldStream
 from skild_physics.fields.stream import slices
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis, Momentum, Normalization, normalization_factor
 from skild_physics.spectrum.fit import (
     Fit,
@@ -52,7 +53,7 @@ def measure_blocks(
         progress: called with the number of items done.
 
     Raises:
-        ValueError: fields hold nan or infinity, or what the stream raises.
+        InputError: fields hold nan or infinity, or what the stream raises.
     """
     basis = basis or stream.basis
     edges = np.linspace(0, stream.count, min(n_blocks, stream.count) + 1).astype(int)
@@ -96,11 +97,11 @@ def spectrum_from_blocks(
         normalization: of the reported spectrum.
 
     Raises:
-        ValueError: fewer than two blocks, too few shells between k_min and k_max, or what
+        InputError: fewer than two blocks, too few shells between k_min and k_max, or what
             :func:`skild_physics.spectrum.fit.fit_power_law` raises.
     """
     if len(blocks) < 2:
-        raise ValueError(f"error bars need at least 2 blocks of fields, got {len(blocks)}")
+        raise InputError(f"error bars need at least 2 blocks of fields, got {len(blocks)}")
     total = reduce(ModeMoments.merge, blocks)
     N = total.mean.shape[-1]
     factor2 = normalization_factor(N, basis, normalization) ** 2
@@ -175,10 +176,10 @@ def spectrum_from_variance(
         k0_squared: hold k0^2 at this value.
 
     Raises:
-        ValueError: n_samples below two, or what :func:`spectrum_from_blocks` raises.
+        InputError: n_samples below two, or what :func:`spectrum_from_blocks` raises.
     """
     if n_samples is not None and n_samples < 2:
-        raise ValueError(f"n_samples must be at least 2, got {n_samples}")
+        raise InputError(f"n_samples must be at least 2, got {n_samples}")
     N = variance.shape[-1]
     k, modes, _ = shells(N, basis, momentum)
     inside = _range(k, k_min, k_max)
@@ -216,7 +217,7 @@ def _range(k: NDArray[np.float64], k_min: float | None, k_max: float | None) -> 
     high = np.inf if k_max is None else k_max
     inside: NDArray[np.bool_] = (k >= low) & (k <= high)
     if inside.sum() < 4:
-        raise ValueError(
+        raise InputError(
             f"a fit needs at least 4 shells, got {inside.sum()} between k = {low:g} and {high:g} "
             f"(shells lie at {k[0]:.4g} .. {k[-1]:.4g} radians per box side)"
         )

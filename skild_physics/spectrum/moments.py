@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis, forward
 
 
@@ -34,26 +35,26 @@ class ModeMoments:
         """Moments of one batch, shape (sample, channel, N, N), any real dtype.
 
         Raises:
-            ValueError: the batch is not of that shape, is empty, or holds nan or infinity.
+            InputError: the batch is not of that shape, is empty, or holds nan or infinity.
         """
         if fields.ndim != 4 or len(fields) == 0:
-            raise ValueError(f"fields must have shape (sample, channel, N, N), got {fields.shape}")
+            raise InputError(f"fields must have shape (sample, channel, N, N), got {fields.shape}")
         modes = forward(fields.astype(np.float64), basis)
         mean = modes.mean(axis=0)
         modes -= mean
         M2 = np.einsum("scyx,scyx->cyx", modes, modes)
         if not np.isfinite(M2).all():
-            raise ValueError("fields hold nan or infinite values")
+            raise InputError("fields hold nan or infinite values")
         return cls(len(modes), mean, M2)
 
     def merge(self, other: "ModeMoments") -> "ModeMoments":
         """Moments of both stacks together; the order of merging does not matter.
 
         Raises:
-            ValueError: the stacks have different channels or lattice sizes.
+            InputError: the stacks have different channels or lattice sizes.
         """
         if self.mean.shape != other.mean.shape:
-            raise ValueError(
+            raise InputError(
                 f"moments of different shapes: {self.mean.shape} and {other.mean.shape}"
             )
         count = self.count + other.count
@@ -69,8 +70,8 @@ class ModeMoments:
         """Unbiased variance of every orthonormal mode, shape (channel, N, N).
 
         Raises:
-            ValueError: fewer than two fields.
+            InputError: fewer than two fields.
         """
         if self.count < 2:
-            raise ValueError(f"a variance needs at least 2 fields, got {self.count}")
+            raise InputError(f"a variance needs at least 2 fields, got {self.count}")
         return self.M2 / (self.count - 1)

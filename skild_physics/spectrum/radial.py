@@ -28,7 +28,7 @@ def shells(N: int, basis: Basis, momentum: Momentum = "continuum") -> Shells:
     """The shells of an N x N lattice, in order of k.
 
     Raises:
-        ValueError: unknown basis or momentum, or N < 1.
+        InputError: unknown basis or momentum, or N < 1.
     """
     k = wavenumbers(N, basis, momentum)
     if momentum == "continuum":

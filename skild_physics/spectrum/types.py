@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics import __version__
-from skild_physics.files import replacing
+from skild_physics.files import InputError, replacing
 from skild_physics.kspace import (
     BASES,
     Basis,
@@ -109,19 +109,19 @@ class Spectrum:
             N: another lattice size, by the fitted law: the same box and wavenumbers, more modes.
 
         Raises:
-            ValueError: unknown kind, or another size with "measured".
+            InputError: unknown kind, or another size with "measured".
         """
         N = self.N if N is None else N
         factor2 = normalization_factor(N, self.basis, self.normalization) ** 2
         if kind == "measured":
             if N != self.N:
-                raise ValueError(
+                raise InputError(
                     f"the measured spectrum is for N = {self.N}; use kind 'fit' for N = {N}"
                 )
             return self.profile[shells(N, self.basis, self.momentum).of_mode] / factor2
         if kind == "fit":
             return self.fit.law(wavenumbers(N, self.basis, self.momentum)) / factor2
-        raise ValueError(f"kind must be 'measured' or 'fit', got {kind!r}")
+        raise InputError(f"kind must be 'measured' or 'fit', got {kind!r}")
 
     def to_dataset(self) -> xr.Dataset:
         """The spectrum as labelled arrays with units and provenance."""
@@ -191,22 +191,22 @@ class Spectrum:
         """Read a file written by :meth:`save`.
 
         Raises:
-            ValueError: the file is not a spectrum, or of another version.
+            InputError: the file is not a spectrum, or of another version.
         """
         try:
             with xr.open_dataset(path, engine="h5netcdf") as dataset:
                 data = dataset.load()
         except FileNotFoundError:
-            raise ValueError(f"{path}: no such file") from None
+            raise InputError(f"{path}: no such file") from None
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: not a NetCDF file ({error})") from None
+            raise InputError(f"{path}: not a NetCDF file ({error})") from None
         a = data.attrs
         if a.get("schema") != SCHEMA or a.get("basis") not in BASES:
-            raise ValueError(f"{path}: not a spectrum written by fit-spectrum")
+            raise InputError(f"{path}: not a spectrum written by fit-spectrum")
         if a["schema_version"] > SCHEMA_VERSION:
-            raise ValueError(f"{path}: written by a newer version of skild_physics")
+            raise InputError(f"{path}: written by a newer version of skild_physics")
         if a["schema_version"] < SCHEMA_VERSION:
-            raise ValueError(f"{path}: written by an older version; run fit-spectrum again")
+            raise InputError(f"{path}: written by an older version; run fit-spectrum again")
         return cls(
             variance=data["variance"].values,
             channels=tuple(map(str, data["channel"].values)),

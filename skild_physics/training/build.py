@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from skild_physics import kspace
 from skild_physics.diffusion.process import Process, white_k_c
 from skild_physics.diffusion.scalespace import ScaleSpace, level_ends, level_ends_of_spectrum
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork, WhitenedInput
 from skild_physics.spectrum import PowerLaw, Spectrum
@@ -21,7 +22,7 @@ def spectrum_of(config: Config) -> tuple[Tensor, Basis]:
     """Variance of every orthonormal mode, float64 (N, N), and the basis.
 
     Raises:
-        ValueError: the file is missing or not a spectrum.
+        InputError: the file is missing or not a spectrum.
     """
     settings = config.process
     if isinstance(settings, ScaleSpaceConfig):
@@ -57,7 +58,7 @@ def build_scale_space(config: Config, ends: tuple[int, ...] | None = None) -> Sc
         ends: last step of every level, where these are known already.
 
     Raises:
-        ValueError: levels that do not exist, or a spectrum that is missing or of other fields.
+        InputError: levels that do not exist, or a spectrum that is missing or of other fields.
     """
     settings = config.process
     if not isinstance(settings, ScaleSpaceConfig):
@@ -72,7 +73,7 @@ def build_scale_space(config: Config, ends: tuple[int, ...] | None = None) -> Sc
             spectrum = Spectrum.load(levels.file)
             S0 = torch.as_tensor(spectrum.per_mode("measured"))
             if (len(S0), spectrum.basis) != (settings.size, settings.basis):
-                raise ValueError(
+                raise InputError(
                     f"{levels.file} is for N = {len(S0)} in the {spectrum.basis} basis, the "
                     f"process for {settings.size} in the {settings.basis} one"
                 )

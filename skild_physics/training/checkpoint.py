@@ -27,7 +27,7 @@ from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.renormalization import critical_denoiser, critical_process
 from skild_physics.diffusion.scalespace import ScaleSpace
 from skild_physics.diffusion.scalespace_sampling import Estimate, estimator
-from skild_physics.files import replacing
+from skild_physics.files import InputError, replacing
 from skild_physics.kspace import Basis
 from skild_physics.training.build import build_network, build_process, build_scale_space
 from skild_physics.training.config import Config, parse_config
@@ -75,10 +75,10 @@ class Model:
         """The estimate of x_0 of a model of Scale Space Diffusion.
 
         Raises:
-            ValueError: it is a SKILD model.
+            InputError: it is a SKILD model.
         """
         if self.scale_space is None:
-            raise ValueError("this is a SKILD model, a scale-space model is needed")
+            raise InputError("this is a SKILD model, a scale-space model is needed")
         return estimator(self.network, self.scale_space, self.config.training.prediction)
 
     @property
@@ -90,10 +90,10 @@ class Model:
         """The signal-to-noise ratio of live modes, as trained if none is wanted; 0: all modes.
 
         Raises:
-            ValueError: one is wanted of a scale-space model.
+            InputError: one is wanted of a scale-space model.
         """
         if wanted and self.scale_space is not None:
-            raise ValueError("--live-threshold: a scale-space model has levels, not live modes")
+            raise InputError("--live-threshold: a scale-space model has levels, not live modes")
         return (self.config.training.live_threshold if wanted is None else wanted) or 0.0
 
     def denoiser(
@@ -107,10 +107,10 @@ class Model:
                 :func:`skild_physics.diffusion.adaptive.adaptive_denoiser`; 0: on all modes.
 
         Raises:
-            ValueError: it is a scale-space model.
+            InputError: it is a scale-space model.
         """
         if self.scale_space is not None:
-            raise ValueError("this is a scale-space model, a SKILD model is needed")
+            raise InputError("this is a scale-space model, a SKILD model is needed")
         settings, process = self.config.training, process or self.process
         threshold = self.live_threshold(live_threshold)
         if not threshold:
@@ -131,7 +131,7 @@ class Model:
             live_threshold: see :meth:`denoiser`.
 
         Raises:
-            ValueError: as :func:`skild_physics.diffusion.renormalization.critical_process`.
+            InputError: as :func:`skild_physics.diffusion.renormalization.critical_process`.
         """
         process = critical_process(self.process, N)
         threshold = self.live_threshold(live_threshold)
@@ -180,7 +180,7 @@ def checkpoint_file(path: str | Path) -> Path:
     """The file that a checkpoint's name stands for, see :func:`load_model`.
 
     Raises:
-        ValueError: there is none.
+        InputError: there is none.
     """
     path = Path(path)
     if str(path) in _FOLDERS and not path.exists():
@@ -188,7 +188,7 @@ def checkpoint_file(path: str | Path) -> Path:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file")
     return path
 
 
@@ -208,7 +208,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
         device: where its tensors go.
 
     Raises:
-        ValueError: the file is missing, foreign, broken, or of a newer schema.
+        InputError: the file is missing, foreign, broken, or of a newer schema.
     """
     path = checkpoint_file(path)
     try:
@@ -216,11 +216,11 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({error})") from None
+        raise InputError(f"{path}: not a readable checkpoint ({error})") from None
     if header.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: not a checkpoint written by skild-physics train")
+        raise InputError(f"{path}: not a checkpoint written by skild-physics train")
     if int(header["schema_version"]) > SCHEMA_VERSION:
-        raise ValueError(f"{path}: written by a newer version of skild_physics")
+        raise InputError(f"{path}: written by a newer version of skild_physics")
     values = json.loads(header["config"])
     if int(header["schema_version"]) == 1:
         header["channels"] = '["spin"]'
@@ -237,7 +237,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     try:
         network.load_state_dict({k.removeprefix(_WEIGHTS): w for k, w in tensors.items()})
     except RuntimeError as error:
-        raise ValueError(f"{path}: weights do not fit the network: {error}") from None
+        raise InputError(f"{path}: weights do not fit the network: {error}") from None
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     steps = int(header["trained_steps"])
     return Model(network, process, config, channels, steps, scale_space, error_variance)
@@ -270,17 +270,17 @@ def load_state(path: str | Path) -> dict[str, Any]:
     """Read a training state without running any code in it.
 
     Raises:
-        ValueError: the file is broken or not a training state.
+        InputError: the file is broken or not a training state.
     """
     try:
         # torch itself does not look at the checksums of its archives
         damaged = zipfile.ZipFile(path).testzip()
         if damaged is not None:
-            raise ValueError(f"checksum of {damaged} differs")
+            raise InputError(f"checksum of {damaged} differs")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # a damaged archive surfaces as one of several exception types
-        raise ValueError(f"{path}: not a readable training state ({error})") from None
+        raise InputError(f"{path}: not a readable training state ({error})") from None
     if not isinstance(state, dict) or not {"step", "config"} <= state.keys():
-        raise ValueError(f"{path}: not a training state")
+        raise InputError(f"{path}: not a training state")
     return state

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, Tag, ValidationError, mo
 from skild_physics.diffusion.downsampling import Downsampling
 from skild_physics.diffusion.prediction import Prediction
 from skild_physics.fields.sources import WORDS
+from skild_physics.files import InputError
 from skild_physics.training.data import Symmetry
 from skild_physics.training.process_config import (
     AnyProcessConfig,
@@ -77,7 +78,7 @@ class CompactConfig(Section):
     @model_validator(mode="after")
     def _levels(self) -> "CompactConfig":
         if len(self.channels) != len(self.blocks):
-            raise ValueError("channels and blocks must have one entry per level")
+            raise InputError("channels and blocks must have one entry per level")
         return self
 
     @property
@@ -179,9 +180,9 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _possible(self) -> "TrainingConfig":
         if self.live_threshold is not None and self.timesteps != "uniform":
-            raise ValueError("live_threshold needs timesteps = 'uniform'")
+            raise InputError("live_threshold needs timesteps = 'uniform'")
         if self.batch_size % self.accumulate:
-            raise ValueError(
+            raise InputError(
                 f"batch_size = {self.batch_size} is not a multiple of accumulate = "
                 f"{self.accumulate}"
             )
@@ -205,14 +206,14 @@ class Config(Section):
         if isinstance(process, ScaleSpaceConfig):
             self._possible_scale_space(process)
         elif settings.min_snr is not None:
-            raise ValueError("training.min_snr: goes with process.kind = 'scale-space'")
+            raise InputError("training.min_snr: goes with process.kind = 'scale-space'")
         elif isinstance(self.network, CompactConfig) and self.network.whitened:
             if settings.live_threshold is not None or self.condition is not None:
-                raise ValueError(
+                raise InputError(
                     "network.whitened: goes without training.live_threshold and condition"
                 )
         elif settings.live_threshold is not None and process.white is not None:
-            raise ValueError("training.live_threshold: a white process has no scale to leave out")
+            raise InputError("training.live_threshold: a white process has no scale to leave out")
         return self
 
     def _possible_scale_space(self, process: ScaleSpaceConfig) -> None:
@@ -225,13 +226,13 @@ class Config(Section):
         }
         other["network.whitened"] = getattr(self.network, "whitened", False)
         for name in (name for name, given in other.items() if given):
-            raise ValueError(f"{name} goes with process.kind = 'skild', not with 'scale-space'")
+            raise InputError(f"{name} goes with process.kind = 'skild', not with 'scale-space'")
         if process.factors and not isinstance(self.network, FlexiConfig):
-            raise ValueError(
+            raise InputError(
                 f"network.kind = {self.network.kind!r} takes one level; several need 'flexi'"
             )
         if process.factors and settings.prediction not in ("x0", "v"):
-            raise ValueError(
+            raise InputError(
                 f"training.prediction = {settings.prediction!r}: changes of level need 'x0' or 'v'"
             )
 
@@ -256,12 +257,12 @@ def parse_config(values: dict[str, Any], source: str = "config") -> Config:
     """Validate plain values.
 
     Raises:
-        ValueError: naming every key that is unknown, missing or out of range.
+        InputError: naming every key that is unknown, missing or out of range.
     """
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ValueError(_explain(error, source)) from None
+        raise InputError(_explain(error, source)) from None
 
 
 def shipped_names() -> list[str]:
@@ -277,7 +278,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     configuration stands for that configuration, with paths taken from the working directory.
 
     Raises:
-        ValueError: no such file, bad TOML, a bad override, or invalid values.
+        InputError: no such file, bad TOML, a bad override, or invalid values.
     """
     path = Path(path)
     try:
@@ -287,9 +288,9 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
             text = path.read_text()
         values = tomllib.loads(text)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file, nor one of {', '.join(shipped_names())}") from None
+        raise InputError(f"{path}: no such file, nor one of {', '.join(shipped_names())}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     for override in overrides:
         _apply(values, override)
     config = parse_config(values, str(path))
@@ -316,7 +317,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ValueError(f"--set takes section.key=value, got {override!r}")
+        raise InputError(f"--set takes section.key=value, got {override!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -324,5 +325,5 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
-            raise ValueError(f"--set {override}: {part} is not a section")
+            raise InputError(f"--set {override}: {part} is not a section")
     values[parts[-1]] = value

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from skild_physics.fields import FieldStream, open_source
 from skild_physics.fields.stream import scaled
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 
 Symmetry = Literal["torus", "mirror", "none"]
@@ -98,7 +99,7 @@ def open_training_fields(
         memory: bytes that loaded fields may take.
 
     Raises:
-        ValueError: what :func:`open_source` raises; ``heldout`` leaves nothing to train on; no
+        InputError: what :func:`open_source` raises; ``heldout`` leaves nothing to train on; no
             usable picture in a part; tiles that do not fit in memory; "torus" for fields that are
             not periodic.
     """
@@ -106,12 +107,12 @@ def open_training_fields(
     with ExitStack() as stack:
         stack.enter_context(stream)
         if not 0 <= heldout < stream.count:
-            raise ValueError(
+            raise InputError(
                 f"{source}: heldout must be at least 0 and less than the {stream.count:,} items, "
                 f"got {heldout:,}"
             )
         if symmetry == "torus" and stream.basis != "periodic":
-            raise ValueError(
+            raise InputError(
                 f"{source}: the symmetry 'torus' is for periodic fields, not for the "
                 f"{stream.basis} basis of this source"
             )
@@ -123,7 +124,7 @@ def open_training_fields(
         if loaded is not None:
             found = [(sum(map(len, batches)), _from_memory(stream, batches)) for batches in loaded]
         elif tile:
-            raise ValueError(
+            raise InputError(
                 f"{source}: the tiles of {stream.count:,} pictures take more than "
                 f"{memory / 2**30:.3g} GiB of memory; choose fewer pictures, or no tiles"
             )
@@ -154,7 +155,7 @@ def training_batch(
             processes make are together the batch that one would make.
 
     Raises:
-        ValueError: fields cannot be read.
+        InputError: fields cannot be read.
     """
     indices = torch.randint(fields.count, (batch_size,), generator=generator)
     if fields.symmetry == "torus":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skild_physics.files import InputError
 from skild_physics.training.config import TrainingConfig
 
 HIDDEN = 16
@@ -42,7 +43,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         # torch's Muon takes matrices: views of the weights, which its steps change in place
         self._pairs = [(w, nn.Parameter(w.data.permute(0, 2, 3, 1).flatten(1))) for w in inner]
         if any(w.data_ptr() != matrix.data_ptr() for w, matrix in self._pairs):
-            raise ValueError("convolutions must be in the memory format channels_last")
+            raise InputError("convolutions must be in the memory format channels_last")
         self._parts: dict[str, torch.optim.Optimizer] = {}
         if inner:
             self._parts["muon"] = torch.optim.Muon(

@@ -25,6 +25,7 @@ from skild_physics.diffusion.schedule import (
     Schedule,
     linear_to_resolution,
 )
+from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 
 
@@ -38,7 +39,7 @@ class Section(BaseModel):
     def _known_keys(cls, values: Any) -> Any:
         unknown = [key for key in values if key not in cls.model_fields] if values else []
         if isinstance(values, dict) and unknown:
-            raise ValueError("; ".join(_unknown(key, list(cls.model_fields)) for key in unknown))
+            raise InputError("; ".join(_unknown(key, list(cls.model_fields)) for key in unknown))
         return values
 
 
@@ -70,7 +71,7 @@ class LinearConfig(Section):
     def _one_way(self) -> "LinearConfig":
         explicit = (self.lambda_i is not None) + (self.lambda_f is not None)
         if (self.resolution is None) != (explicit == 2) or explicit == 1:
-            raise ValueError("give either resolution, or both lambda_i and lambda_f")
+            raise InputError("give either resolution, or both lambda_i and lambda_f")
         return self
 
     def build(self, N: int, tau: float) -> Schedule:
@@ -155,9 +156,9 @@ class ProcessConfig(Section):
     @model_validator(mode="after")
     def _one_spectrum(self) -> "ProcessConfig":
         if sum(given is not None for given in (self.spectrum, self.law, self.white)) != 1:
-            raise ValueError("give one of spectrum, a file of fit-spectrum, law, and white")
+            raise InputError("give one of spectrum, a file of fit-spectrum, law, and white")
         if (self.white is not None) != isinstance(self.schedule, LinearBetaConfig):
-            raise ValueError("white goes with schedule.kind = 'linear-beta', and no other does")
+            raise InputError("white goes with schedule.kind = 'linear-beta', and no other does")
         return self
 
 
@@ -215,7 +216,7 @@ class ScaleSpaceConfig(Section):
         sides = [self.size]
         for factor in self.factors:
             if sides[-1] % factor:
-                raise ValueError(
+                raise InputError(
                     f"factors {list(self.factors)}: {factor} does not divide the side {sides[-1]}"
                 )
             sides.append(sides[-1] // factor)
@@ -224,7 +225,7 @@ class ScaleSpaceConfig(Section):
     @model_validator(mode="after")
     def _fitting(self) -> "ScaleSpaceConfig":
         if self.sizes[-1] < SMALLEST:
-            raise ValueError(
+            raise InputError(
                 f"factors {list(self.factors)} leave {self.sizes[-1]} x {self.sizes[-1]} of "
                 f"{self.size} x {self.size}, and levels must be at least {SMALLEST} x {SMALLEST}"
             )
@@ -232,7 +233,7 @@ class ScaleSpaceConfig(Section):
         if isinstance(self.levels, StepLevelsConfig):
             ends = self.levels.ends
             if len(ends) != count or ends[-1] != self.T or list(ends) != sorted(set(ends)):
-                raise ValueError(
+                raise InputError(
                     f"levels.ends must be {count} growing steps, the last T = {self.T}, got "
                     f"{list(ends)}"
                 )

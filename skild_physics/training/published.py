@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from skild_physics.files import InputError
+
 # entries of a state dict that no optimiser trains
 _BUFFERS = ("sigmas", "n_averaged")
 
@@ -34,21 +36,21 @@ def read_published(
         use: the averaged weights, or those that the optimiser last saw.
 
     Raises:
-        ValueError: the file is missing, broken, or foreign, holds objects that would have to be
+        InputError: the file is missing, broken, or foreign, holds objects that would have to be
             unpickled, or lacks the weights asked for.
     """
     if use not in ("ema", "model"):
-        raise ValueError(f"use is 'ema' or 'model', got {use!r}")
+        raise InputError(f"use is 'ema' or 'model', got {use!r}")
     path = Path(path)
     content = _load(path)
     if not isinstance(content, dict):
-        raise ValueError(
+        raise InputError(
             f"{path}: holds a {type(content).__name__}, expected a dictionary with the state "
             "dicts 'ema' and/or 'model'"
         )
     entries = content.get(use)
     if not isinstance(entries, dict):
-        raise ValueError(
+        raise InputError(
             f"{path}: no state dict under '{use}', expected 'ema' and/or 'model', "
             f"found {_listed(content)}"
         )
@@ -68,7 +70,7 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | P
         path: where they come from, for the message.
 
     Raises:
-        ValueError: names or shapes differ; one line with how many and the first of each kind.
+        InputError: names or shapes differ; one line with how many and the first of each kind.
     """
     own = network.state_dict()
     missing = [name for name in own if name not in weights]
@@ -81,7 +83,7 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | P
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     faults = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]
     if faults:
-        raise ValueError(
+        raise InputError(
             f"{path}: of {len(own)} tensors of the network, " + "; ".join(faults) + "; "
             "another configuration?"
         )
@@ -90,7 +92,7 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | P
 
 def _load(path: Path) -> object:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file")
     try:
         mappable = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
@@ -98,14 +100,14 @@ def _load(path: Path) -> object:
         # the text alone tells what was refused
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         first = f" (the first is {refused[1]})" if refused else ", or is no checkpoint"
-        raise ValueError(
+        raise InputError(
             f"{path}: holds objects that will not be unpickled{first}; expected an archive of "
             "tensors, numbers and text"
         ) from None
     except Exception as error:
         # a damaged archive surfaces as one of several exception types
         reason = ": ".join(filter(None, [type(error).__name__, re.split(r"\n|\. ", str(error))[0]]))
-        raise ValueError(
+        raise InputError(
             f"{path}: not readable as an archive that torch.save wrote ({reason})"
         ) from None
 
@@ -116,9 +118,9 @@ def _named(entries: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     parts = [re.match(r"((?:.*?\.)?)all_modules\.", name) for name in tensors]
     prefixes = {part[1] for part in parts if part}
     if not prefixes:
-        raise ValueError(f"{where} has no weights named all_modules.N..., found {_listed(entries)}")
+        raise InputError(f"{where} has no weights named all_modules.N..., found {_listed(entries)}")
     if len(prefixes) > 1:
-        raise ValueError(
+        raise InputError(
             f"{where} has weights of several networks, with the prefixes {_listed(prefixes)}"
         )
     (prefix,) = prefixes
@@ -133,21 +135,21 @@ def _named(entries: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
 def _shadow(averages: object, model: object, path: Path) -> dict[str, Tensor]:
     """The averages by name; they lie in the order of the trainable entries of the state dict."""
     if not isinstance(model, dict):
-        raise ValueError(
+        raise InputError(
             f"{path}: 'shadow_params' has no names, and there is no state dict under 'model' to "
             "take them from"
         )
     named = _named(model, f"{path}: 'model'")
     if not isinstance(averages, list) or len(averages) != len(named):
         count = len(averages) if isinstance(averages, list) else "no list of"
-        raise ValueError(
+        raise InputError(
             f"{path}: 'shadow_params' has {count} tensors, expected one for each of the "
             f"{len(named)} in 'model'"
         )
     weights = {}
     for (name, w), average in zip(named.items(), averages, strict=True):
         if not isinstance(average, Tensor) or average.shape != w.shape:
-            raise ValueError(
+            raise InputError(
                 f"{path}: the entry of 'shadow_params' for {name} is not a tensor of shape "
                 f"{tuple(w.shape)}"
             )
@@ -157,7 +159,7 @@ def _shadow(averages: object, model: object, path: Path) -> dict[str, Tensor]:
 
 def _float32(w: Tensor, where: str) -> Tensor:
     if w.is_meta or w.layout != torch.strided or not w.is_floating_point():
-        raise ValueError(f"{where} is not a dense floating-point tensor with values in the file")
+        raise InputError(f"{where} is not a dense floating-point tensor with values in the file")
     return w.detach().float()
 
 

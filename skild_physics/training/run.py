@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import torch
 
 from skild_physics import __version__
-from skild_physics.files import replacing
+from skild_physics.files import InputError, replacing
 from skild_physics.plots import samples_figure, save_figure
 from skild_physics.training.checkpoint import load_state, previous, save_model, save_state
 from skild_physics.training.config import Config, parse_config
@@ -46,7 +46,7 @@ def dry_run(config: Config, log: Log = lambda line: None, steps: int = 5) -> dic
     """Take a few steps of a run, write nothing, and say what the run would need.
 
     Raises:
-        ValueError: as :func:`train`.
+        InputError: as :func:`train`.
         FloatingPointError: the loss is not finite.
     """
     with joined_world() as world:
@@ -87,7 +87,7 @@ def train(
         overwrite: discard an existing run in the same folder.
 
     Raises:
-        ValueError: inputs are missing or do not fit together, or the folder holds another run.
+        InputError: inputs are missing or do not fit together, or the folder holds another run.
         FloatingPointError: the loss became nan or infinite; the last saved state stays.
         OSError: a state cannot be written; the last saved one stays.
         KeyboardInterrupt: SIGINT, once the state is saved; SystemExit(143): SIGTERM.
@@ -260,15 +260,15 @@ def _state_of(
         # values that a newer version has more of take their defaults
         known = parse_config(json.loads(state["config"]), str(candidate))
         if _identity(known.to_json()) != _identity(config.to_json()):
-            raise ValueError(
+            raise InputError(
                 f"{config.out}: holds a run of another configuration; choose another folder, or "
                 "pass --overwrite to discard it"
             )
         return state, candidate
     if broken:
-        raise ValueError(f"{broken[0]}; pass --overwrite to start again")
+        raise InputError(f"{broken[0]}; pass --overwrite to start again")
     if (config.out / "model.safetensors").exists() and not (config.out / "run.json").exists():
-        raise ValueError(
+        raise InputError(
             f"{config.out}: holds a model that no run in it made; choose another folder, or pass "
             "--overwrite to discard it"
         )

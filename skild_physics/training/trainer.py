@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from skild_physics.diffusion.loss import LossSecondMomentSteps
+from skild_physics.files import InputError
 from skild_physics.training.build import (
     build_network,
     build_process,
@@ -71,7 +72,7 @@ def _check_sizes(config: Config, S0: Tensor, N: int) -> None:
     if S0.shape[-1] != N:
         process = config.process
         what = None if isinstance(process, ScaleSpaceConfig) else process.spectrum
-        raise ValueError(
+        raise InputError(
             f"{what or 'the process'} is for N = {S0.shape[-1]}, the fields of "
             f"{config.data.source} have L = {N}"
         )
@@ -79,14 +80,14 @@ def _check_sizes(config: Config, S0: Tensor, N: int) -> None:
         depth = len(config.network.channels)
         for M in config.process.sizes:
             if N // M not in [2**level for level in range(depth)]:
-                raise ValueError(
+                raise InputError(
                     f"network.channels: a Flexi-UNet of {depth} levels takes fields of {N} over "
                     f"1, 2, .., {2 ** (depth - 1)} sites per side, not {M}"
                 )
     if config.condition is not None and N % config.condition.factor:
-        raise ValueError(f"condition.factor = {config.condition.factor} does not divide L = {N}")
+        raise InputError(f"condition.factor = {config.condition.factor} does not divide L = {N}")
     if N % multiple:
-        raise ValueError(
+        raise InputError(
             f"network.channels: the network halves fields until their sides must be multiples of "
             f"{multiple}, got L = {N}"
         )
@@ -95,7 +96,7 @@ def _check_sizes(config: Config, S0: Tensor, N: int) -> None:
         multiple = N
     live = config.training.live_multiple_of(N)
     if config.training.live_threshold is not None and (live % multiple or N % live):
-        raise ValueError(
+        raise InputError(
             f"training.live_multiple: lattices of live modes must have sides that divide L = {N} "
             f"and that the network takes, multiples of {multiple}, got {live}"
         )
@@ -118,7 +119,7 @@ class Trainer:
         log: receives lines of text about the run.
 
     Raises:
-        ValueError: inputs are missing or do not fit together.
+        InputError: inputs are missing or do not fit together.
     """
 
     def __init__(self, config: Config, world: World, log: Log):
@@ -126,7 +127,7 @@ class Trainer:
         self.config, self.world = config, world
         self.part = settings.batch_size // (world.size * settings.accumulate)
         if self.part * world.size * settings.accumulate != settings.batch_size:
-            raise ValueError(
+            raise InputError(
                 f"training.batch_size = {settings.batch_size} is not a multiple of "
                 f"{world.size} processes times training.accumulate = {settings.accumulate}"
             )
