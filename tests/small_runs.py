@@ -22,6 +22,12 @@ SERVER.set_forkserver_preload(
     ["skild_physics.training.run", "skild_physics.cli.main", "rich.progress", "h5netcdf"]
 )
 
+SCALE_SPACE = {
+    "process": {"kind": "scale-space", "size": 8, "basis": "periodic", "factors": [2]},
+    "network": {"kind": "flexi", "channels": [8, 8], "blocks": [1, 1], "patch": 1},
+    "training": {"raising": 0.5, "accumulate": 2},
+}
+
 
 def warm_up():
     """Let the process from which commands are forked import torch while other things happen."""
@@ -38,7 +44,7 @@ def make_inputs(folder, L=8, samples=200):
 
 
 def run_values(inputs, out, **training):
-    """Plain values of the configuration of a run of 20 steps."""
+    """Plain values of the configuration of a run of 20 steps, the same on every processor."""
     return {
         "out": str(out),
         "data": {"source": str(inputs / "train.h5"), "heldout": 16},
@@ -52,6 +58,8 @@ def run_values(inputs, out, **training):
             "batch_size": 16,
             "checkpoint_every": 5,
             "compile": False,
+            "precision": "float32",
+            "threads": 1,
             "warmup_steps": 5,
             **training,
         },

@@ -33,7 +33,6 @@ from skild_physics.training.config import (
 )
 from skild_physics.training.distributed import World
 from skild_physics.training.evaluation import BANDS, heldout_loss
-from skild_physics.training.hardware import autocast_dtype, compiled
 from skild_physics.training.objective import Levels, field_noise, training_losses
 from skild_physics.training.run import dry_run, train
 from skild_physics.training.trainer import Trainer, learning_rate
@@ -394,79 +393,6 @@ def test_every_step_is_evaluated_on_its_own_lattice():
     np.testing.assert_allclose(found.loss, 1, atol=0.2)
 
 
-# hardware
-
-
-def test_compilation_falls_back_without_a_compiler(monkeypatch):
-    network, log = CompactUNet((8,), (1,)), []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("was called"))
-    assert compiled(network, lambda runner: None, log.append) is network
-    assert log == ["no C++ compiler: training without torch.compile"]
-
-
-class Uncompilable(torch.nn.Module):
-    """As a backend that fails when it is first used."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x, lam):
-        raise RuntimeError("backend='inductor' raised:\nmany\nlines")
-
-
-@pytest.mark.parametrize("fails", ["at once", "at the first call"])
-def test_a_failed_compilation_is_one_line_and_changes_nothing(values, monkeypatch, tmp_path, fails):
-    def fake(network, **options):
-        if fails == "at once":
-            raise RuntimeError("no Triton for this device")
-        return Uncompilable(network)
-
-    monkeypatch.setattr("shutil.which", lambda name: name)
-    monkeypatch.setattr(torch, "compile", fake)
-    lines, weights = [], []
-    for compile_ in (True, False):
-        out = tmp_path / str(compile_)
-        values["out"] = str(out)
-        values["training"] |= {"compile": compile_, "steps": 4}
-        log = []
-        weights.append(load_model(train(parse_config(values), log=log.append)).network.state_dict())
-        lines.append(log)
-    assert lines[0][0] == "training without torch.compile, which failed: " + (
-        "no Triton for this device" if fails == "at once" else "backend='inductor' raised:"
-    )
-    assert lines[0][1] == lines[1][0]
-    assert lines[0][1].endswith("eager")
-    for name, w in weights[1].items():
-        assert torch.equal(weights[0][name], w)
-
-
-def test_a_network_that_compiles_is_used_compiled(values, monkeypatch):
-    calls = []
-
-    class Compiled(torch.nn.Module):
-        def __init__(self, network):
-            super().__init__()
-            self.network = network
-
-        def forward(self, x, lam):
-            calls.append(x.shape)
-            return self.network(x, lam)
-
-    monkeypatch.setattr("shutil.which", lambda name: name)
-    monkeypatch.setattr(torch, "compile", lambda network, **options: Compiled(network))
-    values["training"] |= {"compile": True, "accumulate": 2}
-    trainer = Trainer(parse_config(values), ALONE, print)
-    assert calls == [(8, 1, 8, 8)]
-    assert trainer.summary().endswith("compiled")
-    trainer.step(0)
-    assert calls == [(8, 1, 8, 8)] * 3
-    # names of weights are not those of a wrapper
-    assert trainer.state()["network"].keys() == trainer.network.state_dict().keys()
-
-
 def test_half_precision_trains_like_float32(values):
     losses = {}
     for precision in ("float32", "bfloat16", "float16"):
@@ -481,14 +407,6 @@ def test_half_precision_trains_like_float32(values):
         # a step of float16 may be skipped while its scale adapts, which the norms show
         tolerance = {"bfloat16": 0.02, "float16": 0.005}[precision]
         np.testing.assert_allclose(losses[precision], losses["float32"], rtol=tolerance)
-
-
-def test_precision_is_float32_where_bfloat16_is_slow(monkeypatch):
-    cpu = torch.device("cpu")
-    for fast in (True, False):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"amx_bf16": fast})
-        assert autocast_dtype("auto", cpu) == (torch.bfloat16 if fast else torch.float32)
-        assert autocast_dtype("float16", cpu) == torch.float16
 
 
 # before a run

@@ -161,13 +161,6 @@ MUON = {
 }
 
 
-SCALE_SPACE = {
-    "process": {"kind": "scale-space", "size": 8, "basis": "periodic", "factors": [2]},
-    "network": {"kind": "flexi", "channels": [8, 8], "blocks": [1, 1], "patch": 1},
-    "training": {"raising": 0.5, "accumulate": 2},
-}
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -178,7 +171,7 @@ SCALE_SPACE = {
         {"training": {"precision": "float16"}},
         MUON,
         NCSNPP,
-        SCALE_SPACE,
+        small_runs.SCALE_SPACE,
     ],
     ids=[
         *["uniform", "second-moment", "accumulated", "live", "float16", "muon"],
@@ -597,8 +590,8 @@ def test_processes_train_as_one_does(values, tmp_path):
 
 def test_processes_train_levels_as_one_does(values, tmp_path):
     """On a small field the levels above it have no gradient, on any process."""
-    values |= {part: SCALE_SPACE[part] for part in ("process", "network")}
-    values["training"] |= SCALE_SPACE["training"]
+    values |= {part: small_runs.SCALE_SPACE[part] for part in ("process", "network")}
+    values["training"] |= small_runs.SCALE_SPACE["training"]
     train(parse_config({**values, "out": str(tmp_path / "whole")}))
     found = [command.end() for command in ranks(tmp_path, [values, values])]
     assert [code for code, *_ in found] == [0, 0], found

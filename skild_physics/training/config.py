@@ -164,9 +164,12 @@ class TrainingConfig(Section):
     ema: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the moving average of the weights, shorter at the start."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 where the hardware multiplies it fast."""
-    compile: bool = True
-    """Use torch.compile where it works."""
+    """What networks compute in; auto: bfloat16 where a run's first steps are faster for it."""
+    compile: Literal["auto"] | bool = "auto"
+    """Use torch.compile where it works; auto: where a run's first steps show that it pays."""
+    threads: Literal["auto"] | PositiveInt = "auto"
+    """Of one process; auto: as many as make a run's first steps faster, at most as many as
+    OMP_NUM_THREADS says or the processor has cores."""
     seed: int = Field(default=0, ge=0)
     checkpoint_every: PositiveInt = 200
     """Steps between saved states."""

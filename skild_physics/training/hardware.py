@@ -1,14 +1,15 @@
-"""What the machine offers: device, number format, compiler, memory."""
+"""What the machine offers: device, compiler, memory."""
 
 import ctypes
 import resource
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def default_device() -> torch.device:
@@ -16,39 +17,56 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type networks compute in: bfloat16 where the hardware multiplies it fast."""
-    if precision == "auto":
-        fast = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
-        precision = "bfloat16" if fast else "float32"
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[
-        precision
-    ]
+class Runner(nn.Module):
+    """A network that is run as it is or, while ``compiled`` is set, compiled.
 
-
-def compiled(
-    network: nn.Module, example: Callable[[nn.Module], None], log: Callable[[str], None]
-) -> nn.Module:
-    """The network under torch.compile if that works here, else the network.
+    The first call of a compiled network raises whatever its backend does, many calls later, too.
 
     Args:
-        network: what to compile.
-        example: runs a network the way it will be used, forward and backward.
-        log: is told why it does not work.
+        network: takes tensors.
     """
-    if not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "c++", "clang++"))):
-        log("no C++ compiler: training without torch.compile")
-        return network
-    try:
-        candidate = cast(nn.Module, torch.compile(network, dynamic=False))
-        example(candidate)
-    except Exception as error:
-        # every backend fails in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log(f"training without torch.compile, which failed: {reason}")
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.compiled = network, False
+        self._compiled: nn.Module | None = None
+
+    def forget(self) -> None:
+        """Compile anew when it is called next: the compiler gives up after so many variants."""
         torch.compiler.reset()
-        return network
-    return candidate
+        self._compiled = None
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The output of the network.
+
+        Raises:
+            RuntimeError: there is no C++ compiler, which torch needs without a GPU.
+        """
+        if not self.compiled:
+            output: Tensor = self.network(*inputs)
+            return output
+        if self._compiled is None:
+            compilers = map(shutil.which, ("g++", "c++", "clang++"))
+            if not torch.cuda.is_available() and not any(compilers):
+                raise RuntimeError("no C++ compiler")
+            self._compiled = cast(nn.Module, torch.compile(self.network, dynamic=False))
+        output = self._compiled(*inputs)
+        return output
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """Afterwards torch uses as many threads as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:

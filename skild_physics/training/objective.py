@@ -8,6 +8,7 @@ weighed.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -91,6 +92,10 @@ class Objective(Protocol):
         """A lattice, and a step n on it for each of ``count`` fields, float64 (count,)."""
         ...
 
+    def examples(self, count: int) -> list[tuple[Any, Tensor]]:
+        """Every lattice that may be drawn, the largest first, with ``count`` steps n on it."""
+        ...
+
     def split(self, n: Tensor) -> list[tuple[Any, Tensor]]:
         """The lattices that steps n (B,) belong to, each with the places of its steps in n."""
         ...
@@ -139,6 +144,13 @@ class Levels:
         chosen = float(u[0]) * self._levels[-1][2]
         at, start, end = next(level for level in self._levels if chosen <= level[2])
         return at, start + u[1:] * (end - start)
+
+    def examples(self, count: int) -> list[tuple[Process, Tensor]]:
+        """Every lattice, the largest first, with steps from the middle of its interval."""
+        return [
+            (at, torch.full((count,), (start + end) / 2, dtype=torch.float64))
+            for at, start, end in self._levels
+        ]
 
     def split(self, n: Tensor) -> list[tuple[Process, Tensor]]:
         """The lattices that steps n (B,) belong to, each with the places of its steps in n."""
@@ -195,14 +207,26 @@ class ScaleSpaceTasks:
     def _within(self, level: int) -> Task:
         return Task(level, level, self._space.sizes[level])
 
+    def _raising(self, level: int, count: int) -> tuple[Task, Tensor]:
+        n = torch.full((count,), float(self._space.ends[level - 1]), dtype=torch.float64)
+        return Task(level, level - 1, self._space.sizes[level]), n
+
+    def examples(self, count: int) -> list[tuple[Task, Tensor]]:
+        """Every level, the finest first, and every change of it, with steps of them."""
+        ends = self._space.ends
+        within = [
+            (self._within(level), torch.full((count,), (start + end) / 2, dtype=torch.float64))
+            for level, (start, end) in enumerate(pairwise((0, *ends)))
+        ]
+        return within + [self._raising(level, count) for level in range(1, len(ends))]
+
     def draw(self, count: int, generator: torch.Generator) -> tuple[Task, Tensor]:
         """A level, as often as its steps are drawn, and n uniform on it; or a change of level."""
         space, coarser = self._space, len(self._space.sizes) - 1
         u = 1 - torch.rand(count + 2, generator=generator, dtype=torch.float64)
         if coarser and float(u[0]) <= self._settings.raising:
             level = min(int(float(u[1]) * coarser), coarser - 1) + 1
-            n = torch.full((count,), float(space.ends[level - 1]), dtype=torch.float64)
-            return Task(level, level - 1, space.sizes[level]), n
+            return self._raising(level, count)
         level = space.level(float(u[1]) * space.T)
         start, end = (0, *space.ends)[level : level + 2]
         return self._within(level), start + u[2:] * (end - start)

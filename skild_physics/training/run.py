@@ -36,7 +36,8 @@ from skild_physics.training.evaluation import (
     heldout_loss,
     sample_pictures,
 )
-from skild_physics.training.hardware import peak_memory
+from skild_physics.training.execution import Execution, recorded
+from skild_physics.training.hardware import kept_threads, peak_memory
 from skild_physics.training.trainer import Log, Trainer, learning_rate
 
 Progress = Callable[[int, float], None]
@@ -49,7 +50,7 @@ def dry_run(config: Config, log: Log = lambda line: None, steps: int = 5) -> dic
         InputError: as :func:`train`.
         FloatingPointError: the loss is not finite.
     """
-    with joined_world() as world:
+    with joined_world() as world, kept_threads():
         trainer = Trainer(config, world, log)
         log(trainer.summary())
         seconds = []
@@ -92,7 +93,7 @@ def train(
         OSError: a state cannot be written; the last saved one stays.
         KeyboardInterrupt: SIGINT, once the state is saved; SystemExit(143): SIGTERM.
     """
-    with joined_world() as world, _stop_signals() as caught:
+    with joined_world() as world, kept_threads(), _stop_signals() as caught:
         if not world.is_main:
             progress, log = lambda step, loss: None, lambda line: None
         return _train(config, world, progress, log, overwrite, caught)
@@ -112,7 +113,7 @@ def _train(
     if state is not None and state["step"] >= settings.steps and model_path.exists():
         log(f"{model_path}: trained already, {settings.steps} steps")
         return model_path
-    trainer = Trainer(config, world, log)
+    trainer = Trainer(config, world, log, None if overwrite else _recorded(config))
     start, running = 0, math.nan
     if state is not None:
         trainer.load(state)
@@ -240,7 +241,20 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     process = process | {"spectrum": Path(process.get("spectrum") or "").name}
     if "file" in process.get("levels", {}):
         process["levels"] = process["levels"] | {"file": Path(process["levels"]["file"]).name}
-    return config | {"out": None, "data": data, "process": process}
+    # how steps are computed is chosen once, and kept in run.json
+    training = config["training"] | {"compile": None, "threads": None}
+    return config | {"out": None, "data": data, "process": process, "training": training}
+
+
+def _recorded(config: Config) -> Execution | None:
+    """How this very run computes its steps, if it began before."""
+    try:
+        note = json.loads((config.out / "run.json").read_text())
+        known = parse_config(note["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    same = _identity(known.to_json()) == _identity(config.to_json())
+    return recorded(note.get("execution"), config.training) if same else None
 
 
 def _state_of(
@@ -293,6 +307,7 @@ def _claim(config: Config, trainer: Trainer, overwrite: bool, source: Path | Non
         "python": platform.python_version(),
         "machine": platform.machine(),
         "run": trainer.summary(),
+        "execution": trainer.execution.to_json(),
         "config": config.to_json(),
     }
     with replacing(config.out / "run.json") as temporary:

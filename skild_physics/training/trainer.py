@@ -6,10 +6,11 @@ same global batch gives the same loss however many processes and accumulated par
 """
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ from skild_physics.training.config import (
 )
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.distributed import World
-from skild_physics.training.hardware import autocast_dtype, compiled, keep_freed_memory
+from skild_physics.training.execution import Execution, choose, compiling
+from skild_physics.training.hardware import Runner, keep_freed_memory, reason
 from skild_physics.training.objective import (
     Levels,
     Objective,
@@ -47,6 +49,9 @@ from skild_physics.training.optimizer import build_optimizer
 from skild_physics.training.process_config import ScaleSpaceConfig
 
 Log = Callable[[str], None]
+
+REHEARSAL = 0.5
+"""Seconds for which a way of computing steps is tried, or the time of three steps."""
 
 
 def learning_rate(settings: TrainingConfig, step: int) -> float:
@@ -117,14 +122,15 @@ class Trainer:
         config: the run.
         world: the processes that share it.
         log: receives lines of text about the run.
+        execution: how steps are computed; None: as a few steps show to be the fastest.
 
     Raises:
         InputError: inputs are missing or do not fit together.
     """
 
-    def __init__(self, config: Config, world: World, log: Log):
+    def __init__(self, config: Config, world: World, log: Log, execution: Execution | None = None):
         settings, data = config.training, config.data
-        self.config, self.world = config, world
+        self.config, self.world, self._log = config, world, log
         self.part = settings.batch_size // (world.size * settings.accumulate)
         if self.part * world.size * settings.accumulate != settings.batch_size:
             raise InputError(
@@ -154,7 +160,6 @@ class Trainer:
             else ScaleSpaceTasks(self.scale_space, settings)
         )
         self.error_variance: tuple[Tensor, ...] = ()
-        self.dtype = autocast_dtype(settings.precision, world.device)
         keep_freed_memory()
 
         torch.manual_seed(settings.seed)
@@ -164,29 +169,100 @@ class Trainer:
             self.network, multi_avg_fn=_average_with_warmup(settings.ema)
         ).eval()
         self.optimizer = build_optimizer(self.network, settings)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.important = (
             LossSecondMomentSteps(self.process.T) if settings.timesteps == "second-moment" else None
         )
         self._pool, self._ahead = ThreadPoolExecutor(1), dict[int, Future[Tensor]]()
 
-        runner = compiled(self.network, self._rehearse, log) if settings.compile else self.network
-        self.is_compiled = runner is not self.network
-        # a step on a small field leaves the levels of a Flexi-UNet above it without a gradient
-        flexible = isinstance(config.network, FlexiConfig)
-        self.runner = runner
+        self._switch = Runner(self.network)
+        self.runner: nn.Module = self._switch
+        self._execute_as(execution or self._chosen())
+        enabled = self.execution.precision == "float16"
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
         if world.size > 1:
-            self.runner = DistributedDataParallel(runner, find_unused_parameters=flexible)
+            # a step on a small field leaves the levels of a Flexi-UNet above it without a gradient
+            flexible = isinstance(config.network, FlexiConfig)
+            self.runner = DistributedDataParallel(self.runner, find_unused_parameters=flexible)
 
-    def _rehearse(self, network: nn.Module) -> None:
-        N, device = self.process.N, self.world.device
-        channels = len(self.fields.channels) * (1 if self.config.condition is None else 2)
-        x = torch.zeros(self.part, channels, N, N, device=device)
-        lam = torch.ones(self.part, device=device)
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = network(x.contiguous(memory_format=torch.channels_last), lam)
-        torch.autograd.backward(output.float().sum())
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return self.execution.dtype
+
+    def _chosen(self) -> Execution:
+        """The fastest way of computing steps, the same for all processes."""
+        # the host only feeds a GPU
+        most = torch.get_num_threads() if self.world.device.type == "cpu" else 1
+        examples = self.objective.examples(self.part)
+
+        def seconds(ways: list[Execution]) -> list[float]:
+            times = torch.tensor(self._times(ways, *examples[0]), device=self.world.device)
+            slowest: list[float] = self.world.gathered(times).amax(dim=0).tolist()
+            return slowest
+
+        return choose(self.config.training, seconds, most, len(examples), self._log)
+
+    def _times(self, ways: Sequence[Execution], at: Any, n: Tensor) -> list[float]:
+        """Seconds of a forward and a backward pass in each way, the least of a few in turns."""
+        times: dict[Execution, list[float]] = {}
+        if any(way.compile for way in ways):
+            self._switch.forget()
+        for way in ways:
+            try:
+                self._take(way)
+                with compiling(self._log) if way.compile else nullcontext():
+                    self._rehearse(at, n)
+                times[way] = []
+            except Exception as error:
+                if not way.compile:
+                    raise
+                self._log(f"torch.compile fails: {reason(error)}")
+        began, rounds = time.perf_counter(), 0
+        limit = REHEARSAL * len(times)
+        while rounds < 3 or (rounds < 20 and time.perf_counter() - began < limit):
+            rounds += 1
+            for way, found in times.items():
+                self._take(way)
+                start = time.perf_counter()
+                self._rehearse(at, n)
+                found.append(time.perf_counter() - start)
+        return [min(times.get(way, [math.inf])) for way in ways]
+
+    def _take(self, way: Execution) -> None:
+        self.execution = way
+        torch.set_num_threads(way.threads)
+        self._switch.compiled = way.compile
+
+    def _execute_as(self, way: Execution) -> None:
+        """Compute steps in a way from now on; without the compiler if that fails."""
+        try:
+            self._take(way)
+            if way.compile:
+                # all that may come, since nothing is to be compiled outside
+                self._switch.forget()
+                with compiling(self._log):
+                    for at, n in self.objective.examples(self.part):
+                        self._rehearse(at, n)
+        except Exception as error:
+            if not way.compile:
+                raise
+            self._go_on_eagerly(error)
+
+    def _go_on_eagerly(self, error: Exception) -> None:
+        self._log(f"training without torch.compile, which failed: {reason(error)}")
+        self._take(replace(self.execution, compile=False))
         self.optimizer.zero_grad()
+
+    def _rehearse(self, at: Any, n: Tensor) -> None:
+        """A forward and a backward pass, as in a step, that change nothing."""
+        device = self.world.device
+        fields = self.fields.take(torch.arange(self.part) % self.fields.count).to(device)
+        eps = field_noise(range(self.part), (fields.shape[1], at.N, at.N), device)
+        losses = self.objective.losses(self.runner, at, fields, n, eps, self.dtype)
+        torch.autograd.backward(losses.sum())
+        self.optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _seeds(self, step: int) -> list[int]:
         """For fields, steps n, dropout, and the noise of each field."""
@@ -217,7 +293,6 @@ class Trainer:
         """
         settings, world = self.config.training, self.world
         seeds = self._seeds(step)
-        torch.manual_seed(seeds[2] + world.rank)
         generator = torch.Generator().manual_seed(seeds[1])
         factor = torch.ones(settings.batch_size)
         if self.important is None:
@@ -226,10 +301,41 @@ class Trainer:
             at = self.process
             n, factor = self.important.draw(settings.batch_size, generator)
         fields = self._fields(step)
-        mine = len(fields)
-        shape = (fields.shape[1], at.N, at.N)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
+        try:
+            losses = self._backward(at, n, factor, fields, seeds)
+        except Exception as error:
+            if not self.execution.compile:
+                raise
+            self._go_on_eagerly(error)
+            losses = self._backward(at, n, factor, fields, seeds)
+        every = world.gathered(losses).flatten().cpu()
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip))
+        value = float((every * factor).mean())
+        if not math.isfinite(value):
+            # losses may be finite and their mean not
+            worst = torch.where(every.isfinite(), every, math.inf).argmax()
+            raise FloatingPointError(
+                f"the loss became {value} at step {step}, n = {float(n[worst]):.1f}"
+            )
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise FloatingPointError(f"the gradient became {norm} at step {step}")
+        if self.important is not None:
+            self.important.update(n, every)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update_parameters(self.network)
+        return Step(value, norm)
+
+    def _backward(
+        self, at: Any, n: Tensor, factor: Tensor, fields: Tensor, seeds: list[int]
+    ) -> Tensor:
+        """Gradients of this process's part of a batch, and the losses of its fields."""
+        world, mine = self.world, len(fields)
+        shape = (fields.shape[1], at.N, at.N)
+        torch.manual_seed(seeds[2] + world.rank)
         self.optimizer.zero_grad()
         losses = []
         for first in range(0, mine, self.part):
@@ -249,24 +355,7 @@ class Trainer:
                 weighted = (loss * factor[rows].to(loss)).sum() / mine
                 torch.autograd.backward(self.scaler.scale(weighted))
             losses.append(loss.detach())
-        every = world.gathered(torch.cat(losses)).flatten().cpu()
-        self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip))
-        value = float((every * factor).mean())
-        if not math.isfinite(value):
-            # losses may be finite and their mean not
-            worst = torch.where(every.isfinite(), every, math.inf).argmax()
-            raise FloatingPointError(
-                f"the loss became {value} at step {step}, n = {float(n[worst]):.1f}"
-            )
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise FloatingPointError(f"the gradient became {norm} at step {step}")
-        if self.important is not None:
-            self.important.update(n, every)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.average.update_parameters(self.network)
-        return Step(value, norm)
+        return torch.cat(losses)
 
     def state(self) -> dict[str, Any]:
         """What the next step depends on."""
@@ -314,6 +403,5 @@ class Trainer:
             f"{self.heldout.count:,} held out, {settings.steps:,} steps of {settings.batch_size}"
             + (f" in {parts} parts" if parts > 1 else "")
             + (f" on {self.world.size} processes" if self.world.size > 1 else "")
-            + f", {self.world.device}, {str(self.dtype).removeprefix('torch.')}, "
-            + ("compiled" if self.is_compiled else "eager")
+            + f", {self.world.device}, {self.execution}"
         )
