@@ -13,7 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,6 +38,8 @@ SCHEMA_VERSION = 2
 """Version 1 knew lattice ensembles of one channel only."""
 BUNDLED, BUNDLED_PHOTOGRAPHS = "bundled", "bundled-photographs"
 """Names of the checkpoints that come with the package."""
+SamplingPrecision = Literal["float32", "bfloat16"]
+SAMPLING_PRECISIONS: tuple[str, ...] = get_args(SamplingPrecision)
 _FOLDERS = {BUNDLED: "ising64", BUNDLED_PHOTOGRAPHS: "photographs64"}
 _WEIGHTS, _ERRORS = "network.", "error_variance."
 
@@ -55,6 +57,7 @@ class Model:
         scale_space: the process, if it is one of Scale Space Diffusion.
         error_variance: of its estimate at each change of level, finest first; see
             :func:`skild_physics.diffusion.scalespace_sampling.reverse`.
+        precision: what the network computes in when it is sampled with.
     """
 
     network: nn.Module
@@ -64,6 +67,14 @@ class Model:
     trained_steps: int
     scale_space: ScaleSpace | None = None
     error_variance: tuple[Tensor, ...] = ()
+    precision: SamplingPrecision = "float32"
+
+    def _output(self, x: Tensor, *others: Any) -> Tensor:
+        """The network's output, float32, computed in the precision asked for."""
+        dtype = getattr(torch, self.precision)
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            output: Tensor = self.network(x, *others)
+        return output.float()
 
     @property
     def tau(self) -> float:
@@ -79,7 +90,7 @@ class Model:
         """
         if self.scale_space is None:
             raise InputError("this is a SKILD model, a scale-space model is needed")
-        return estimator(self.network, self.scale_space, self.config.training.prediction)
+        return estimator(self._output, self.scale_space, self.config.training.prediction)
 
     @property
     def multiple(self) -> int:
@@ -114,12 +125,12 @@ class Model:
         settings, process = self.config.training, process or self.process
         threshold = self.live_threshold(live_threshold)
         if not threshold:
-            return denoiser(self.network, process, settings.prediction)
+            return denoiser(self._output, process, settings.prediction)
         # lattices of live modes of the same spacing as in training
         multiple = settings.live_multiple_of(self.process.N) * process.N // self.process.N
         if process.N % max(multiple, 1) or multiple % self.multiple:
             multiple = self.multiple
-        return adaptive_denoiser(self.network, process, settings.prediction, threshold, multiple)
+        return adaptive_denoiser(self._output, process, settings.prediction, threshold, multiple)
 
     def critical(self, N: int, live_threshold: float | None = None) -> tuple[Process, Denoiser]:
         """The process and the estimate of x_0 of critical fields of another size.
@@ -148,8 +159,7 @@ class Model:
         """The estimate of x_0 of a conditional model that is told fields (B, C, N, N)."""
 
         def network(x: Tensor, lam: Tensor) -> Tensor:
-            output: Tensor = self.network(torch.cat([x, told], dim=1), lam)
-            return output
+            return self._output(torch.cat([x, told], dim=1), lam)
 
         return denoiser(network, self.process, self.config.training.prediction)
 
@@ -198,7 +208,11 @@ def checkpoint_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
+def load_model(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    precision: SamplingPrecision = "float32",
+) -> Model:
     """Read an inference checkpoint; a folder stands for the model.safetensors in it.
 
     Args:
@@ -206,6 +220,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
             with the package, or "bundled-photographs" for its model of photographs (see their
             cards, pretrained/*/README.md).
         device: where its tensors go.
+        precision: what its network computes in when it is sampled with; the weights and all else
+            are float32 or better.
 
     Raises:
         InputError: the file is missing, foreign, broken, or of a newer schema.
@@ -240,7 +256,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
         raise InputError(f"{path}: weights do not fit the network: {error}") from None
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     steps = int(header["trained_steps"])
-    return Model(network, process, config, channels, steps, scale_space, error_variance)
+    return Model(network, process, config, channels, steps, scale_space, error_variance, precision)
 
 
 def previous(path: Path) -> Path:
