@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from skild_physics.cli.console import progress, say
 
@@ -142,8 +141,7 @@ def sample_to(
     starts = (keep_start and kind == "hdf5") or start_out is not None
 
     def arrays(first: int, last: int) -> dict[str, NDArray[Any]]:
-        with torch.inference_mode():
-            done = make(first, last, replace(sampling, first=first, batch_size=last - first))
+        done = make(first, last, replace(sampling, first=first, batch_size=last - first))
         result = done.result.numpy()
         found = {"field": result if kind == "hdf5" else pixels(result)}
         return found | ({"start": done.start.numpy()} if starts else {})

@@ -84,8 +84,7 @@ def script(
     def command(again: bool, model: str, sr3: str, fields: int) -> None:
         path = HERE / f"{name}.nc"
         if again:
-            with torch.inference_mode():
-                results = measure(load_model(model), sr3, fields)
+            results = measure(load_model(model), sr3, fields)
             with replacing(path) as temporary:
                 results.to_netcdf(temporary, engine="h5netcdf")
         with xr.open_dataset(path, engine="h5netcdf") as results:

@@ -250,8 +250,7 @@ def main(again: bool, models: Path, fields: int, calls: int, white_calls: int) -
             True: Sampling(calls=calls),
             False: Sampling(calls=white_calls, sampler="stochastic"),
         }
-        with torch.inference_mode():
-            results = measure(models, fields, samplings)
+        results = measure(models, fields, samplings)
         with replacing(path) as temporary:
             results.to_netcdf(temporary, engine="h5netcdf")
     with xr.open_dataset(path, engine="h5netcdf") as results:

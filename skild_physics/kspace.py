@@ -95,7 +95,9 @@ def _torch_matrix(
     # imported here so that work without a network need not wait for torch
     import torch
 
-    return torch.tensor(basis_matrix(N, basis), dtype=dtype, device=device)
+    # a tensor made under inference_mode could never serve a transform that needs gradients
+    with torch.inference_mode(False):
+        return torch.tensor(basis_matrix(N, basis), dtype=dtype, device=device)
 
 
 def _matrix_like(x: Array, basis: Basis) -> Array:

@@ -90,16 +90,19 @@ class Process:
         object.__setattr__(self, "S0", S0)
 
     @cached_property
+    @torch.inference_mode(False)
     def k_eff(self) -> Tensor:
         """max(k, k_c) of every mode, radians per box side, shape (N, N)."""
         k = torch.as_tensor(wavenumbers(self.N, self.basis))
         return k.clamp(min=self.k_c).to(self.S0.device)
 
     @cached_property
+    @torch.inference_mode(False)
     def _k2(self) -> Tensor:
         return self.k_eff**2
 
     @cached_property
+    @torch.inference_mode(False)
     def _sqrt_S0(self) -> Tensor:
         return self.S0.sqrt()
 
@@ -226,6 +229,7 @@ class Process:
         return speed / 2, torch.sqrt(speed) * self._sqrt_S0
 
     @cached_property
+    @torch.inference_mode(False)
     def frozen(self) -> Tensor:
         """Modes that nothing attenuates (the zero mode if k_c = 0), bool, shape (N, N)."""
         return self._k2 == 0

@@ -40,6 +40,7 @@ class Resize:
         return R.T @ y @ R
 
     @cached_property
+    @torch.inference_mode(False)
     def modes(self) -> tuple[Tensor, Tensor]:
         """Singular values d (N,), filled up with zeros, and their vectors in columns V (N, N)."""
         _, d, Vt = torch.linalg.svd(self.R, full_matrices=True)

@@ -134,6 +134,7 @@ def steps_between(
     return torch.tensor([start, *steps.tolist(), end], dtype=torch.float64)
 
 
+@torch.no_grad()
 def ancestral(
     process: Process,
     denoise: Denoiser,
@@ -159,6 +160,7 @@ def ancestral(
     return x
 
 
+@torch.no_grad()
 def multistep(
     process: Process,
     denoise: Denoiser,

@@ -139,6 +139,7 @@ class LevelPosterior:
         return mu + self._ratio * self._c * self.resize.adjoint(away)
 
     @cached_property
+    @torch.inference_mode(False)
     def spread(self) -> Tensor:
         """Standard deviation of every singular mode, float64, shape (N, N)."""
         d, _ = self.resize.modes
@@ -198,11 +199,13 @@ class ScaleSpace:
         return self.ends[-1]
 
     @cached_property
+    @torch.inference_mode(False)
     def levels(self) -> tuple[Process, ...]:
         """The process within each level."""
         return tuple(white_process(N, self.schedule, self.basis, self.T) for N in self.sizes)
 
     @cached_property
+    @torch.inference_mode(False)
     def resizes(self) -> tuple[Resize, ...]:
         """The map of each level to the next."""
         return tuple(resize(self.degradation, N, M, self.basis) for N, M in pairwise(self.sizes))

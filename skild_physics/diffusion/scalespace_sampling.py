@@ -99,6 +99,7 @@ def legs(space: ScaleSpace, start: float, level: int, sampling: Sampling) -> lis
     return found
 
 
+@torch.no_grad()
 def reverse(
     space: ScaleSpace,
     estimate: Estimate,

@@ -249,6 +249,7 @@ class Observation:
     M: int
 
     @cached_property
+    @torch.inference_mode(False)
     def K(self) -> Tensor:
         """Coarse modes from fine ones, one axis, float64, shape (M, N)."""
         R = downsampling_matrix(self.kind, self.process.N, self.M, self.process.basis)
@@ -260,17 +261,20 @@ class Observation:
         return K
 
     @cached_property
+    @torch.inference_mode(False)
     def inverse(self) -> Tensor:
         """K_0^(-1), the inverse of K on the low modes, shape (M, M)."""
         inverse: Tensor = torch.linalg.pinv(self.K[:, : self.M], rtol=1e-4)
         return inverse
 
     @cached_property
+    @torch.inference_mode(False)
     def _response(self) -> Tensor:
         """K_0^(-1) K, estimates of low modes from all modes of one axis, shape (M, N)."""
         return self.inverse @ self.K
 
     @cached_property
+    @torch.inference_mode(False)
     def alias_variance(self) -> Tensor:
         """a^2 of every mode, in the units of S0; infinite where y says nothing, shape (N, N)."""
         M, S0 = self.M, self.process.S0.cpu()

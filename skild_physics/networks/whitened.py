@@ -41,6 +41,7 @@ class WhitenedInput(nn.Module):
         output: Tensor = self.network(torch.cat([x, z.to(x.dtype)], dim=1), lam)
         return output
 
+    @torch.inference_mode(False)
     def _root(self, x: Tensor) -> Tensor:
         key = x.shape[-1], x.device
         if key not in self._roots:

@@ -122,7 +122,6 @@ def error_variances(model: Model, fields: Tensor, batch_size: int) -> tuple[Tens
     return tuple(found)
 
 
-@torch.no_grad()
 def sample_pictures(model: Model, truth: Tensor) -> Sampled:
     """A few samples: of coarse fields if the model is conditional, from nothing if its schedule
     destroys everything, else of held-out fields.
