@@ -2,8 +2,8 @@
 
     python benchmarks/network.py [--steps 2000] [NAME ...]
 
-Each variant trains on the same critical Ising fields, 32 x 32, steps and noise, in a process of
-its own on one thread, on a schedule that ends below one pixel. Reported are
+Each variant trains in float32 on the same critical Ising fields, 32 x 32, steps and noise, in a
+process of its own on one thread, on a schedule that ends below one pixel. Reported are
 
     seconds per step, compiled, on one thread beside another;
     E |x_0 - D|^2 per site of 1,024 held-out fields, at effective resolutions of 2 to 64 pixels per
@@ -38,10 +38,10 @@ from skild_physics.fields import open_ensemble, open_source
 from skild_physics.observables.evaluate import evaluate
 from skild_physics.observables.measure import Plan
 from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
-from skild_physics.training import trainer as steps_of_training
-from skild_physics.training.config import TrainingConfig, parse_config
+from skild_physics.training.build import build_network, build_process, spectrum_of
+from skild_physics.training.config import Config, parse_config
 from skild_physics.training.distributed import World
-from skild_physics.training.objective import field_noise
+from skild_physics.training.objective import Levels, field_noise
 from skild_physics.training.trainer import Trainer
 
 L, HELDOUT, EVALUATED = 32, 1024, 2048
@@ -89,21 +89,22 @@ class Odd(nn.Module):
         return output
 
 
-def entropy_losses(
-    network: Network,
-    process: Process,
-    settings: TrainingConfig,
-    fields: Tensor,
-    n: Tensor,
-    eps: Tensor,
-    dtype: torch.dtype,
-    told: None,
-) -> Tensor:
+class Entropy(Levels):
     """Cross-entropy of spins, of which the network gives half the log-odds."""
-    alpha, sigma = (c.float() for c in process.marginal(n[:, None]))
-    x_n = alpha * kspace.forward(fields, process.basis) + sigma * eps
-    half = network(kspace.inverse(x_n, process.basis), (process.lam(n) * L**2).float())
-    return F.softplus(-2 * fields * half).mean(dim=(1, 2, 3))
+
+    def losses(
+        self,
+        network: Network,
+        at: Process,
+        fields: Tensor,
+        n: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        alpha, sigma = (c.float() for c in at.marginal(n[:, None]))
+        x_n = alpha * kspace.forward(fields, at.basis) + sigma * eps
+        half = network(kspace.inverse(x_n, at.basis), (at.lam(n) * L**2).float())
+        return F.softplus(-2 * fields * half).mean(dim=(1, 2, 3))
 
 
 def bounded(network: Network, process: Process) -> Denoiser:
@@ -178,10 +179,8 @@ def of_spins(x: Tensor) -> xr.DataArray:
     return xr.DataArray(x.sign().to(torch.int8)[:, 0].numpy(), dims=("sample", "y", "x"))
 
 
-def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
-    variant = VARIANTS[name]
-    torch.set_num_threads(1)
-    config = parse_config(
+def configuration(variant: Variant, folder: Path, steps: int) -> Config:
+    return parse_config(
         {
             "out": str(folder / "run"),
             "data": {"source": str(folder / "train.h5"), "heldout": HELDOUT},
@@ -191,21 +190,39 @@ def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
                 "schedule": {"kind": "linear", "resolution": 0.5, **variant.schedule},
             },
             "network": variant.network,
-            "training": {"steps": steps, "batch_size": 16, **variant.training},
+            "training": {
+                "steps": steps,
+                "batch_size": 16,
+                "precision": "float32",
+                "compile": True,
+                "threads": 1,
+                **variant.training,
+            },
         }
     )
-    if variant.inputs > 1:
-        plain = steps_of_training.build_network
-        steps_of_training.build_network = lambda config, process, channels: plain(
-            config, process, variant.inputs
-        )
-    trainer = Trainer(config, World(0, 1, torch.device("cpu")), lambda line: None)
-    process, network = trainer.process, trainer.average.module
+
+
+def trainer_of(name: str, config: Config) -> Trainer:
+    variant, process = VARIANTS[name], build_process(config, *spectrum_of(config))
+    torch.manual_seed(config.training.seed)
+    network = build_network(config, process, variant.inputs)
     if variant.wrap is not None:
-        trainer.runner = torch.compile(variant.wrap(trainer.network, process))
         network = variant.wrap(network, process)
-    if variant.bounded:
-        steps_of_training.training_losses = entropy_losses
+    return Trainer(
+        config,
+        World(0, 1, torch.device("cpu")),
+        lambda line: click.echo(f"{name}: {line}", err=True),
+        objective=Entropy(process, config.training) if variant.bounded else None,
+        network=network,
+    )
+
+
+def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
+    variant = VARIANTS[name]
+    torch.set_num_threads(1)
+    config = configuration(variant, folder, steps)
+    trainer = trainer_of(name, config)
+    process, network = trainer.process, trainer.average.module
     for step in range(10):
         trainer.step(step)
     began = time.perf_counter()
@@ -223,7 +240,7 @@ def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
         else denoiser(network, process, config.training.prediction)
     )
     errors = []
-    with torch.inference_mode():
+    with torch.no_grad():
         fields = trainer.heldout.take(torch.arange(HELDOUT))
         x_0 = kspace.forward(fields, process.basis)
         eps = field_noise(range(HELDOUT), fields.shape[1:], fields.device)
@@ -235,9 +252,9 @@ def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
                 for x, e in zip(x_0.split(64), eps.split(64), strict=True)
             ]
             errors.append(float(torch.cat(away).mean()))
-        with open_ensemble(folder / "heldout.h5") as ensemble:
-            truth = torch.from_numpy(ensemble["spins"].values).float()[:, None]
-        made = super_resolve_paired(process, denoise, truth, 4, 0.1, Sampling(calls=12))
+    with open_ensemble(folder / "heldout.h5") as ensemble:
+        truth = torch.from_numpy(ensemble["spins"].values).float()[:, None]
+    made = super_resolve_paired(process, denoise, truth, 4, 0.1, Sampling(calls=12))
     found = evaluate(
         {"truth": of_spins(truth), "made": of_spins(made.result)}, Plan(sides=(1, 2, 4))
     )[0].sel(source="made")
@@ -278,9 +295,9 @@ def main(names: tuple[str, ...], steps: int, jobs: int, one: Path | None) -> Non
 
         def start(name: str) -> dict[str, Any]:
             command = [sys.executable, __file__, name, "--steps", str(steps), "--one", str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
-                raise click.ClickException(f"{name}: {done.stderr[-2000:]}")
+                raise click.ClickException(f"{name} failed")
             found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
             return found
 

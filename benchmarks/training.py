@@ -8,7 +8,8 @@ once; then they take turns, a few steps each, so that what else the machine does
 compact network, 64 x 64 critical Ising fields, batch 16, whole training steps: data, noise,
 transforms, network, gradients, optimiser, average of the weights
     plain     eager float32 in PyTorch's default layout (NCHW) and allocator
-    ours      as `skild-physics train` does it: channels last, compiled, freed memory kept
+    ours      as `skild-physics train` does it: channels last, freed memory kept, and in the number
+              format, compiled or not, with the threads that it finds to be the fastest
     live      ours on a schedule that ends below one pixel, the network shown live modes only
     full      ours on the same schedule, the network shown everything
 NCSN++ of a reduced published configuration, 32 x 32 x 3, batch 8, forward and backward
@@ -40,8 +41,8 @@ from torch import nn
 from skild_physics.networks import NCSNpp
 from skild_physics.training.config import Config, load_config, parse_config
 from skild_physics.training.distributed import World
-from skild_physics.training.hardware import default_device, peak_memory
-from skild_physics.training.objective import field_noise, training_losses
+from skild_physics.training.hardware import default_device, keep_freed_memory, peak_memory
+from skild_physics.training.objective import field_noise
 from skild_physics.training.trainer import Trainer
 
 LAW = {"C": 0.26641, "k0_squared": 3.0, "alpha": 0.875, "basis": "periodic"}
@@ -68,25 +69,27 @@ def steps_of(trainer: Trainer) -> Work:
     return lambda: trainer.step(next(count))
 
 
-def our_step(config: Config) -> tuple[Work, Trainer]:
-    trainer = Trainer(config, World(0, 1, default_device()), lambda line: None)
-    return steps_of(trainer), trainer
+def trainer_of(config: Config) -> Trainer:
+    return Trainer(config, World(0, 1, default_device()), lambda line: click.echo(line, err=True))
+
+
+def our_step(config: Config) -> Work:
+    keep_freed_memory()
+    return steps_of(trainer_of(config))
 
 
 def plain_step(folder: Path) -> Work:
-    # PyTorch as it comes
-    import skild_physics.training.trainer as module
-
-    module.keep_freed_memory = lambda: None
-    _, trainer = our_step(config(folder, 64, 16, compile=False, precision="float32"))
+    # PyTorch as it comes, freed memory included
+    settings = {"compile": False, "precision": "float32", "threads": torch.get_num_threads()}
+    trainer = trainer_of(config(folder, 64, 16, **settings))
     trainer.network.to(memory_format=torch.contiguous_format)
     return steps_of(trainer)
 
 
 def process_only(folder: Path) -> Work:
     """Noise, transforms, coefficients and loss of a step, around a network that does nothing."""
-    _, trainer = our_step(config(folder, 64, 16, compile=False))
-    settings, process = trainer.config.training, trainer.process
+    keep_freed_memory()
+    trainer = trainer_of(config(folder, 64, 16, compile=False))
     scale = torch.ones(1, requires_grad=True)
     fields = trainer.fields.take(torch.arange(16))
     generator = torch.Generator().manual_seed(0)
@@ -94,8 +97,7 @@ def process_only(folder: Path) -> Work:
     def work() -> None:
         at, n = trainer.objective.draw(16, generator)
         eps = field_noise(list(range(16)), (1, at.N, at.N), torch.device("cpu"))
-        losses = training_losses(lambda x, lam: scale * x, process, settings, fields, n, eps)
-        losses.mean().backward()
+        trainer.objective.losses(lambda x, lam: scale * x, at, fields, n, eps).mean().backward()
 
     return work
 
@@ -131,11 +133,11 @@ def build(name: str, folder: Path) -> Work:
         case ["compact", "plain"]:
             return plain_step(folder)
         case ["compact", "ours"]:
-            return our_step(config(folder, 64, 16))[0]
+            return our_step(config(folder, 64, 16))
         case ["compact", "live"]:
-            return our_step(config(folder, 64, 16, **live))[0]
+            return our_step(config(folder, 64, 16, **live))
         case ["compact", "full"]:
-            return our_step(config(folder, 64, 16, schedule=BELOW_A_PIXEL))[0]
+            return our_step(config(folder, 64, 16, schedule=BELOW_A_PIXEL))
         case ["compact", "process"]:
             return process_only(folder)
         case ["ncsnpp", "plain"]:
@@ -149,11 +151,11 @@ def build(name: str, folder: Path) -> Work:
         case ["published", "compact" | "ising128-x4" as which, "compiled" | "eager" as how]:
             settings = {"precision": "bfloat16", "compile": how == "compiled"}
             if which == "compact":
-                return our_step(config(folder, 128, 64, **settings))[0]
+                return our_step(config(folder, 128, 64, **settings))
             source = (f"data.source={folder / '128.h5'}", "data.heldout=16")
             chosen = (f"training.compile={str(settings['compile']).lower()}",)
             batch = ("training.batch_size=32",)
-            return our_step(load_config("ising128-x4", source + chosen + batch))[0]
+            return our_step(load_config("ising128-x4", source + chosen + batch))
     raise ValueError(name)
 
 
@@ -176,19 +178,19 @@ def worker(name: str, folder: Path) -> None:
 def race(names: list[str], folder: Path, rounds: int, steps: int) -> dict[str, dict[str, float]]:
     """Median seconds per step and peak memory in MiB of competitors that take turns."""
     command = [sys.executable, __file__, "--worker"]
-    workers = {
-        name: subprocess.Popen(
+    workers, found = {}, {}
+    for name in names:
+        # one after the other, since training looks for what is fastest here
+        workers[name] = subprocess.Popen(
             [*command, name, "--folder", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for name in names
-    }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for process in workers.values():
-        assert process.stdout is not None
-        if process.stdout.readline() != "ready\n":
+        found[name] = list[tuple[float, float]]()
+        stdout = workers[name].stdout
+        assert stdout is not None
+        if stdout.readline() != "ready\n":
             raise click.ClickException("a worker failed")
     for _ in range(rounds):
         for name, process in workers.items():

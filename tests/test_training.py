@@ -23,6 +23,7 @@ from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolutio
 from skild_physics.fields import load_fields
 from skild_physics.kspace import forward, inverse, normalization_factor, wavenumbers
 from skild_physics.networks import CompactUNet
+from skild_physics.training import hardware
 from skild_physics.training.build import build_network, build_process, spectrum_of
 from skild_physics.training.checkpoint import load_model, load_state
 from skild_physics.training.config import (
@@ -291,6 +292,58 @@ def test_weights_are_averaged_over_about_ten_steps_at_first(values):
 # held-out losses
 
 
+def test_a_loss_can_be_handed_in(values):
+    """What a run of another prediction minimises gives that run's losses, and no others."""
+    settings = values["training"] | {"prediction": "x0"}
+
+    class Told(Levels):
+        called = 0
+
+        def losses(self, *arguments):
+            self.called += 1
+            return super().losses(*arguments)
+
+    config, other = parse_config(values), parse_config(values | {"training": settings})
+    process = build_process(config, *spectrum_of(config))
+    own = Told(process, other.training)
+    trainers = [
+        Trainer(config, ALONE, print, objective=own),
+        Trainer(other, ALONE, print),
+        Trainer(config, ALONE, print),
+    ]
+    handed, wanted, plain = ([t.step(step).loss for step in range(3)] for t in trainers)
+    assert handed == wanted
+    assert handed != plain
+    assert own.called == 3
+
+
+def test_a_network_can_be_handed_in(values):
+    """It is what is trained and averaged, and starts as it was."""
+
+    class Halved(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x, lam):
+            return self.network(x, lam) / 2
+
+    config = parse_config(values)
+    process = build_process(config, *spectrum_of(config))
+    torch.manual_seed(config.training.seed)
+    own = Halved(build_network(config, process, 1))
+    trainer, plain = Trainer(config, ALONE, print, network=own), Trainer(config, ALONE, print)
+    assert trainer.network is own
+    assert trainer.parameters == plain.parameters
+    for a, b in zip(own.parameters(), plain.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    before = [w.detach().clone() for w in own.parameters()]
+    losses = [each.step(0).loss for each in (trainer, plain)]
+    assert losses[0] != losses[1]
+    assert any(not torch.equal(a, b) for a, b in zip(before, own.parameters(), strict=True))
+    assert isinstance(trainer.average.module, Halved)
+
+
 def gaussian(process, count, channels):
     """Fields whose modes have exactly the variance S0."""
     modes = torch.randn(count, channels, process.N, process.N, generator=seeded(3))
@@ -427,6 +480,18 @@ def test_dry_run_writes_nothing(values, tmp_path, monkeypatch, capsys):
     assert found["hours"] == pytest.approx(20 * found["seconds_per_step"] / 3600)
     assert found["fields_per_second"] == pytest.approx(16 / found["seconds_per_step"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_runs_keep_freed_memory_and_trainers_alone_do_not(values, monkeypatch):
+    calls = []
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: calls.append(name))
+    config = parse_config(values)
+    Trainer(config, ALONE, print)
+    assert not calls
+    dry_run(config, steps=1)
+    assert len(calls) == 1
+    train(config)
+    assert len(calls) == 2
 
 
 def test_a_saved_state_has_the_size_that_a_dry_run_says(values, tmp_path):

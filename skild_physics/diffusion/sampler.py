@@ -24,6 +24,8 @@ multistep   exponential integrators in the log-SNR l = ln(alpha / sigma), which 
 
 The step to n = 0, where l is infinite, returns D. Modes that nothing attenuates (the zero mode if
 k_c = 0) are kept as they are.
+
+No graph of gradients is kept; a denoiser that follows gradients of its own enables them itself.
 """
 
 from collections.abc import Sequence

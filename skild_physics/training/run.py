@@ -37,7 +37,7 @@ from skild_physics.training.evaluation import (
     sample_pictures,
 )
 from skild_physics.training.execution import Execution, recorded
-from skild_physics.training.hardware import kept_threads, peak_memory
+from skild_physics.training.hardware import keep_freed_memory, kept_threads, peak_memory
 from skild_physics.training.trainer import Log, Trainer, learning_rate
 
 Progress = Callable[[int, float], None]
@@ -50,6 +50,7 @@ def dry_run(config: Config, log: Log = lambda line: None, steps: int = 5) -> dic
         InputError: as :func:`train`.
         FloatingPointError: the loss is not finite.
     """
+    keep_freed_memory()
     with joined_world() as world, kept_threads():
         trainer = Trainer(config, world, log)
         log(trainer.summary())
@@ -113,6 +114,7 @@ def _train(
     if state is not None and state["step"] >= settings.steps and model_path.exists():
         log(f"{model_path}: trained already, {settings.steps} steps")
         return model_path
+    keep_freed_memory()
     trainer = Trainer(config, world, log, None if overwrite else _recorded(config))
     start, running = 0, math.nan
     if state is not None:

@@ -37,7 +37,7 @@ from skild_physics.training.config import (
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.distributed import World
 from skild_physics.training.execution import Execution, choose, compiling
-from skild_physics.training.hardware import Runner, keep_freed_memory, reason
+from skild_physics.training.hardware import Runner, reason
 from skild_physics.training.objective import (
     Levels,
     Objective,
@@ -123,12 +123,23 @@ class Trainer:
         world: the processes that share it.
         log: receives lines of text about the run.
         execution: how steps are computed; None: as a few steps show to be the fastest.
+        objective: what to minimise instead of what the configuration says.
+        network: untrained, in place of the one that the configuration describes.
 
     Raises:
         InputError: inputs are missing or do not fit together.
     """
 
-    def __init__(self, config: Config, world: World, log: Log, execution: Execution | None = None):
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        log: Log,
+        execution: Execution | None = None,
+        *,
+        objective: Objective | None = None,
+        network: nn.Module | None = None,
+    ):
         settings, data = config.training, config.data
         self.config, self.world, self._log = config, world, log
         self.part = settings.batch_size // (world.size * settings.accumulate)
@@ -154,16 +165,18 @@ class Trainer:
         _check_sizes(config, S0, self.fields.size)
         self.process = build_process(config, S0.to(world.device), basis)
         self.scale_space = build_scale_space(config)
-        self.objective: Objective = (
-            Levels(self.process, settings, told_fields(config, basis))
-            if self.scale_space is None
-            else ScaleSpaceTasks(self.scale_space, settings)
-        )
+        self.objective: Objective
+        if objective is not None:
+            self.objective = objective
+        elif self.scale_space is None:
+            self.objective = Levels(self.process, settings, told_fields(config, basis))
+        else:
+            self.objective = ScaleSpaceTasks(self.scale_space, settings)
         self.error_variance: tuple[Tensor, ...] = ()
-        keep_freed_memory()
 
         torch.manual_seed(settings.seed)
-        network = build_network(config, self.process, len(self.fields.channels))
+        if network is None:
+            network = build_network(config, self.process, len(self.fields.channels))
         self.network = network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.network, multi_avg_fn=_average_with_warmup(settings.ema)
