@@ -556,7 +556,7 @@ def test_a_full_disk_keeps_what_was_saved(values, whole, tmp_path):
     resumed_like(whole, config)
 
 
-def ranks(folder, values):
+def ranks(folder, values, environments=({}, {})):
     """The processes that torchrun would start, with what they need to find each other."""
     size = len(values)
     with socket.socket() as free:
@@ -566,8 +566,8 @@ def ranks(folder, values):
     for i in range(size):
         (folder / str(i)).mkdir()
     return [
-        started(folder / str(i), values[i], RANK=str(i), LOCAL_RANK=str(i), **meet)
-        for i in range(size)
+        started(folder / str(i), values[i], RANK=str(i), LOCAL_RANK=str(i), **meet, **own)
+        for i, own in zip(range(size), environments, strict=True)
     ]
 
 
@@ -632,3 +632,14 @@ def test_torchrun_is_stopped_and_goes_on(torchrun, tmp_path):
     assert [code for code, *_ in found] == [0, 0], found
     assert f"going on from step {reached}" in found[0][2]
     assert_close_run(tmp_path / "whole", out, CLOSE["float32"])
+
+
+@pytest.mark.slow
+def test_a_process_whose_compiler_fails_trains_with_the_others(values, tmp_path):
+    """It has no compiler, the other one has."""
+    train(parse_config({**values, "out": str(tmp_path / "whole")}))
+    values["training"]["compile"] = True
+    found = [command.end() for command in ranks(tmp_path, [values, values], [{}, {"PATH": ""}])]
+    assert [code for code, *_ in found] == [0, 0], found
+    assert "compiled, 1 thread" in found[0][2]
+    assert_close_run(tmp_path / "whole", tmp_path / "run", CLOSE["float32"])

@@ -205,7 +205,8 @@ class Trainer:
     def _chosen(self) -> Execution:
         """The fastest way of computing steps, the same for all processes."""
         # the host only feeds a GPU
-        most = torch.get_num_threads() if self.world.device.type == "cpu" else 1
+        mine = torch.get_num_threads() if self.world.device.type == "cpu" else 1
+        most = int(self.world.gathered(torch.tensor(mine, device=self.world.device)).min())
         examples = self.objective.examples(self.part)
 
         def seconds(ways: list[Execution]) -> list[float]:
