@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.figure import Figure
 from rich.progress import track
 
 from skild_physics import __version__
@@ -32,7 +31,7 @@ from skild_physics.diffusion.sampler import ancestral, multistep, step_grid
 from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
 from skild_physics.files import replacing
 from skild_physics.kspace import forward, wavenumbers
-from skild_physics.plots import save_figure
+from skild_physics.plots import Figure, save_figure
 from skild_physics.spectrum.radial import radial_mean
 
 N = 8

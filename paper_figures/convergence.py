@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import xarray as xr
 from ising import TAU, compared, script, table, truth
-from matplotlib.figure import Figure
 from skild_physics.cli.console import progress, say
 
 from skild_physics.diffusion.adaptive import arithmetic_saved
@@ -28,7 +27,7 @@ from skild_physics.diffusion.superresolution import (
     starting_step,
     super_resolve_paired,
 )
-from skild_physics.plots import COLORS
+from skild_physics.plots import COLORS, Figure
 from skild_physics.training.checkpoint import Model
 
 FACTOR = 4

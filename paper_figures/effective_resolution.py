@@ -11,12 +11,10 @@ import numpy as np
 import torch
 import xarray as xr
 from ising import TAU, compared, script, table, truth
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from skild_physics.cli.console import progress
 
 from skild_physics.diffusion.superresolution import Sampling, generate, super_resolve_paired
-from skild_physics.plots import COLORS
+from skild_physics.plots import COLORS, Figure
 from skild_physics.training.checkpoint import Model
 
 RESOLUTIONS = (32.0, 64 / 3, 16.0, 8.0, 4.0, 2.0)
@@ -49,6 +47,8 @@ def measure(model: Model, sr3: str, fields: int) -> xr.Dataset:
 
 
 def draw(results: xr.Dataset) -> Figure:
+    from matplotlib import colormaps
+
     R = results["resolution"].values
     figure = Figure(figsize=(10, 7), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.2))

@@ -10,7 +10,6 @@ averages. Residuals of the first, second and fourth are paired, field by field.
 
 import xarray as xr
 from ising import TAU, compared, script, table, truth
-from matplotlib.figure import Figure
 from skild_physics.cli.console import progress
 
 from skild_physics.baselines.sr3 import super_resolve_conditional
@@ -21,7 +20,7 @@ from skild_physics.diffusion.superresolution import (
     super_resolve_observed,
     super_resolve_paired,
 )
-from skild_physics.plots import correlator_figure
+from skild_physics.plots import Figure, correlator_figure
 from skild_physics.training.checkpoint import Model, load_model
 
 FACTOR, CALLS, SR3_CALLS, PICTURES = 4, 20, 100, 2

@@ -12,7 +12,6 @@ from typing import Any
 import click
 import torch
 import xarray as xr
-from matplotlib.figure import Figure
 from skild_physics.cli.console import progress, say
 from skild_physics.data_gen import IsingParameters, generate
 from torch import Tensor
@@ -22,7 +21,7 @@ from skild_physics.files import replacing
 from skild_physics.observables.evaluate import evaluate
 from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.observables.measure import Plan
-from skild_physics.plots import save_figure
+from skild_physics.plots import Figure, save_figure
 from skild_physics.training.checkpoint import BUNDLED, Model, load_model
 
 HERE = Path(__file__).parent

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 from rich.progress import track
 from skild_physics.data_gen import IsingParameters, generate
 
@@ -28,7 +27,7 @@ from skild_physics import __version__
 from skild_physics.fields import open_source
 from skild_physics.files import replacing
 from skild_physics.kspace import BASES, MOMENTA, basis_matrix
-from skild_physics.plots import COLORS, save_figure
+from skild_physics.plots import COLORS, Figure, save_figure
 from skild_physics.spectrum import ModeMoments, measure_blocks, spectrum_from_blocks
 
 L = 256

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import xarray as xr
 from ising import HERE, LATTICES, TAU, compared, table, truth
-from matplotlib.figure import Figure
 from skild_physics.cli.console import progress
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,7 +43,7 @@ from skild_physics.diffusion.superresolution import (
     super_resolve_paired,
 )
 from skild_physics.files import replacing
-from skild_physics.plots import save_figure
+from skild_physics.plots import Figure, save_figure
 from skild_physics.training.checkpoint import Model, load_model
 
 FACTOR, PAIRED, NOTHING = 4, "4x", "from nothing"

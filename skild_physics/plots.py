@@ -1,18 +1,43 @@
-"""Figures."""
+"""Figures. Scripts import matplotlib's Figure from here, and need not care for MPLBACKEND."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
 from skild_physics.files import InputError, check_output, replacing
 from skild_physics.spectrum import Spectrum
+
+
+@contextmanager
+def _any_backend() -> Iterator[None]:
+    """Let matplotlib be imported even if the backend that MPLBACKEND names is not installed.
+
+    Notebooks hand theirs to the commands they run. Figures here have a canvas of their own; those
+    of pyplot keep the backend if it is there.
+    """
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):
+            rcParams["backend"] = backend
+
+
+with _any_backend():
+    from matplotlib import rcParams
+    from matplotlib.axes import Axes
+    from matplotlib.backend_bases import FigureCanvasBase
+    from matplotlib.figure import Figure, FigureBase
 
 COLORS = ("black", "#c8553d", "#2a6f97", "#588157", "#8338ec")
 

@@ -25,7 +25,6 @@ import torch
 
 from skild_physics import __version__
 from skild_physics.files import InputError, replacing
-from skild_physics.plots import samples_figure, save_figure
 from skild_physics.training.checkpoint import load_state, previous, save_model, save_state
 from skild_physics.training.config import Config, parse_config
 from skild_physics.training.distributed import World, joined_world
@@ -221,6 +220,9 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     truth = fields[:PICTURES].to(trainer.world.device)
     made = sample_pictures(model, truth)
     rows = {"held out": truth.cpu(), "start": made.start, "sample": made.result}
+    # only here, so that nothing else of a training loads matplotlib
+    from skild_physics.plots import samples_figure, save_figure
+
     figure = samples_figure({name: row.numpy() for name, row in rows.items()}, f"step {step:,}")
     save_figure(figure, trainer.config.out / "samples" / f"{step:07d}.png")
 
