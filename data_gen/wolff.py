@@ -23,6 +23,7 @@ from numba import int64, njit, uint8, uint32, uint64
 from numpy.typing import NDArray
 
 from skild_physics.files import InputError
+from skild_physics.kernels import kernel
 
 BIT_GENERATOR = "xoshiro256++"
 
@@ -119,7 +120,7 @@ def _updates(bits, rng, queue, threshold, L, stride, n_updates):  # type: ignore
     return flipped
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def wolff_samples(spins, rng, threshold, n_updates, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with states ``n_updates`` cluster updates apart; the number of spins flipped.
 
@@ -138,7 +139,7 @@ def wolff_samples(spins, rng, threshold, n_updates, out):  # type: ignore[no-unt
     queue = np.empty(L * L + uint64(4), np.uint32)
     for y in range(spins.shape[0]):
         for x in range(spins.shape[1]):
-            bits[y * stride + x] = spins[y, x] < 0
+            bits[uint64(y) * stride + uint64(x)] = spins[y, x] < 0
     flipped = 0
     for i in range(out.shape[0]):
         flipped += _updates(bits, rng, queue, threshold, L, stride, n_updates)

@@ -5,9 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
+
+from skild_physics.fields import load_fields
 
 SKILD = str(Path(sys.executable).with_name("skild-physics"))
+
+COMMANDS = """
+import shlex, sys
+from skild_physics.cli.main import cli
+for command in sys.argv[1:]:
+    cli.main(shlex.split(command), standalone_mode=False)
+"""
+
+WITHOUT_LOCATORS = "from numba.core.caching import CacheImpl; CacheImpl._locator_classes = []"
 
 
 def run(command, folder, code=0, **variables):
@@ -22,6 +35,11 @@ def run(command, folder, code=0, **variables):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def fields(path):
+    with load_fields(path) as data:
+        return data.values
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +74,41 @@ def test_a_backend_that_is_there_stays_that_of_pyplot(tmp_path):
 def test_training_starts_without_matplotlib(tmp_path):
     script = "import sys, skild_physics.cli.train; print('matplotlib' in sys.modules)"
     assert run([sys.executable, "-c", script], tmp_path).stdout == "False\n"
+
+
+def test_kernels_without_a_folder_for_their_cache(lattices, tmp_path):
+    """As where neither the package nor the home of the user can be written."""
+    generate = "generate-ising --L 12 --samples 16 --updates 3 --out lattices.h5"
+    script = f"{WITHOUT_LOCATORS}\nimport skild_physics.observables.evaluate\n{COMMANDS}"
+    run([sys.executable, "-c", script, generate], tmp_path)
+    assert np.array_equal(fields(tmp_path / "lattices.h5"), fields(lattices / "lattices.h5"))
+
+
+def test_kernels_in_plain_python_give_the_same_numbers(lattices, tmp_path):
+    data = lattices / "lattices.h5"
+    commands = [
+        "generate-ising --L 3 --samples 2 --updates 3 --out made.h5",
+        f"eval-correlators truth={data} --clusters --block-spins 1 --out spins.nc",
+        f"eval-correlators truth={data} --boundary open --out open.nc",
+        f"coarse-grain {data} --factor 2 --out coarse.h5",
+        "eval-correlators truth=coarse.h5 --binarize none --out coarse.nc",
+        "eval-correlators truth=coarse.h5 --binarize none --boundary open --out coarse_open.nc",
+    ]
+    folders = {}
+    for plain in ("0", "1"):
+        folders[plain] = tmp_path / plain
+        folders[plain].mkdir()
+        done = run(
+            [sys.executable, "-c", COMMANDS, *commands], folders[plain], NUMBA_DISABLE_JIT=plain
+        )
+        assert "overflow" not in done.stderr
+    compiled, plain = (fields(folder / "made.h5") for folder in folders.values())
+    assert np.array_equal(compiled, plain)
+    for name in ("spins", "open", "coarse", "coarse_open"):
+        one, other = (
+            xr.load_dataset(folder / f"{name}.nc", engine="h5netcdf") for folder in folders.values()
+        )
+        xr.testing.assert_allclose(one, other, rtol=1e-4 if "coarse" in name else 1e-12, atol=1e-6)
 
 
 def test_output_in_the_locale_c_without_colour(lattices, tmp_path):

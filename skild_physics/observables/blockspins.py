@@ -8,14 +8,15 @@ which commutes with translations by b. Both at once:
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from skild_physics.files import InputError
+from skild_physics.kernels import kernel
 from skild_physics.observables.packing import check_spins, side_of_square
 
 
-@njit(cache=True)
+@kernel()
 def _majority(spins, b, out):  # type: ignore[no-untyped-def]
     """Fill out, shape (L / b, L / b); whether all spins are -1 or +1."""
     wrong = False
@@ -36,7 +37,7 @@ def _majority(spins, b, out):  # type: ignore[no-untyped-def]
     return not wrong
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _majorities(spins, b, out, valid):  # type: ignore[no-untyped-def]
     for i in prange(len(spins)):
         valid[i] = _majority(spins[i], b, out[i])

@@ -14,6 +14,7 @@ from numba import njit, prange, uint64
 from numpy.typing import NDArray
 
 from skild_physics.files import InputError
+from skild_physics.kernels import kernel
 from skild_physics.observables.packing import (
     Boundary,
     check_spins,
@@ -35,13 +36,13 @@ def _root(parent, run):  # type: ignore[no-untyped-def]
     return run
 
 
-@njit(cache=True)
+@kernel()
 def _unite(parent, run, other):  # type: ignore[no-untyped-def]
     run, other = _root(parent, run), _root(parent, other)
     parent[max(run, other)] = min(run, other)
 
 
-@njit(cache=True)
+@kernel()
 def _unite_rows(planes, starts, words, y, above, first, parent):  # type: ignore[no-untyped-def]
     """Unite the runs of row y with those of row above that they touch."""
     upper, lower = first[above] - 1, first[y] - 1
@@ -60,7 +61,7 @@ def _unite_rows(planes, starts, words, y, above, first, parent):  # type: ignore
         lower += np.int64(popcount(at_lower))
 
 
-@njit(cache=True)
+@kernel()
 def _clusters(spins, torus, counts):  # type: ignore[no-untyped-def]
     """Number of clusters and size of the largest; adds to counts, shape (bin,)."""
     L = len(spins)
@@ -107,7 +108,7 @@ def _clusters(spins, torus, counts):  # type: ignore[no-untyped-def]
     return clusters, largest, valid
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _all_clusters(spins, torus, number, largest, counts, valid):  # type: ignore[no-untyped-def]
     for i in prange(len(spins)):
         number[i], largest[i], valid[i] = _clusters(spins[i], torus, counts[i])

@@ -22,10 +22,11 @@ every single field.
 """
 
 import numpy as np
-from numba import njit, prange, uint64
+from numba import prange, uint64
 from numpy.typing import NDArray
 
 from skild_physics.files import InputError
+from skild_physics.kernels import kernel
 from skild_physics.observables.packing import (
     Boundary,
     check_spins,
@@ -44,7 +45,7 @@ MOMENTS = (
 ABCD, ABC, ABD, ACD, BCD, AB, AC, AD, BC, BD, CD, A, B, C, D = range(15)
 
 
-@njit(cache=True)
+@kernel()
 def _count(left, right, rows, r, odd):  # type: ignore[no-untyped-def]
     abcd = abc = abd = acd = bcd = ab = ac = ad = bc = one = uint64(0)
     for y in range(rows):
@@ -71,7 +72,7 @@ def _count(left, right, rows, r, odd):  # type: ignore[no-untyped-def]
     odd[A] += one
 
 
-@njit(cache=True)
+@kernel()
 def _count_rest(left, right, rows, r, odd):  # type: ignore[no-untyped-def]
     bd = cd = two = three = four = uint64(0)
     for y in range(rows):
@@ -88,7 +89,7 @@ def _count_rest(left, right, rows, r, odd):  # type: ignore[no-untyped-def]
     odd[D] += four
 
 
-@njit(cache=True)
+@kernel()
 def _moments_of_spins(spins, sides, margin, torus, out):  # type: ignore[no-untyped-def]
     Ly, Lx = spins.shape
     planes, valid = pack(spins, margin, torus)
@@ -112,13 +113,13 @@ def _moments_of_spins(spins, sides, margin, torus, out):  # type: ignore[no-unty
     return valid
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _spin_moments(spins, sides, margin, torus, out, valid):  # type: ignore[no-untyped-def]
     for i in prange(len(spins)):
         valid[i] = _moments_of_spins(spins[i], sides, margin, torus, out[i])
 
 
-@njit(cache=True, fastmath={"reassoc", "contract"})
+@kernel(fastmath={"reassoc", "contract"})
 def _add(s, r, rows, columns, total):  # type: ignore[no-untyped-def]
     zero = s.dtype.type(0)
     for y in range(rows):
@@ -149,7 +150,7 @@ def _add(s, r, rows, columns, total):  # type: ignore[no-untyped-def]
         total[A] += one
 
 
-@njit(cache=True, fastmath={"reassoc", "contract"})
+@kernel(fastmath={"reassoc", "contract"})
 def _add_rest(s, r, rows, columns, total):  # type: ignore[no-untyped-def]
     zero = s.dtype.type(0)
     for y in range(rows):
@@ -169,7 +170,7 @@ def _add_rest(s, r, rows, columns, total):  # type: ignore[no-untyped-def]
         total[D] += four
 
 
-@njit(cache=True)
+@kernel()
 def _moments_of_values(field, sides, margin, torus, out):  # type: ignore[no-untyped-def]
     Ly, Lx = field.shape
     s = field
@@ -193,7 +194,7 @@ def _moments_of_values(field, sides, margin, torus, out):  # type: ignore[no-unt
             out[j, k] = total[k] / (rows * columns)
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _real_moments(fields, sides, margin, torus, out):  # type: ignore[no-untyped-def]
     for i in prange(len(fields)):
         _moments_of_values(fields[i], sides, margin, torus, out[i])

@@ -4,11 +4,12 @@ e = -1/N sum over nearest-neighbour bonds of s s',    m = 1/N sum of s,    N = L
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from skild_physics.kernels import kernel
 
-@njit(nogil=True, cache=True)
+
+@kernel(nogil=True)
 def _bond_sums(spins, out):  # type: ignore[no-untyped-def]
     n, L, _ = spins.shape
     for i in range(n):

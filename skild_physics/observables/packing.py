@@ -21,6 +21,7 @@ from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
 from skild_physics.files import InputError
+from skild_physics.kernels import PLAIN, kernel
 
 Boundary = Literal["periodic", "open"]
 
@@ -60,8 +61,15 @@ def check_spins(valid: NDArray[np.bool_]) -> None:
         raise InputError(f"field {np.argmin(valid)} holds int8 values other than -1 and +1")
 
 
-def _instruction(emit: Callable[[Any, Any], Any]) -> Any:
-    """A processor instruction on a uint64 for use in kernels; loops apply it to whole registers."""
+def _instruction(emit: Callable[[Any, Any], Any], plain: Callable[[int], int]) -> Any:
+    """A processor instruction on a uint64 for use in kernels; loops apply it to whole registers.
+
+    Args:
+        emit: appends it to compiled code.
+        plain: the same in Python, for kernels that are not compiled.
+    """
+    if PLAIN:
+        return lambda word: uint64(plain(int(word)))
 
     @intrinsic
     def instruction(typing_context, word):  # type: ignore[no-untyped-def]
@@ -74,13 +82,18 @@ def _instruction(emit: Callable[[Any, Any], Any]) -> Any:
 
 
 FALSE = ir.Constant(ir.IntType(1), 0)
-popcount = _instruction(lambda builder, word: builder.ctpop(word))
-leading_zeros = _instruction(lambda builder, word: builder.ctlz(word, FALSE))
-trailing_zeros = _instruction(lambda builder, word: builder.cttz(word, FALSE))
+popcount = _instruction(lambda builder, word: builder.ctpop(word), int.bit_count)
+leading_zeros = _instruction(
+    lambda builder, word: builder.ctlz(word, FALSE), lambda word: 64 - word.bit_length()
+)
+trailing_zeros = _instruction(
+    lambda builder, word: builder.cttz(word, FALSE),
+    lambda word: (word & -word).bit_length() - 1 if word else 64,
+)
 
 
 @intrinsic
-def _equal(typing_context, row, first, value):  # type: ignore[no-untyped-def]
+def _equal_compiled(typing_context, row, first, value):  # type: ignore[no-untyped-def]
     """Bits of row[first : first + 64] == value for a contiguous int8 row, as a uint64."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -96,6 +109,13 @@ def _equal(typing_context, row, first, value):  # type: ignore[no-untyped-def]
         return builder.bitcast(builder.icmp_signed("==", values, wanted), ir.IntType(64))
 
     return types.uint64(row, types.intp, types.int8), generate
+
+
+def _equal_plain(row, first, value):  # type: ignore[no-untyped-def]
+    return np.packbits(row[first : first + 64] == value, bitorder="little").view("<u8")[0]
+
+
+_equal = _equal_plain if PLAIN else _equal_compiled
 
 
 @njit(inline="always")
@@ -114,7 +134,7 @@ def shifted(low, high, bits):  # type: ignore[no-untyped-def]
     return (low >> bits) | ((high << uint64(1)) << (uint64(63) - bits))
 
 
-@njit(cache=True)
+@kernel()
 def pack(spins, margin, torus):  # type: ignore[no-untyped-def]
     """Planes of one field of spins, and whether all of them are -1 or +1.
 

@@ -10,10 +10,11 @@ the lattice propagator S(k) ~ 1 / (sum_i 4 sin^2(k_i / 2) + xi^-2) that goes thr
 """
 
 import numpy as np
-from numba import get_num_threads, njit, prange, uint64
+from numba import get_num_threads, prange, uint64
 from numpy.typing import NDArray
 from scipy import fft
 
+from skild_physics.kernels import kernel
 from skild_physics.observables.packing import (
     Boundary,
     check_spins,
@@ -30,7 +31,7 @@ DIRECTIONS = ("x", "y", "diagonal")
 BATCH_SITES = 2**17
 
 
-@njit(cache=True)
+@kernel()
 def _pairs_of_spins(spins, R, torus, out):  # type: ignore[no-untyped-def]
     L = len(spins)
     planes, valid = pack(spins, R, torus)
@@ -56,7 +57,7 @@ def _pairs_of_spins(spins, R, torus, out):  # type: ignore[no-untyped-def]
     return valid
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _spin_pairs(spins, R, torus, out, valid):  # type: ignore[no-untyped-def]
     for i in prange(len(spins)):
         valid[i] = _pairs_of_spins(spins[i], R, torus, out[i])
