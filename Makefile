@@ -1,12 +1,13 @@
 # Everything runs in .venv, which is made from pyproject.toml with the versions of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # a folder is newer than the stamp when a module was added to it or removed
 FOLDERS := $(shell find skild_physics cli data_gen -type d -not -name __pycache__)
 
-.PHONY: reproduce test test-all lint clean
+.PHONY: reproduce test test-all test-lowest pytest lint clean
 
 reproduce: $(STAMP)
 	$(BIN)/skild-physics reproduce
@@ -20,6 +21,13 @@ test: lint
 test-all: lint
 	$(PYTEST) -m "slow or not slow"
 
+# in a folder of its own, with all lower bounds of pyproject.toml at once
+test-lowest:
+	$(MAKE) pytest PYTHON=python3.11 VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+pytest: $(STAMP)
+	$(PYTEST)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,12 +35,12 @@ lint: $(STAMP)
 
 # strict editable: the type checker needs to see skild_physics.cli and skild_physics.data_gen
 # under those names
-$(STAMP): pyproject.toml constraints.txt $(FOLDERS)
+$(STAMP): pyproject.toml $(CONSTRAINTS) $(FOLDERS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) setuptools torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation \
 		--config-settings editable_mode=strict --editable ".[test]"
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build *.egg-info .mypy_cache .pytest_cache .ruff_cache

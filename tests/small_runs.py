@@ -10,6 +10,7 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
 import torch
 from skild_physics.data_gen import IsingParameters, generate
 
@@ -27,6 +28,8 @@ SCALE_SPACE = {
     "network": {"kind": "flexi", "channels": [8, 8], "blocks": [1, 1], "patch": 1},
     "training": {"raising": 0.5, "accumulate": 2},
 }
+
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
 
 
 def warm_up():

@@ -29,7 +29,8 @@ SKILD = str(Path(sys.executable).with_name("skild-physics"))
 SMALL = "--retrain --L 16 --samples 400 --heldout 64 --steps 5 --factor 4"
 SHORT = (
     "--set training.steps=20 --set training.compile=false --set training.checkpoint_every=10 "
-    "--set network.channels=[16] --set network.blocks=[1]"
+    "--set network.channels=[16] --set network.blocks=[1] "
+    f"--set training.optimizer={'muon' if hasattr(torch.optim, 'Muon') else 'adamw'}"
 )
 
 
@@ -489,7 +490,7 @@ def test_readme_commands_run(folder, tmp_path):
         if arguments.startswith("reproduce") or "cifar10" in arguments:
             continue
         run(arguments, tmp_path)
-    for target in ("reproduce", "test"):
+    for target in ("reproduce", "test", "test-lowest"):
         assert f"make {target}" in readme
         assert f"\n{target}: " in (ROOT / "Makefile").read_text()
 

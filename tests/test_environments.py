@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from skild_physics.fields import load_fields
 
+ROOT = Path(__file__).parents[1]
 SKILD = str(Path(sys.executable).with_name("skild-physics"))
 
 COMMANDS = """
@@ -124,3 +128,18 @@ def test_output_that_nobody_reads(lattices, tmp_path, output):
     done = run(["sh", "-c", command], tmp_path)
     assert "Error" not in done.stderr
     assert (tmp_path / "correlators.nc").exists()
+
+
+def test_the_lowest_versions_tested_are_those_declared():
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    tested = {canonicalize_name(name): version for name, version in pairs}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    assert len(declared) > 20
+    for line in declared:
+        requirement = Requirement(line)
+        (bound,) = requirement.specifier
+        assert bound.operator == ">="
+        version = tested[canonicalize_name(requirement.name)]
+        assert Requirement(f"x=={bound.version}").specifier.contains(version), line

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from small_runs import needs_muon
 from torch import nn
 
+from skild_physics.files import InputError
 from skild_physics.networks import CompactUNet
 from skild_physics.training.config import TrainingConfig
 from skild_physics.training.optimizer import HIDDEN, MuonAndAdamW, build_optimizer
@@ -29,6 +31,7 @@ def hidden(w):
     return w.ndim == 4 and min(w.shape[:2]) >= HIDDEN
 
 
+@needs_muon
 def test_hidden_convolutions_take_orthogonal_steps_of_the_size_of_adamw():
     made = with_gradients(network())
     before = [w.detach().clone() for w in made.parameters()]
@@ -50,6 +53,7 @@ def test_hidden_convolutions_take_orthogonal_steps_of_the_size_of_adamw():
     assert found == 8
 
 
+@needs_muon
 def test_all_other_weights_take_the_steps_of_adamw():
     ours, theirs = with_gradients(network()), with_gradients(network())
     mixed = MuonAndAdamW(ours, RATE, BETAS, 0.1)
@@ -61,6 +65,7 @@ def test_all_other_weights_take_the_steps_of_adamw():
         assert hidden(a) or torch.allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@needs_muon
 def test_the_learning_rate_of_the_groups_rules_both_parts():
     made = with_gradients(network())
     before = [w.detach().clone() for w in made.parameters()]
@@ -71,12 +76,21 @@ def test_the_learning_rate_of_the_groups_rules_both_parts():
     assert all(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
 
 
+@needs_muon
 def test_other_memory_formats_are_refused():
     with pytest.raises(ValueError, match="channels_last"):
         MuonAndAdamW(CompactUNet((16,), (1,)), RATE, BETAS, 0.0)
 
 
+@needs_muon
 def test_networks_without_hidden_convolutions_have_adamw_alone():
     made = with_gradients(nn.Linear(3, 2))
     MuonAndAdamW(made, RATE, BETAS, 0.0).step()
     assert build_optimizer(made, TrainingConfig(optimizer="adamw")).__class__ is torch.optim.AdamW
+
+
+def test_muon_with_an_older_torch_says_what_it_needs(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(InputError, match=r'optimizer "muon" needs torch 2\.9 or later'):
+        build_optimizer(network(), TrainingConfig(optimizer="muon"))
+    build_optimizer(network(), TrainingConfig(optimizer="adamw"))

@@ -182,7 +182,7 @@ MUON = {
         {"training": {"live_threshold": 0.5, "live_multiple": 4, "weight_decay": 0.1}},
         {"training": {"precision": "bfloat16"}},
         {"training": {"precision": "float16"}},
-        MUON,
+        pytest.param(MUON, marks=small_runs.needs_muon),
         NCSNPP,
         small_runs.SCALE_SPACE,
     ],

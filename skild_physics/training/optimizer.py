@@ -25,6 +25,9 @@ class MuonAndAdamW(torch.optim.Optimizer):
         learning_rate: of both.
         betas: of AdamW.
         weight_decay: of both.
+
+    Raises:
+        InputError: another memory format, or a torch before 2.9, which has no Muon.
     """
 
     def __init__(
@@ -34,6 +37,11 @@ class MuonAndAdamW(torch.optim.Optimizer):
         betas: tuple[float, float],
         weight_decay: float,
     ):
+        if not hasattr(torch.optim, "Muon"):
+            raise InputError(
+                f'the optimizer "muon" needs torch 2.9 or later, this is {torch.__version__}; '
+                '"adamw" does not'
+            )
         weights = list(network.parameters())
         inner = [w for w in weights if w.ndim == 4 and min(w.shape[:2]) >= HIDDEN]
         chosen = {id(w) for w in inner}
