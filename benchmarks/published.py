@@ -32,6 +32,7 @@ EVALUATIONS = {
 HERE = (
     "data.source=photographs",
     "data.heldout=1",
+    "data.resize=false",
     "training.compile=false",
     "training.precision=float32",
 )

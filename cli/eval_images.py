@@ -115,7 +115,7 @@ def command(
     if csv:
         check_output(csv, overwrite)
         if not any(METRICS[metric].per_picture for metric in metrics):
-            raise InputError("--csv holds values of every picture, which none of the metrics has")
+            raise InputError("`csv` holds values of every picture, which none of the metrics has")
     keep_freed_memory()
     opening = {"size": size, "resize": resize, "grey": grey, "data_dir": data_dir}
     with ExitStack() as stack:
@@ -176,7 +176,7 @@ def _opened(sources: dict[str, str], opening: dict[str, Any]) -> dict[str, Field
     for name, value in opening.items():
         if value not in (None, False) and name not in taken:
             whose = "cifar10" if name == "data_dir" else "folders of pictures"
-            raise InputError(f"--{name.replace('_', '-')} is for {whose}, and none is given")
+            raise InputError(f"`{name}` is for {whose}, and none is given")
     return streams
 
 

@@ -93,7 +93,7 @@ def _maker(
     other = process.N != N
     if space is not None:
         if other:
-            raise InputError(f"--L: a scale-space model makes {process.N} x {process.N}, got {N}")
+            raise InputError(f"`L`: a scale-space model makes {process.N} x {process.N}, got {N}")
         estimate, errors = model.estimate(), model.error_variance or None
         device = process.S0.device
         return process.N, lambda count, sampling: generate_scale_space(
@@ -101,7 +101,7 @@ def _maker(
         )
     if other and (model.channels != ("spin",) or N % model.multiple):
         raise InputError(
-            f"--L: this model makes fields of {process.N} x {process.N}"
+            f"`L`: this model makes fields of {process.N} x {process.N}"
             + (f" or multiples of {model.multiple}" if model.channels == ("spin",) else "")
             + f", got {N}"
         )
@@ -126,7 +126,7 @@ def run_generation(
     All processes that torchrun starts call it; what the others return is empty.
     """
     if samples < 1:
-        raise InputError(f"--samples must be at least 1, got {samples}")
+        raise InputError(f"`samples` must be at least 1, got {samples}")
     with joined_world() as world:
         model = load_model(checkpoint, world.device)
         threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)

@@ -60,7 +60,7 @@ def read_fields(
         InputError: samples < 1, or the source cannot be read whole.
     """
     if samples is not None and samples < 1:
-        raise InputError(f"--samples must be at least 1, got {samples}")
+        raise InputError(f"`samples` must be at least 1, got {samples}")
 
     def one_by_one(stream: FieldStream) -> Iterator[NDArray[np.floating]]:
         for batch in stream.read(0, stream.count):
@@ -73,7 +73,7 @@ def read_fields(
 
 
 def check_all_usable(source: Path, skipped: Mapping[str, str]) -> None:
-    """Raise ValueError if pictures were left out, since results would no longer match them."""
+    """Raise InputError if pictures were left out, since results would no longer match them."""
     if skipped:
         name, reason = next(iter(skipped.items()))
         raise InputError(

@@ -1,5 +1,6 @@
 """Entry point: finds commands, and turns errors into one line and an exit code."""
 
+import errno
 import re
 import sys
 import traceback
@@ -82,7 +83,10 @@ def cli(debug: bool) -> None:
 
 
 # what the caller got wrong about a path; other errors of the system are nobody's fault
-_WRONG_PATHS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_WRONG_PATHS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+}
 _FAILURES = (OSError, FloatingPointError, MemoryError)
 
 
@@ -100,9 +104,11 @@ def main() -> None:
         _fail("interrupted; the same command goes on from what is finished", 130)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except (InputError, *_WRONG_PATHS) as error:
+    except InputError as error:
         _fail(str(error), 2)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _WRONG_PATHS:
+            _fail(str(error), 2)
         if isinstance(error, _FAILURES) or _is_out_of_memory(error):
             _fail(str(error) or type(error).__name__, 1)
         _fail(

@@ -66,7 +66,7 @@ def route(
         return _rescaled(model, M, factor, keep, live_threshold)
     if kind not in DOWNSAMPLINGS:
         raise InputError(
-            "the input does not say how it was coarse-grained: pass --downsampling, one of "
+            "the input does not say how it was coarse-grained: pass `downsampling`, one of "
             f"{', '.join(DOWNSAMPLINGS)}"
         )
     return _observed(model, M, factor, kind, live_threshold)

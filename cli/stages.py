@@ -9,7 +9,7 @@ from typing import Any
 
 from skild_physics.cli.console import say
 
-from skild_physics.files import InputError, replacing
+from skild_physics.files import InputError, check_folder, replacing
 
 
 def claim(out: Path, settings: dict[str, Any], made: Sequence[str], overwrite: bool) -> bool:
@@ -22,23 +22,23 @@ def claim(out: Path, settings: dict[str, Any], made: Sequence[str], overwrite: b
         overwrite: discard a run of other settings.
 
     Raises:
-        InputError: the folder holds such a run, or other things.
+        InputError: the folder holds such a run, or other things, or cannot be written in.
     """
-    note = out / "settings.json"
+    note, text = check_folder(out) / "settings.json", json.dumps(settings, indent=2)
     if note.exists():
-        if json.loads(note.read_text()) == settings:
+        if note.read_text(errors="replace") == text:
             return False
         if not overwrite:
             raise InputError(
-                f"{out}: holds a run of other settings; choose another --out, or pass --overwrite "
-                "to discard it"
+                f"{out}: holds a run of other settings; choose another `out`, or pass "
+                "`overwrite=True` to discard it"
             )
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty and not a run of reproduce; choose another --out")
+    elif any(out.iterdir()):
+        raise InputError(f"{out}: is not empty and not a run of reproduce; choose another `out`")
     for old in ("state.pt", "state.previous.pt", "model.safetensors", *made):
         (out / old).unlink(missing_ok=True)
     with replacing(note) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2))
+        temporary.write_text(text)
     return True
 
 

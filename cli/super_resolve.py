@@ -154,7 +154,7 @@ def run_super_resolution(
 ) -> None:
     """Super-resolve fields, with a progress display; all processes of torchrun call it."""
     if samples is not None and samples < 1:
-        raise InputError(f"--samples must be at least 1, got {samples}")
+        raise InputError(f"`samples` must be at least 1, got {samples}")
     if not 1 <= factor < float("inf"):
         raise InputError(f"factor must be at least 1, got {factor:g}")
     with joined_world() as world:

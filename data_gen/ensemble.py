@@ -135,10 +135,10 @@ def _existing_samples(path: Path, p: IsingParameters, overwrite: bool) -> int:
         for name, wanted in p.attributes().items():
             if found.get(name) != wanted:
                 raise InputError(f"{path}: exists with {name} = {found.get(name)}, not {wanted}")
-    except ValueError as error:
+    except InputError as error:
         if overwrite:
             return 0
-        raise InputError(f"{error}; pass --overwrite to replace it") from None
+        raise InputError(f"{error}; pass `overwrite=True` to replace it") from None
     return int(found["n_samples_committed"])
 
 
@@ -151,7 +151,7 @@ def _claim(parts: Path, p: IsingParameters, overwrite: bool) -> None:
         if not overwrite:
             raise InputError(
                 f"{parts}: holds an interrupted run of other parameters; finish that run, or pass "
-                "--overwrite to discard it"
+                "`overwrite=True` to discard it"
             )
         for shard in parts.glob("*.h5"):
             shard.unlink()

@@ -1,7 +1,7 @@
 """Writing files that are either the old one or the new one, never half of each; errors of input."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,21 @@ class InputError(ValueError):
     A parameter is written in backticks, with a value where one is advised, as in "pass
     `overwrite=True` to replace it". The command line prints the option of that name in its place.
     """
+
+
+def check_none_given(given: Mapping[str, object], whose: str) -> None:
+    """Refuse parameters that do not apply, instead of ignoring them.
+
+    Args:
+        given: their values by name; None, False and () were not given.
+        whose: what they are for, as in "goes with the protocol observed".
+
+    Raises:
+        InputError: naming the first that was given.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False and value != ():
+            raise InputError(f"`{name}` {whose}")
 
 
 @contextmanager
@@ -48,10 +63,23 @@ def check_output(path: str | Path, overwrite: bool) -> Path:
         raise InputError(f"{path}: is a directory")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; pass `overwrite=True` to replace it")
+    check_folder(path.parent)
+    return path
+
+
+def check_folder(path: str | Path) -> Path:
+    """A folder for output, which is made if it is not there, if it may be written in.
+
+    Raises:
+        InputError: it is a file, or cannot be made or written in.
+    """
+    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{path}: is a file, where a folder is due") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot make its folder ({error.strerror})") from None
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path}: cannot write in {path.parent}")
+        raise InputError(f"{path}: cannot make this folder ({error.strerror})") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot write in this folder")
     return path

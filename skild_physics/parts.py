@@ -96,7 +96,7 @@ def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         if note.exists() and not overwrite:
             raise InputError(
                 f"{folder}: parts of an interrupted run with other settings; repeat that run, or "
-                "pass --overwrite to discard them"
+                "pass `overwrite=True` to discard them"
             )
         shutil.rmtree(folder)
     with replacing(note) as temporary:

@@ -372,7 +372,7 @@ BAD = [
     ("fit-spectrum run/train.h5 run/heldout.h5 --out x.nc", "2 sources"),
     ("fit-spectrum run/train.h5 --tile", "--tile is for folders"),
     ("fit-spectrum run/train.h5 --n-samples 5", "--n-samples is for variance maps"),
-    ("fit-spectrum run/train.h5 --k0-squared -1", "k0_squared"),
+    ("fit-spectrum run/train.h5 --k0-squared -1", "--k0-squared"),
     ("fit-spectrum run/train.h5 --k0-squared 1 --method paper", "paper"),
     ("fit-spectrum empty", "empty: no pictures"),
     ("fit-spectrum pictures --size 64", "smaller than 64 x 64"),
@@ -397,8 +397,8 @@ BAD = [
     ("super-resolve run run/heldout.h5 --factor 2 --samples 0 --out x.h5", "samples"),
     ("super-resolve run run/heldout.h5 --factor 2 --steps 0 --out x.h5", "steps"),
     ("super-resolve run run/heldout.h5 --factor 2 --order 4 --out x.h5", "--order"),
-    ("super-resolve run run/heldout.h5 --factor 2 --batch-size 0 --out x.h5", "batch_size"),
-    ("super-resolve run run/heldout.h5 --factor 2 --last-snr -1 --out x.h5", "last_snr"),
+    ("super-resolve run run/heldout.h5 --factor 2 --batch-size 0 --out x.h5", "--batch-size"),
+    ("super-resolve run run/heldout.h5 --factor 2 --last-snr -1 --out x.h5", "--last-snr"),
     (
         "super-resolve run run/heldout.h5 --factor 1.3 --protocol observed --downsampling box "
         "--out x.h5",

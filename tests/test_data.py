@@ -313,7 +313,7 @@ def test_errors_of_sources_come_through(tmp_path, folder):
     with pytest.raises(ValueError, match="exclude each other"):
         open_training_fields(folder, tile=True, resize=True)
     np.save(tmp_path / "stack.npy", noise(9, N, N))
-    with pytest.raises(ValueError, match="--size is for folders"):
+    with pytest.raises(ValueError, match="`size` is for folders"):
         open_training_fields(tmp_path / "stack.npy", size=N + 1)
 
 

@@ -110,7 +110,7 @@ def test_pictures_of_one_size_are_taken_whole(folder):
 def test_pictures_of_several_sizes_want_a_size(folder, shape):
     Image.fromarray(noise(20, 20, 3)).save(folder / "a.png")
     Image.fromarray(noise(*shape, 3)).save(folder / "b.png")
-    other = rf"a.png: 20 x 20, b.png: {shape[1]} x {shape[0]}.*--size"
+    other = rf"a.png: 20 x 20, b.png: {shape[1]} x {shape[0]}.*size=N"
     with pytest.raises(ValueError, match=other):
         open_pictures(folder)
     assert everything(open_pictures(folder, 16)).shape == (2, 3, 16, 16)
@@ -185,7 +185,7 @@ def test_a_folder_of_other_files_is_never_replaced(folder):
     (folder / "thesis.tex").unlink()
     assert check_fields_output(folder, False) == "png"
     write_png(folder, [noise(2, 1, 8, 8)], {})
-    with pytest.raises(ValueError, match="pass --overwrite"):
+    with pytest.raises(ValueError, match="pass `overwrite=True`"):
         check_fields_output(folder, False)
     assert check_fields_output(folder, True) == "png"
     write_png(folder, [noise(1, 1, 8, 8)], {})

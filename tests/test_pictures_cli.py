@@ -276,7 +276,8 @@ def test_published_configurations_run_on_pictures_at_hand(tmp_path):
     """Dry runs with photographs for data, and fewer channels for time."""
     small = "--set network.channels=8 --set network.blocks=1 --set training.batch_size=2"
     options = (
-        f"--set data.size=32 {small} --set data.source=photographs --set data.heldout=1 --json"
+        f"--set data.size=32 --set data.resize=false {small} --set data.source=photographs "
+        "--set data.heldout=1 --json"
     )
     out, _ = run(f"train cifar10-linear --dry-run {options} --set training.compile=false", tmp_path)
     assert json.loads(out)["parameters"] > 100_000

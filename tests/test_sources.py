@@ -22,6 +22,7 @@ from skild_physics.fields import (
     is_variance_map,
     load_fields,
     load_variance_map,
+    open_pictures,
     open_source,
     save_fields,
 )
@@ -29,6 +30,7 @@ from skild_physics.fields import cifar10 as published
 from skild_physics.fields.cifar10 import cifar10
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, SCHEMA_VERSION
 from skild_physics.fields.stream import BATCH_VALUES
+from skild_physics.files import InputError
 
 
 def everything(stream):
@@ -206,7 +208,7 @@ def test_no_network_says_where_to_put_the_archive(tmp_path, monkeypatch):
         "http://127.0.0.1:9",
         "ConnectionError",
         tmp_path / "cifar-10-python.tar.gz",
-        "--data",
+        "data_dir",
     )
     assert not list(tmp_path.iterdir())
 
@@ -663,15 +665,23 @@ def test_model_output_is_a_stream(tmp_path):
 def test_options_that_do_not_apply_are_refused(tmp_path, ensemble, archive, option):
     stack = tmp_path / "stack.npy"
     np.save(stack, np.zeros((9, 8, 8)))
-    for source in ("cifar10", stack, ensemble):
-        with pytest.raises(ValueError, match=f"--{next(iter(option))}") as error:
+    # photographs are cut to any size
+    others = () if "size" in option else ("photographs", "photographs-test")
+    for source in ("cifar10", stack, ensemble, *others):
+        with pytest.raises(InputError, match=f"^`{next(iter(option))}` is for folders") as error:
             open_source(source, **option)
         one_line(error, source)
 
 
+def test_pictures_are_not_shrunk_to_the_size_they_have(folder):
+    with pytest.raises(InputError, match=r"`resize` of .* goes with `size`") as error:
+        open_pictures(folder, resize=True)
+    one_line(error, folder)
+
+
 def test_data_dir_is_for_cifar10(folder, ensemble):
     for source in (folder, ensemble):
-        with pytest.raises(ValueError, match="--data-dir is for cifar10") as error:
+        with pytest.raises(ValueError, match="`data_dir` is for cifar10") as error:
             open_source(source, data_dir=folder)
         one_line(error, source)
 

@@ -342,7 +342,7 @@ def test_variance_map():
     assert np.isnan(blind.covariance).all()
     assert np.isnan(blind.profile_stderr).all()
     assert "unknown" in blind.errors
-    with pytest.raises(ValueError, match="n_samples must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="n_samples` must be at least 2, got 1"):
         spectrum_from_variance(measured.variance, 1)
 
 

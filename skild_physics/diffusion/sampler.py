@@ -110,7 +110,7 @@ def step_grid(
     if last_snr is None:
         last_snr = default_last_snr(calls)
     if not 0 < last_snr < float("inf"):
-        raise InputError(f"last_snr must be positive and finite, got {last_snr}")
+        raise InputError(f"`last_snr` must be positive and finite, got {last_snr}")
     lam_start = float(process.lam(start))
     evenly = torch.linspace(start, 0, calls + 1, dtype=torch.float64)
     lam_last = np.log1p(1 / last_snr) / process.k_max**2

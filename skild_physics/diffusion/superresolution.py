@@ -95,7 +95,7 @@ class Sampling:
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
         if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
+            raise InputError(f"`batch_size` must be at least 1, got {self.batch_size}")
 
 
 class Sampled(NamedTuple):

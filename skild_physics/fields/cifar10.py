@@ -77,7 +77,7 @@ def cifar10(data_dir: str | Path | None = None, split: Split = "train") -> Field
 def _archive(folder: Path) -> Path:
     path = folder / ARCHIVE
     if not os.path.exists(path):
-        remedy = f"download it elsewhere and put it at {path}, or pass --data-dir FOLDER"
+        remedy = f"download it elsewhere and put it at {path}, or pass `data_dir=FOLDER`"
         try:
             pooch.retrieve(URL, f"sha256:{SHA256}", fname=ARCHIVE, path=folder)
         except OSError as error:

@@ -59,9 +59,9 @@ def image_folder(
     """
     folder = Path(folder)
     if size < 1:
-        raise InputError(f"--size must be at least 1, got {size}")
+        raise InputError(f"`size` must be at least 1, got {size}")
     if tile and resize:
-        raise InputError("--tile and --resize exclude each other")
+        raise InputError("`tile` and `resize` exclude each other")
     files = _pictures(folder)
     if not files:
         raise InputError(f"{folder}: no pictures in this folder")
@@ -113,7 +113,7 @@ def picture_size(folder: str | Path) -> int:
         if len(sizes) > 1 or opened.width != opened.height:
             shown = ", ".join(f"{name}: {w} x {h}" for (w, h), name in sizes.items())
             raise InputError(
-                f"{folder}: pictures that are not squares of one size ({shown}); pass --size N for "
+                f"{folder}: pictures that are not squares of one size ({shown}); pass `size=N` for "
                 "the central N x N pixels"
             )
     if not sizes:

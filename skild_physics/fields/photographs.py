@@ -63,11 +63,11 @@ def photographs(size: int = DEFAULT_SIZE, split: Split = "train") -> FieldStream
             ``size``.
     """
     if size < 4:
-        raise InputError(f"--size must be at least 4, got {size}")
+        raise InputError(f"`size` must be at least 4, got {size}")
     pictures = [Image.open(path).convert("RGB") for path in photograph_files(split)]
     smallest = min(min(picture.size) for picture in pictures)
     if size > smallest:
-        raise InputError(f"--size must be at most {smallest}, a photograph's side, got {size}")
+        raise InputError(f"`size` must be at most {smallest}, a photograph's side, got {size}")
     stride = size // 4 if split == "train" else size
 
     def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:

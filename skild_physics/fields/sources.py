@@ -18,7 +18,7 @@ from skild_physics.fields.images import (
 from skild_physics.fields.lattice import open_fields
 from skild_physics.fields.photographs import photographs
 from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
-from skild_physics.files import InputError
+from skild_physics.files import InputError, check_none_given
 
 WORDS = ("cifar10", "cifar10-test", "photographs", "photographs-test")
 """Sources that are no files."""
@@ -53,8 +53,8 @@ def open_source(
     path, word = Path(source), str(source) if source in (*WORDS, *map(Path, WORDS)) else ""
     if not word and not os.path.exists(path):
         raise InputError(f"{source}: no such file or folder")
-    if not word.startswith("cifar10") and data_dir is not None:
-        raise InputError(f"{source}: --data-dir is for cifar10")
+    if not word.startswith("cifar10"):
+        check_none_given({"data_dir": data_dir}, f"is for cifar10, not for {source}")
     if not word and path.is_dir():
         return image_folder(
             path,
@@ -64,10 +64,12 @@ def open_source(
             grey=grey,
             strict=strict,
         )
-    of_folders = {"tile": tile, "grey": grey, "strict": strict}
+    not_this = f"is for folders of pictures, not for {source}"
+    check_none_given({"tile": tile, "grey": grey, "strict": strict}, not_this)
+    if word:
+        check_none_given({"resize": resize}, not_this)
     if word.startswith("cifar10"):
-        of_folders |= {"resize": resize, "size": size not in (None, SIZE)}
-    _check_none_given(source, of_folders)
+        check_none_given({"size": size not in (None, SIZE)}, not_this)
     split: Split = "test" if word.endswith("-test") else "train"
     if word.startswith("cifar10"):
         return cifar10(data_dir, split)
@@ -80,17 +82,11 @@ def open_source(
     is_prepared = size == stream.size and stream.basis == "cosine"
     of_folders = {"size": size not in (None, stream.size), "resize": resize and not is_prepared}
     try:
-        _check_none_given(source, of_folders)
-    except ValueError:
+        check_none_given(of_folders, not_this)
+    except InputError:
         stream.close()
         raise
     return stream
-
-
-def _check_none_given(source: str | Path, of_folders: dict[str, bool]) -> None:
-    for name, given in of_folders.items():
-        if given:
-            raise InputError(f"{source}: --{name} is for folders of pictures")
 
 
 def open_pictures(
@@ -108,6 +104,7 @@ def open_pictures(
             no ``size`` is given.
     """
     if size is None and str(source) not in WORDS and os.path.isdir(source):
+        check_none_given({"resize": resize}, f"of {source} goes with `size`")
         size = picture_size(source)
     return open_source(source, size=size, resize=resize, grey=grey, data_dir=data_dir)
 

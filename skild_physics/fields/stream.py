@@ -27,7 +27,7 @@ class FieldStream:
         read: ``read(start, stop)`` yields float batches (n, channel, N, N) of the items
             start .. stop - 1, at most about 2**20 values each. The number of fields can differ from
             the number of items: a picture may give many tiles, or none if it is skipped. Raises
-            ValueError if the data cannot be read.
+            InputError if the data cannot be read.
         skipped: why an item was left out, by name; grows while reading.
         close: releases the file; also done at the end of a ``with`` block.
     """

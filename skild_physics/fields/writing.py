@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skild_physics.fields.lattice import save_fields
-from skild_physics.files import InputError, check_output, replacing
+from skild_physics.files import InputError, check_folder, check_output, replacing
 
 Kind = Literal["hdf5", "png", "npz"]
 PROVENANCE = "provenance.json"
@@ -34,19 +34,23 @@ def check_fields_output(path: Path, overwrite: bool) -> Kind:
     """The kind of an output, if it may be written.
 
     Raises:
-        InputError: as :func:`skild_physics.files.check_output`; or a folder that is not empty and
-            not one of pictures written here, which nothing replaces.
+        InputError: as :func:`skild_physics.files.check_output`; or a file where a folder is due, or
+            one that is not empty and not of pictures written here, which nothing replaces.
     """
     kind = output_kind(path)
     if kind != "png":
         check_output(path, overwrite)
-    elif path.is_dir() and any(path.iterdir()):
+        return kind
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; a name without a suffix is that of a folder")
+    if path.is_dir() and any(path.iterdir()):
         if not _is_ours(path):
             raise InputError(f"{path}: holds other files; choose an empty or a new folder")
         if not overwrite:
-            raise InputError(f"{path}: holds pictures already; pass --overwrite to replace them")
-    elif not path.is_dir():
-        check_output(path, False)
+            raise InputError(
+                f"{path}: holds pictures already; pass `overwrite=True` to replace them"
+            )
+    check_folder(path.parent)
     return kind
 
 

@@ -169,7 +169,7 @@ class CompactUNet(nn.Module):
 
 
 def check_sides(x: Tensor, multiple: int) -> None:
-    """Raise ValueError unless the sides of fields are multiples of a number."""
+    """Raise InputError unless the sides of fields are multiples of a number."""
     if x.shape[-1] % multiple or x.shape[-2] % multiple:
         raise InputError(
             f"the network takes sides that are multiples of {multiple}, got "

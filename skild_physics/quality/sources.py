@@ -45,7 +45,7 @@ def pictures_to_read(
             kinds = {1: "grey", 3: "in colour"}
             raise InputError(
                 f"{reference} is {kinds[len(first.channels)]}, {label} is "
-                f"{kinds[len(stream.channels)]}; --grey opens folders as grey pictures"
+                f"{kinds[len(stream.channels)]}; `grey=True` opens folders as grey pictures"
             )
         for metric in metrics:
             if stream.size < METRICS[metric].smallest:
@@ -61,11 +61,11 @@ def pictures_to_read(
     counts = {label: _count(stream) for label, stream in sources.items()}
     for label, count in counts.items():
         if samples is not None and count < samples:
-            raise InputError(f"{label} has {count} pictures, fewer than --samples {samples}")
+            raise InputError(f"{label} has {count} pictures, fewer than `samples={samples}`")
         if paired and samples is None and count != counts[reference]:
             raise InputError(
                 f"{', '.join(paired)} compare pairs: {reference} has {counts[reference]} pictures, "
-                f"{label} {count}; --samples N takes the first N of each, and fid, kid and is need "
+                f"{label} {count}; `samples=N` takes the first N of each, and fid, kid and is need "
                 "no pairs"
             )
     return {label: samples or count for label, count in counts.items()}

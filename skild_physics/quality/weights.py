@@ -49,7 +49,7 @@ def find_weights(metric: str, url: str, folder: str | Path | None = None) -> Wei
     if not path.is_file():
         raise InputError(
             f"{metric}: no weights at {path}; download {url} and put it there, "
-            "or pass --weights FOLDER with the folder that holds it"
+            "or pass `weights=FOLDER`, the folder that holds it"
         )
     try:
         with open(path, "rb") as file:
@@ -89,7 +89,7 @@ def load_into(network: torch.nn.Module, state: Mapping[str, Tensor], file: Weigh
         raise other_network(file, error) from None
 
 
-def other_network(file: WeightFile, error: Exception) -> ValueError:
+def other_network(file: WeightFile, error: Exception) -> InputError:
     """What to raise if the names or shapes of a file's tensors do not fit."""
     reason = " ".join(str(error).split())
-    return ValueError(f"{file.path}: weights of another network ({reason[:200]})")
+    return InputError(f"{file.path}: weights of another network ({reason[:200]})")

@@ -179,7 +179,7 @@ def spectrum_from_variance(
         InputError: n_samples below two, or what :func:`spectrum_from_blocks` raises.
     """
     if n_samples is not None and n_samples < 2:
-        raise InputError(f"n_samples must be at least 2, got {n_samples}")
+        raise InputError(f"`n_samples` must be at least 2, got {n_samples}")
     N = variance.shape[-1]
     k, modes, _ = shells(N, basis, momentum)
     inside = _range(k, k_min, k_max)

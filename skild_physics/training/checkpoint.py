@@ -104,7 +104,7 @@ class Model:
             InputError: one is wanted of a scale-space model.
         """
         if wanted and self.scale_space is not None:
-            raise InputError("--live-threshold: a scale-space model has levels, not live modes")
+            raise InputError("`live_threshold`: a scale-space model has levels, not live modes")
         return (self.config.training.live_threshold if wanted is None else wanted) or 0.0
 
     def denoiser(

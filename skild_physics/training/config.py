@@ -320,7 +320,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise InputError(f"--set takes section.key=value, got {override!r}")
+        raise InputError(f"`overrides`: expected section.key=value, got {override!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -328,5 +328,5 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
-            raise InputError(f"--set {override}: {part} is not a section")
+            raise InputError(f"`overrides`: {part} is not a section, in {override!r}")
     values[parts[-1]] = value

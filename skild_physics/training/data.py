@@ -53,7 +53,7 @@ class TrainingFields:
         symmetry: what a batch is augmented with. "torus": translations, the eight symmetries of
             the square and the sign; "mirror": left and right; "none".
         take: ``take(indices)`` gives the fields with these int64 numbers below ``count``, shape
-            (B,), in this order and as they are stored, float32 (B, C, N, N). Raises ValueError if
+            (B,), in this order and as they are stored, float32 (B, C, N, N). Raises InputError if
             they cannot be read.
         skipped: why a picture was left out, by file; grows while pictures are read.
     """
@@ -225,9 +225,9 @@ def _load(
     return loaded
 
 
-def _nothing_usable(stream: FieldStream, start: int, stop: int) -> ValueError:
+def _nothing_usable(stream: FieldStream, start: int, stop: int) -> InputError:
     name, reason = next(reversed(stream.skipped.items()))
-    return ValueError(
+    return InputError(
         f"{stream.name}: all pictures {start + 1:,} .. {stop:,} of {stream.count:,} were skipped, "
         f"the last {name}: {reason}"
     )

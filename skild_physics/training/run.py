@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import torch
 
 from skild_physics import __version__
-from skild_physics.files import InputError, replacing
+from skild_physics.files import InputError, check_folder, replacing
 from skild_physics.training.checkpoint import load_state, previous, save_model, save_state
 from skild_physics.training.config import Config, parse_config
 from skild_physics.training.distributed import World, joined_world
@@ -113,6 +113,9 @@ def _train(
     if state is not None and state["step"] >= settings.steps and model_path.exists():
         log(f"{model_path}: trained already, {settings.steps} steps")
         return model_path
+    if world.is_main:
+        # the folder itself is made once the inputs are known to fit
+        check_folder(next(each for each in (out, *out.parents) if each.exists()))
     keep_freed_memory()
     trainer = Trainer(config, world, log, None if overwrite else _recorded(config))
     start, running = 0, math.nan
@@ -265,13 +268,13 @@ def _state_of(
     config: Config, path: Path, log: Log
 ) -> tuple[dict[str, Any], Path] | tuple[None, None]:
     """The newest readable state of this very run and its file, if there is one."""
-    broken: list[ValueError] = []
+    broken: list[InputError] = []
     for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
         try:
             state = load_state(candidate)
-        except ValueError as error:
+        except InputError as error:
             log(str(error))
             broken.append(error)
             continue
@@ -280,15 +283,15 @@ def _state_of(
         if _identity(known.to_json()) != _identity(config.to_json()):
             raise InputError(
                 f"{config.out}: holds a run of another configuration; choose another folder, or "
-                "pass --overwrite to discard it"
+                "pass `overwrite=True` to discard it"
             )
         return state, candidate
     if broken:
-        raise InputError(f"{broken[0]}; pass --overwrite to start again")
+        raise InputError(f"{broken[0]}; pass `overwrite=True` to start again")
     if (config.out / "model.safetensors").exists() and not (config.out / "run.json").exists():
         raise InputError(
             f"{config.out}: holds a model that no run in it made; choose another folder, or pass "
-            "--overwrite to discard it"
+            "`overwrite=True` to discard it"
         )
     return None, None
 
