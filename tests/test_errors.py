@@ -73,12 +73,9 @@ def strings(node):
             yield each.value
 
 
-def calls_of_input_errors(tree):
+def calls(tree, *names):
     for each in ast.walk(tree):
-        if isinstance(each, ast.Call) and getattr(each.func, "id", "") in (
-            "InputError",
-            "check_none_given",
-        ):
+        if isinstance(each, ast.Call) and getattr(each.func, "id", "") in names:
             yield each
 
 
@@ -93,9 +90,16 @@ def test_messages_of_the_library_name_no_flags():
         for text in strings(ast.parse(path.read_text())):
             assert not FLAG.search(text), (path, text)
     for path in shared:
-        for call in calls_of_input_errors(ast.parse(path.read_text())):
+        for call in calls(ast.parse(path.read_text()), "InputError", "check_none_given"):
             for text in strings(call):
                 assert not FLAG.search(text), (path, text)
+
+
+def test_what_the_caller_got_wrong_is_an_input_error():
+    """A plain ValueError is a fault of the program."""
+    for folder in ("skild_physics", "data_gen", "cli"):
+        for path in ROOT.glob(f"{folder}/**/*.py"):
+            assert not list(calls(ast.parse(path.read_text()), "ValueError")), path
 
 
 def test_the_command_line_turns_parameters_into_options(interpolating):
