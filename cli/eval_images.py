@@ -18,7 +18,7 @@ from skild_physics.cli.inputs import labelled
 from skild_physics import __version__
 from skild_physics.fields import FieldStream, open_pictures
 from skild_physics.fields.sources import WORDS
-from skild_physics.files import InputError, check_output, replacing
+from skild_physics.files import check_none_given, check_output, replacing
 from skild_physics.quality.evaluate import evaluate, variable
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.summary import RESAMPLES, Row, rows, summarize
@@ -66,9 +66,7 @@ def _metrics(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
     "--bootstrap",
     "resamples",
     type=click.IntRange(min=100),
-    default=RESAMPLES,
-    show_default=True,
-    help="Resamples of the pictures for the intervals.",
+    help=f"Resamples of the pictures for the intervals.  [default: {RESAMPLES}]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="NetCDF file.  [default: eval-images.nc]"
@@ -86,7 +84,7 @@ def command(
     data_dir: Path | None,
     weights: Path | None,
     batch_size: int,
-    resamples: int,
+    resamples: int | None,
     out: Path | None,
     csv: Path | None,
     overwrite: bool,
@@ -114,8 +112,9 @@ def command(
     out = check_output(out or Path("eval-images.nc"), overwrite)
     if csv:
         check_output(csv, overwrite)
-        if not any(METRICS[metric].per_picture for metric in metrics):
-            raise InputError("`csv` holds values of every picture, which none of the metrics has")
+    if not any(METRICS[metric].per_picture for metric in metrics):
+        of_pictures = {"csv": csv, "resamples": resamples}
+        check_none_given(of_pictures, "is for values of every picture, which no metric here has")
     keep_freed_memory()
     opening = {"size": size, "resize": resize, "grey": grey, "data_dir": data_dir}
     with ExitStack() as stack:
@@ -138,7 +137,7 @@ def command(
         for label, stream in streams.items():
             if stream.skipped:
                 say(f"{label}: {len(stream.skipped)} skipped: {', '.join(stream.skipped)}")
-    results = summarize(results, metrics, resamples).assign_attrs(
+    results = summarize(results, metrics, resamples or RESAMPLES).assign_attrs(
         schema=SCHEMA,
         schema_version=1,
         package_version=__version__,
@@ -174,9 +173,9 @@ def _opened(sources: dict[str, str], opening: dict[str, Any]) -> dict[str, Field
         taken |= names
         streams[label] = open_pictures(source, **{name: opening[name] for name in names})
     for name, value in opening.items():
-        if value not in (None, False) and name not in taken:
+        if name not in taken:
             whose = "cifar10" if name == "data_dir" else "folders of pictures"
-            raise InputError(f"`{name}` is for {whose}, and none is given")
+            check_none_given({name: value}, f"is for {whose}, and none is given")
     return streams
 
 

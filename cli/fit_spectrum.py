@@ -11,7 +11,7 @@ from skild_physics.cli.console import answers, progress, say, say_skipped, with_
 from skild_physics.cli.inputs import picture_options
 
 from skild_physics.fields import is_variance_map, load_variance_map, open_source
-from skild_physics.files import check_output
+from skild_physics.files import check_none_given, check_output
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS, Basis, Momentum, Normalization
 from skild_physics.plots import check_figure, save_figure, spectrum_figure
 from skild_physics.spectrum import (
@@ -53,9 +53,8 @@ P_REJECTED = 1e-3
 @click.option(
     "--normalization",
     type=click.Choice(NORMALIZATIONS),
-    default="paper",
-    show_default=True,
-    help="paper doubles the variance of cosine modes with u = 0 or v = 0; isotropic does not.",
+    help="paper doubles the variance of cosine modes with u = 0 or v = 0; isotropic does not.  "
+    "[default: paper]",
 )
 @picture_options
 @click.option("--n-samples", type=int, help="Variance maps: number of fields behind them.")
@@ -75,7 +74,7 @@ def command(
     k_max: float | None,
     momentum: Momentum,
     k0_squared: float | None,
-    normalization: Normalization,
+    normalization: Normalization | None,
     size: int | None,
     tile: bool,
     resize: bool,
@@ -110,8 +109,12 @@ def command(
     if plot:
         check_figure(plot, overwrite)
 
+    images = {"size": size, "tile": tile, "resize": resize, "grey": grey, "strict": strict}
+
     def measure(source: str) -> Spectrum:
         if Path(source).suffix == ".npy" and is_variance_map(source):
+            of_fields = {"normalization": normalization, **images, "data_dir": data_dir}
+            check_none_given(of_fields, f"is for fields; {source} is a variance map")
             return spectrum_from_variance(
                 load_variance_map(source),
                 n_samples,
@@ -123,9 +126,7 @@ def command(
                 momentum,
                 k0_squared,
             )
-        if n_samples is not None:
-            raise click.UsageError(f"--n-samples is for variance maps; {source} is counted")
-        images = {"size": size, "tile": tile, "resize": resize, "grey": grey, "strict": strict}
+        check_none_given({"n_samples": n_samples}, f"is for variance maps; {source} is counted")
         with open_source(source, **images, data_dir=data_dir) as stream:
             with progress(f"measure {stream.name}", stream.count) as show:
                 blocks = measure_blocks(stream, basis, progress=show)
@@ -140,7 +141,7 @@ def command(
                 momentum,
                 k0_squared,
                 stream.channels,
-                normalization,
+                normalization or "paper",
             )
 
     spectra = [measure(source) for source in sources]

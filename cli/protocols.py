@@ -23,13 +23,17 @@ from skild_physics.training.checkpoint import Model
 
 
 class Route(NamedTuple):
-    """Where the reversed process starts, and how it runs: (fields, sampling) -> what it made."""
+    """Where the reversed process starts, and how it runs: (fields, sampling) -> what it made.
+
+    tau is the signal-to-noise ratio that counts as resolved there, None where it means nothing.
+    """
 
     process: Process
     n: float
     resolution: float
     size: int
     run: Callable[[Tensor, Sampling], Sampled]
+    tau: float | None = None
     seen: Observation | None = None
 
 
@@ -91,7 +95,7 @@ def _paired(model: Model, M: int, factor: float, live_threshold: float | None) -
     def run(fields: Tensor, sampling: Sampling) -> Sampled:
         return super_resolve_paired(process, denoise, fields, factor, tau, sampling)
 
-    return Route(process, n, float(process.resolution(n, tau)), M, run)
+    return Route(process, n, float(process.resolution(n, tau)), M, run, tau)
 
 
 def _observed(
@@ -115,7 +119,7 @@ def _observed(
         return made._replace(result=downsample(made.result, "spectral", wanted, process.basis))
 
     agrees = seen if wanted == N else None
-    return Route(process, n, float(process.resolution(n, tau)), wanted, run, agrees)
+    return Route(process, n, float(process.resolution(n, tau)), wanted, run, tau, agrees)
 
 
 def _rescaled(
@@ -129,7 +133,7 @@ def _rescaled(
     def run(fields: Tensor, sampling: Sampling) -> Sampled:
         return enlarge(process, denoise, fields, own, keep * M, tau, sampling)
 
-    return Route(process, n, keep * M, process.N, run)
+    return Route(process, n, keep * M, process.N, run, tau)
 
 
 def _scale_space(

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import xarray as xr
-from click.core import ParameterSource
 from skild_physics.cli.coarse_grain import coarse_grain
 from skild_physics.cli.console import progress, say
 from skild_physics.cli.eval_correlators import LAST_RUN, evaluate_files, save_results, show_results
@@ -21,7 +20,7 @@ from skild_physics.cli.train import run_training
 from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics.fields import open_source
-from skild_physics.files import replacing
+from skild_physics.files import check_none_given, replacing
 from skild_physics.plots import correlator_figure, save_figure, spectrum_figure
 from skild_physics.spectrum import Spectrum, measure_blocks, spectrum_from_blocks
 from skild_physics.training.checkpoint import BUNDLED, load_model
@@ -34,7 +33,7 @@ MADE = (
     "from_blocks.h5",
     "generated.h5",
 )
-_ISING_ONLY = ("L", "heldout", "factor", "samples")
+HELDOUT, FACTOR, SAMPLES = 1024, 4.0, 40_000
 
 
 @click.command("reproduce")
@@ -42,17 +41,21 @@ _ISING_ONLY = ("L", "heldout", "factor", "samples")
 @click.option(
     "--L", "L", type=int, help="ising: side of the lattice.  [default: 64; 32 with --retrain]"
 )
-@click.option(
-    "--heldout", type=int, default=1024, show_default=True, help="ising: fields to evaluate on."
-)
-@click.option(
-    "--factor", type=float, default=4.0, show_default=True, help="ising: ratio of resolutions."
-)
+@click.option("--heldout", type=int, help=f"ising: fields to evaluate on.  [default: {HELDOUT}]")
+@click.option("--factor", type=float, help=f"ising: ratio of resolutions.  [default: {FACTOR:g}]")
 @click.option("--steps", type=int, default=20, show_default=True, help="Network calls per field.")
 @click.option("--retrain", is_flag=True, help="Train a model instead of using the bundled one.")
-@click.option("--samples", type=int, default=40_000, show_default=True, help="ising: to train on.")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change the training."
+    "--samples",
+    type=int,
+    help=f"ising, with --retrain: fields to train on.  [default: {SAMPLES}]",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="With --retrain: change the training.",
 )
 @click.option(
     "--out",
@@ -63,11 +66,11 @@ _ISING_ONLY = ("L", "heldout", "factor", "samples")
 def command(
     case: str,
     L: int | None,
-    heldout: int,
-    factor: float,
+    heldout: int | None,
+    factor: float | None,
     steps: int,
     retrain: bool,
-    samples: int,
+    samples: int | None,
     overrides: tuple[str, ...],
     out: Path | None,
     overwrite: bool,
@@ -92,35 +95,29 @@ def command(
       skild-physics reproduce --retrain --out runs/ising-L32
     """
     began = time.perf_counter()
-    if overrides and not retrain:
-        raise click.UsageError("--set goes with --retrain")
+    if case != "ising":
+        of_ising = {"L": L, "heldout": heldout, "factor": factor, "samples": samples}
+        check_none_given(of_ising, "goes with the case ising")
+    if not retrain:
+        check_none_given({"samples": samples, "overrides": overrides}, "goes with `retrain=True`")
     if case == "photographs":
-        _check_given(_ISING_ONLY)
         picture = reproduce_photographs(
             out or Path("runs/photographs"), steps, retrain, overrides, overwrite
         )
     else:
         picture = _reproduce_ising(
-            L or (32 if retrain else 64),
-            heldout,
-            factor,
+            (32 if retrain else 64) if L is None else L,
+            HELDOUT if heldout is None else heldout,
+            FACTOR if factor is None else factor,
             steps,
             retrain,
-            samples,
+            SAMPLES if samples is None else samples,
             overrides,
             out or LAST_RUN,
             overwrite,
         )
     say(f"done in {time.perf_counter() - began:.0f} s")
     click.echo(picture)
-
-
-def _check_given(names: tuple[str, ...]) -> None:
-    """Raise click.UsageError if options that the case does not know were given."""
-    context = click.get_current_context()
-    for name in names:
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} goes with the case ising")
 
 
 def _reproduce_ising(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skild_physics.cli.console import progress, say
 
-from skild_physics.diffusion.sampler import SPACINGS, default_last_snr
-from skild_physics.diffusion.superresolution import SAMPLERS, Sampled, Sampling
+from skild_physics.diffusion.sampler import SPACINGS
+from skild_physics.diffusion.superresolution import ORDER, SAMPLERS, Sampled, Sampling
 from skild_physics.fields import save_fields
 from skild_physics.fields.stream import scaled
 from skild_physics.fields.writing import output_kind, pixels, write_npy, write_npz, write_png
@@ -36,9 +36,8 @@ _OPTIONS = (
     click.option(
         "--order",
         type=click.IntRange(1, 3),
-        default=2,
-        show_default=True,
-        help="Estimates that a step of the multistep and stochastic samplers uses.",
+        help="Estimates that a step of the multistep and stochastic samplers uses.  "
+        f"[default: {ORDER}]",
     ),
     click.option(
         "--spacing",
@@ -51,7 +50,7 @@ _OPTIONS = (
         "--last-snr",
         type=float,
         help="Signal-to-noise ratio of the finest mode at the last call; raise it, and --steps, "
-        "for fields of Gaussian detail.  [default: steps / 4]",
+        "for fields of Gaussian detail; not with --spacing time.  [default: steps / 4]",
     ),
     click.option(
         "--live-threshold",
@@ -82,21 +81,14 @@ def sampling_of(model: Model, options: Mapping[str, Any]) -> Sampling:
 
 
 def provenance(
-    checkpoint: Path, model: Model, sampling: Sampling, live_threshold: float
+    checkpoint: Path, model: Model, sampling: Sampling, live_threshold: float | None
 ) -> dict[str, Any]:
-    """What a file of sampled fields says about the model and the sampling."""
+    """What a file of sampled fields says about the model and the sampling; None: does not apply."""
     return {
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": checkpoint_digest(checkpoint),
         "trained_steps": model.trained_steps,
-        "steps": sampling.calls,
-        "sampler": sampling.sampler,
-        "order": sampling.order,
-        "spacing": sampling.spacing,
-        "seed": sampling.seed,
-        "last_snr": (
-            default_last_snr(sampling.calls) if sampling.last_snr is None else sampling.last_snr
-        ),
+        **sampling.provenance(),
         "live_threshold": live_threshold,
         "process": model.config.process.kind,
         "basis": model.process.basis,
@@ -127,7 +119,8 @@ def sample_to(
         count: number of fields.
         make: makes some of them.
         sampling: how; its batch is a part.
-        made: how they are made, for the file and to recognise parts of the same run.
+        made: how they are made, for the file and to recognise parts of the same run; None stands
+            for what does not apply.
         world: the processes that share the work; the main one writes.
         overwrite: replace another result, and discard parts of one.
         start_out: .npy file of the fields that the reversed process starts from.
@@ -138,6 +131,7 @@ def sample_to(
         The first 16 fields, in the main process.
     """
     kind = output_kind(out)
+    made = {name: value for name, value in made.items() if value is not None}
     starts = (keep_start and kind == "hdf5") or start_out is not None
 
     def arrays(first: int, last: int) -> dict[str, NDArray[Any]]:

@@ -25,11 +25,14 @@ from skild_physics.diffusion.superresolution import Sampled, Sampling
 from skild_physics.fields.images import picture_size
 from skild_physics.fields.lattice import open_fields
 from skild_physics.fields.writing import check_fields_output
-from skild_physics.files import InputError, check_output
+from skild_physics.files import InputError, check_none_given, check_output
 from skild_physics.plots import check_figure, samples_figure, save_figure
 from skild_physics.training.checkpoint import Model, load_model
 from skild_physics.training.data import TrainingFields, open_training_fields
 from skild_physics.training.distributed import joined_world
+
+KEEP = 0.5
+"""Where the rescaled protocol starts unless told otherwise."""
 
 
 @click.command("super-resolve")
@@ -48,9 +51,7 @@ from skild_physics.training.distributed import joined_world
 @click.option(
     "--keep",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.5,
-    show_default=True,
-    help="rescaled: effective resolution at the start over the side of INPUT.",
+    help=f"rescaled: effective resolution at the start over the side of INPUT.  [default: {KEEP}]",
 )
 @click.option(
     "--downsampling",
@@ -77,7 +78,7 @@ def command(
     input: Path,
     factor: float,
     protocol: str,
-    keep: float,
+    keep: float | None,
     downsampling: Downsampling | None,
     samples: int | None,
     size: int | None,
@@ -146,7 +147,7 @@ def run_super_resolution(
     protocol: str = "paired",
     downsampling: Downsampling | None = None,
     live_threshold: float | None = None,
-    keep: float = 0.5,
+    keep: float | None = None,
     size: int | None = None,
     start_out: Path | None = None,
     plot: Path | None = None,
@@ -157,6 +158,11 @@ def run_super_resolution(
         raise InputError(f"`samples` must be at least 1, got {samples}")
     if not 1 <= factor < float("inf"):
         raise InputError(f"factor must be at least 1, got {factor:g}")
+    if protocol != "observed":
+        check_none_given({"downsampling": downsampling}, "goes with the protocol observed")
+    if protocol != "rescaled":
+        check_none_given({"keep": keep}, "goes with the protocol rescaled")
+    keep = KEEP if keep is None else keep
     with joined_world() as world:
         model = load_model(checkpoint, world.device)
         threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
@@ -204,9 +210,9 @@ def run_super_resolution(
                 "factor": factor,
                 "starting_step": way.n,
                 "effective_resolution": way.resolution,
-                "tau": model.tau,
-                **({"downsampling_of_input": kind} if protocol == "observed" and kind else {}),
-                **({"keep": keep} if protocol == "rescaled" else {}),
+                "tau": way.tau,
+                "downsampling_of_input": kind if protocol == "observed" else None,
+                "keep": keep if protocol == "rescaled" else None,
                 **provenance(checkpoint, model, sampling, threshold),
             },
             world,

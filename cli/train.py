@@ -7,6 +7,7 @@ from typing import Any
 import click
 from skild_physics.cli.console import progress, say, speaks
 
+from skild_physics.files import check_none_given
 from skild_physics.training.config import Config, load_config
 from skild_physics.training.run import dry_run, train
 
@@ -37,12 +38,12 @@ def command(
       torchrun --nproc_per_node=8 -m skild_physics.cli train ising128-x4
     """
     run = load_config(config, overrides)
-    if as_json and not dry:
-        raise click.UsageError("--json goes with --dry-run")
     if dry:
+        check_none_given({"overwrite": overwrite}, "does not go with `dry=True`: it writes nothing")
         found = dry_run(run, log=say)
         answer = json.dumps(found, indent=2) if as_json else _told(found)
     else:
+        check_none_given({"as_json": as_json}, "goes with `dry=True`")
         say(json.dumps(run.to_json(), indent=2))
         answer = str(run_training(run, overwrite))
     if speaks:

@@ -307,9 +307,12 @@ def test_options_of_folders_beside_other_sources(pictures, tmp_path, monkeypatch
         ("a=small.npz b=small.npz --resize", "--resize is for folders of pictures"),
         ("a=held b=noisy --out held", "held: is a directory"),
         ("a=held b=noisy --csv coarse.npz", "coarse.npz: exists already"),
-        ("a=held b=noisy --metrics fid --csv x.csv", "--csv holds values of every picture"),
+        ("a=held b=noisy --metrics fid --csv x.csv", "--csv is for values of every picture"),
         ("a=held b=noisy --metrics fid --weights no", f"fid: no weights at no/{INCEPTION}; downl"),
         ("a=held b=noisy --metrics lpips --weights no", f"lpips: no weights at no/{ALEXNET}; do"),
+        ("a=held b=noisy --metrics fid --bootstrap 200", "--bootstrap is for values of every"),
+        ("a=held b=noisy --weights .", "--weights is for networks, which no metric here needs"),
+        ("a=held b=noisy --resize", "--resize of held goes with --size"),
         ("a=held b=noisy --metrics psnr --bootstrap 1", "1 is not in the range x>=100"),
     ],
 )

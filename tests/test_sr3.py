@@ -203,13 +203,8 @@ def test_both_protocols_from_the_command_line(trained, tmp_path):
         (
             "trained on fields coarse-grained by box",
             (
-                "super-resolve",
-                folder / "run",
-                full,
-                "--factor",
-                2,
-                "--downsampling",
-                "gaussian",
+                *("super-resolve", folder / "run", coarse, "--factor", 2),
+                *("--protocol", "observed", "--downsampling", "gaussian"),
             ),
         ),
         ("is conditional; use super-resolve", ("generate", folder / "run")),

@@ -32,7 +32,7 @@ observed     a coarse field y = R x R^T, M x M, R known. With Y its modes, K = B
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -46,14 +46,17 @@ from skild_physics.diffusion.sampler import (
     SampleNoise,
     Spacing,
     ancestral,
+    default_last_snr,
     multistep,
     step_grid,
 )
 from skild_physics.diffusion.schedule import effective_resolution, lambda_at_resolution
-from skild_physics.files import InputError
+from skild_physics.files import InputError, check_none_given
 
 SamplerName = Literal["multistep", "stochastic", "ancestral"]
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+ORDER = 2
+"""Estimates that a step uses unless told otherwise."""
 
 MEASURED = 1e-6
 """How far the low modes of K_0^(-1) K may be from the identity and still count as measured."""
@@ -66,21 +69,22 @@ class Sampling:
     Attributes:
         calls: network calls per field.
         sampler: "multistep" (deterministic), "stochastic" (the same with noise) or "ancestral".
-        order: estimates that a step of the first two uses: 1, 2 or 3.
+        order: estimates that a step of the first two uses: 1, 2 or 3; None: :data:`ORDER`.
         spacing: how the steps are spaced, see :func:`skild_physics.diffusion.sampler.step_grid`.
         last_snr: signal-to-noise ratio of the highest mode at the last call, which returns a mean:
-            raise it (and calls) for fields of Gaussian detail, whose variance a mean lacks.
+            raise it (and calls) for fields of Gaussian detail, whose variance a mean lacks. None:
+            :func:`skild_physics.diffusion.sampler.default_last_snr`.
         seed: root seed; field i draws from its own stream, whatever the batch.
         first: number of the first field, if these are a part of many.
         batch_size: fields at a time.
 
     Raises:
-        InputError: an unknown sampler or batch_size < 1.
+        InputError: an unknown sampler, batch_size < 1, or an order or last_snr where there is none.
     """
 
     calls: int = 20
     sampler: SamplerName = "multistep"
-    order: int = 2
+    order: int | None = None
     spacing: Spacing = "log-resolution"
     last_snr: float | None = None
     seed: int = 0
@@ -96,6 +100,29 @@ class Sampling:
             raise InputError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
         if self.batch_size < 1:
             raise InputError(f"`batch_size` must be at least 1, got {self.batch_size}")
+        if self.sampler == "ancestral":
+            check_none_given({"order": self.order}, "goes with multistep and stochastic sampling")
+        if not self.ends_at_snr:
+            whose = "goes with several `calls`, and not with `spacing=time`"
+            check_none_given({"last_snr": self.last_snr}, whose)
+
+    @property
+    def ends_at_snr(self) -> bool:
+        """Whether a signal-to-noise ratio sets the step of the last call."""
+        return self.spacing != "time" and self.calls > 1
+
+    def provenance(self) -> dict[str, Any]:
+        """How fields were sampled, for their file; None stands for what does not apply."""
+        order = ORDER if self.order is None else self.order
+        last_snr = default_last_snr(self.calls) if self.last_snr is None else self.last_snr
+        return {
+            "steps": self.calls,
+            "sampler": self.sampler,
+            "order": None if self.sampler == "ancestral" else order,
+            "spacing": self.spacing,
+            "last_snr": last_snr if self.ends_at_snr else None,
+            "seed": self.seed,
+        }
 
 
 class Sampled(NamedTuple):
@@ -121,7 +148,8 @@ def along(
     if sampling.sampler == "ancestral":
         return ancestral(process, denoise, x, steps, noise)
     tau = 1.0 if sampling.sampler == "stochastic" else 0.0
-    return multistep(process, denoise, x, steps, sampling.order, tau, noise)
+    order = ORDER if sampling.order is None else sampling.order
+    return multistep(process, denoise, x, steps, order, tau, noise)
 
 
 def reverse(

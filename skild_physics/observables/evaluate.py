@@ -26,7 +26,7 @@ import numpy as np
 import xarray as xr
 
 from skild_physics import __version__
-from skild_physics.files import InputError
+from skild_physics.files import InputError, check_none_given
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 from skild_physics.observables.corners import kappa4
 from skild_physics.observables.jackknife import (
@@ -216,7 +216,11 @@ def evaluate(
     first = next(iter(sources.values()))
     beta = float(first.attrs.get("beta", 1.0)) if beta is None else beta
     measured = {}
-    for label, (fields, how) in _both(sources, plan, binarize).items():
+    all_of_them = _both(sources, plan, binarize)
+    if not any(f.dtype == np.int8 or how.binarize for f, how in all_of_them.values()):
+        of_spins = {"rounds": plan.rounds or None, "clusters": plan.clusters}
+        check_none_given(of_spins, "is of spins, and these fields are not binarized")
+    for label, (fields, how) in all_of_them.items():
         progress(label)
         rounds = measurement(fields, how, min(len(fields), FINE_BLOCKS))
         tau_int, stride = _correlation(fields, rounds[0])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skild_physics.fields import FieldStream
 from skild_physics.fields.stream import batch_length
+from skild_physics.files import check_none_given
 from skild_physics.quality.distances import frechet_distance, inception_score, kernel_distance
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.networks import clipiqa, inception, lpips, musiq
@@ -93,6 +94,8 @@ def evaluate(
     """
     counts = pictures_to_read(sources, metrics, samples)
     instruments = _instruments(metrics, weights, device or torch.device("cpu"))
+    if not instruments.weights:
+        check_none_given({"weights": weights}, "is for networks, which no metric here needs")
     for metric, file in instruments.weights.items():
         if not file.published:
             log(f"{metric}: {file.path} is not the published file; compare with nothing published")

@@ -97,6 +97,8 @@ def summarize(
             "_difference_stderr": differences[:, 1],
         }.items():
             added[f"{name}_mean{ending}"] = ("source", column, {"units": METRICS[metric].units})
+    if not added:
+        return results
     return results.assign(added).assign_attrs(
         bootstrap_resamples=resamples, bootstrap_seed=SEED, bootstrap_percentiles=TAILS
     )

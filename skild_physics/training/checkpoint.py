@@ -27,7 +27,7 @@ from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.renormalization import critical_denoiser, critical_process
 from skild_physics.diffusion.scalespace import ScaleSpace
 from skild_physics.diffusion.scalespace_sampling import Estimate, estimator
-from skild_physics.files import InputError, replacing
+from skild_physics.files import InputError, check_none_given, replacing
 from skild_physics.kspace import Basis
 from skild_physics.training.build import build_network, build_process, build_scale_space
 from skild_physics.training.config import Config, parse_config
@@ -97,15 +97,22 @@ class Model:
         """The network takes fields of sides that are multiples of this."""
         return cast(int, self.network.multiple)
 
-    def live_threshold(self, wanted: float | None = None) -> float:
+    def live_threshold(self, wanted: float | None = None) -> float | None:
         """The signal-to-noise ratio of live modes, as trained if none is wanted; 0: all modes.
 
+        None if the model has no live modes: it is one of Scale Space Diffusion, is conditional, or
+        its process attenuates all modes alike.
+
         Raises:
-            InputError: one is wanted of a scale-space model.
+            InputError: one is wanted of such a model.
         """
-        if wanted and self.scale_space is not None:
-            raise InputError("`live_threshold`: a scale-space model has levels, not live modes")
-        return (self.config.training.live_threshold if wanted is None else wanted) or 0.0
+        config, process = self.config, self.config.process
+        is_white = isinstance(process, ScaleSpaceConfig) or process.white is not None
+        if is_white or config.condition is not None:
+            whose = "is for live modes, which this model does not have"
+            check_none_given({"live_threshold": wanted}, whose)
+            return None
+        return (config.training.live_threshold if wanted is None else wanted) or 0.0
 
     def denoiser(
         self, process: Process | None = None, live_threshold: float | None = None

@@ -215,6 +215,8 @@ class Config(Section):
                 raise InputError(
                     "network.whitened: goes without training.live_threshold and condition"
                 )
+        elif settings.live_threshold is not None and self.condition is not None:
+            raise InputError("training.live_threshold: goes without condition")
         elif settings.live_threshold is not None and process.white is not None:
             raise InputError("training.live_threshold: a white process has no scale to leave out")
         return self
@@ -281,7 +283,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     configuration stands for that configuration, with paths taken from the working directory.
 
     Raises:
-        InputError: no such file, bad TOML, a bad override, or invalid values.
+        InputError: no such file, bad TOML, a bad override, or values that are invalid or unused.
     """
     path = Path(path)
     try:
@@ -297,6 +299,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     for override in overrides:
         _apply(values, override)
     config = parse_config(values, str(path))
+    _check_all_used(config, str(path))
     base = path.parent
     data, process = config.data, config.process
     source = data.source if data.source in WORDS else str(base / data.source)
@@ -314,6 +317,24 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
             "process": process,
         }
     )
+
+
+def _check_all_used(config: Config, source: str) -> None:
+    """Refuse values that were given and that a run of the others does not read."""
+    process, settings = config.process, config.training
+    changes_level = isinstance(process, ScaleSpaceConfig) and bool(process.factors)
+    has_spectrum = isinstance(process, ProcessConfig) and process.spectrum is not None
+    is_white = isinstance(process, ProcessConfig) and process.white is not None
+    for section, key, is_used, partner in (
+        ("process", "degradation", changes_level, "process.factors"),
+        ("process", "levels", changes_level, "process.factors"),
+        ("process", "spectrum_kind", has_spectrum, "process.spectrum"),
+        ("process", "k_c", not is_white, "process.spectrum or process.law"),
+        ("training", "raising", changes_level, "process.factors"),
+        ("training", "live_multiple", settings.live_threshold is not None, "live_threshold"),
+    ):
+        if key in getattr(config, section).model_fields_set and not is_used:
+            raise InputError(f"{source}: {section}.{key} goes with {partner}")
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
