@@ -26,6 +26,7 @@ from typing import Any
 import click
 import torch
 import xarray as xr
+from skild_physics.cli.console import with_error
 from skild_physics.data_gen import IsingParameters, generate
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -304,8 +305,7 @@ def main(names: tuple[str, ...], steps: int, jobs: int, one: Path | None) -> Non
         for found in pool.map(start, names or VARIANTS):
             errors = " ".join(f"{x:.5f}" for x in found["errors"])
             residuals = " ".join(
-                f"{x:+.4f}({e * 1e4:.0f})"
-                for x, e in zip(found["residuals"], found["stderr"], strict=True)
+                with_error(x, e) for x, e in zip(found["residuals"], found["stderr"], strict=True)
             )
             print(
                 f"{found['name']:26s} {found['parameters']:8,d} {found['seconds']:.4f} s  {errors}"

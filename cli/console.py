@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,9 @@ console = Console(stderr=True, highlight=False, quiet=not speaks)
 answers = Console(highlight=False)
 
 SECONDS_BETWEEN_LINES = 15.0
+
+ROUNDING, TINY = 1e-15, 1e-300
+MOST_DIGITS = 12
 
 
 @contextmanager
@@ -69,10 +73,16 @@ def say_skipped(skipped: Mapping[str, str], count: int) -> None:
 
 
 def with_error(value: float, stderr: float) -> str:
-    """Value and standard error in the form 0.31498(72)."""
-    if not stderr > 0:
+    """Value and standard error in the form 0.31498(72), 4.3(1.2) or 77(23), as pyerrors writes it.
+
+    The value alone if there is no error: zero, nan, infinite, or that of rounding.
+    """
+    if not max(abs(value) * ROUNDING, TINY) < stderr < inf:
         return f"{value:.7g}"
-    digits = 1
-    while round(stderr * 10**digits) < 10:
-        digits += 1
-    return f"{value:.{digits}f}({round(stderr * 10**digits)})"
+    exponent = int(f"{stderr:.1e}".partition("e")[2])
+    digits = max(0, 1 - exponent)
+    power = int(f"{max(abs(value), stderr):e}".partition("e")[2])
+    if digits > MOST_DIGITS and power < 0:
+        return f"{with_error(value / 10.0**power, stderr / 10.0**power)}e{power}"
+    error = f"{stderr:.{digits}f}"
+    return f"{value:.{digits}f}({error.lstrip('0.') if exponent < 0 else error})"

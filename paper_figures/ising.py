@@ -12,7 +12,7 @@ from typing import Any
 import click
 import torch
 import xarray as xr
-from skild_physics.cli.console import progress, say
+from skild_physics.cli.console import progress, say, with_error
 from skild_physics.data_gen import IsingParameters, generate
 from torch import Tensor
 
@@ -59,12 +59,12 @@ def table(results: xr.Dataset) -> None:
     for label in results["source"].values[1:]:
         row = results.sel(source=label)
         kappa4 = " ".join(
-            f"{float(a):+.4f}({float(b) * 1e4:.0f})"
+            with_error(float(a), float(b))
             for a, b in zip(row["kappa4_residual"], row["kappa4_residual_stderr"], strict=True)
         )
         others = " ".join(
-            f"{name} {float(row[f'{name}_residual']):+.4f}"
-            f"({float(row[f'{name}_residual_stderr']) * 1e4:.0f})"
+            f"{name} "
+            + with_error(float(row[f"{name}_residual"]), float(row[f"{name}_residual_stderr"]))
             for name in names
         )
         say(f"{label:32s} kappa4 {kappa4}  {others}")
