@@ -18,12 +18,13 @@ from rich.progress import (
 
 # of the processes that torchrun starts, one speaks
 speaks = os.environ.get("RANK", "0") == "0"
-console = Console(stderr=True, highlight=False, quiet=not speaks)
-answers = Console(highlight=False)
+# labels and names of files are no markup
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, quiet=not speaks)
+answers = Console(highlight=False, markup=False, emoji=False)
 
 SECONDS_BETWEEN_LINES = 15.0
 
-ROUNDING, TINY = 1e-15, 1e-300
+ROUNDING, TINY = 1e-12, 1e-300
 MOST_DIGITS = 12
 
 
@@ -32,12 +33,12 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """A callback (done, note) that shows how far a job of ``total`` units is."""
     if console.is_terminal:
         with Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         ) as bars:
             task = bars.add_task(title, total=total, note="")
@@ -61,7 +62,7 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
 
 def say(text: str) -> None:
     """One line about the work, on standard error."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 def say_skipped(skipped: Mapping[str, str], count: int) -> None:

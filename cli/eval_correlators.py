@@ -18,7 +18,7 @@ from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.cluster import dask_client
 from skild_physics.fields import load_fields
 from skild_physics.files import check_output, replacing
-from skild_physics.observables.compare import compare_with_exact
+from skild_physics.observables.compare import Comparison, compare_with_exact
 from skild_physics.observables.evaluate import Binarize, evaluate
 from skild_physics.observables.measure import Boundary, Plan, measure, measure_on
 from skild_physics.plots import check_figure, correlator_figure, save_figure
@@ -253,16 +253,22 @@ def _cell(here: xr.Dataset, name: str) -> str:
 
 
 def _exact_table(results: xr.Dataset, labels: list[str]) -> Table:
-    found = {label: compare_with_exact(results, label) for label in labels}
     table = Table("against exact values", "exact")
+    rows: dict[str, dict[str, Comparison]] = {}
     for label in labels:
         table.add_column(label)
         table.add_column("sigma", justify="right")
-    for row in zip(*found.values(), strict=True):
-        exact = f"{row[0].exact:.6f}" + (" (L = infinity)" if row[0].of_infinite_lattice else "")
+        for each in compare_with_exact(results, label):
+            rows.setdefault(each.observable, {})[label] = each
+    for observable, row in rows.items():
+        one = next(iter(row.values()))
+        exact = f"{one.exact:.6f}" + (" (L = infinity)" if one.of_infinite_lattice else "")
         cells = []
-        for each in row:
-            z = f"({each.z:+.1f})" if each.of_infinite_lattice else f"{each.z:+.1f}"
-            cells += [with_error(each.value, each.stderr), z]
-        table.add_row(row[0].observable, exact, *cells)
+        for label in labels:
+            value, z = "", ""
+            if label in row:
+                value = with_error(row[label].value, row[label].stderr)
+                z = f"{row[label].z:+.1f}" if np.isfinite(row[label].z) else ""
+            cells += [value, f"({z})" if z and one.of_infinite_lattice else z]
+        table.add_row(observable, exact, *cells)
     return table

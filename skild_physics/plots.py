@@ -64,10 +64,11 @@ def spectrum_figure(spectra: Sequence[Spectrum]) -> Figure:
         color = COLORS[number % len(COLORS)]
         # thousands of shells would hide each other: show their averages where they crowd
         groups = _logarithmic_groups(k)
-        rows = [(spectrum.source, color, spectrum.profile, spectrum.profile_stderr)]
+        source = _plain(spectrum.source)
+        rows = [(source, color, spectrum.profile, spectrum.profile_stderr)]
         if alone and len(spectrum.channels) > 1:
             rows = [
-                (name, CHANNEL_COLORS.get(name, COLORS[i % len(COLORS)]), S, stderr)
+                (_plain(name), CHANNEL_COLORS.get(name, COLORS[i % len(COLORS)]), S, stderr)
                 for i, (name, S, stderr) in enumerate(
                     zip(spectrum.channels, spectrum.S, spectrum.S_stderr, strict=True)
                 )
@@ -98,7 +99,7 @@ def spectrum_figure(spectra: Sequence[Spectrum]) -> Figure:
             law(fitted),
             color=line,
             linewidth=1.2,
-            label=("" if alone else f"{spectrum.source}: ") + _formula(spectrum),
+            label=("" if alone else f"{source}: ") + _formula(spectrum),
         )
         if alone:
             for ax in (top, bottom):
@@ -111,12 +112,17 @@ def spectrum_figure(spectra: Sequence[Spectrum]) -> Figure:
     one = spectra[0]
     top.set(xscale="log", yscale="log", ylabel=f"$S_0(k)$  ({one.normalization} normalisation)")
     if alone:
-        top.set_title(one.source)
+        top.set_title(_plain(one.source))
     top.legend(frameon=False, fontsize=8)
     zero = "; leftmost point: $k = 0$" if any(s.k[0] == 0 for s in spectra) else ""
     what = "lattice momentum" if one.momentum == "lattice" else "wavenumber $k$"
     bottom.set(xlabel=f"{what}  (radian / box side{zero})", ylabel="measured / fit")
     return figure
+
+
+def _plain(text: str) -> str:
+    """Somebody's label: a dollar sign in it begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def _formula(spectrum: Spectrum) -> str:
@@ -174,7 +180,7 @@ def correlator_figure(
         axes = above.subplots(1, len(pictures), squeeze=False)[0]
         for ax, (title, field) in zip(axes, pictures.items(), strict=True):
             _draw(ax, field)
-            ax.set_title(title, fontsize=10)
+            ax.set_title(_plain(title), fontsize=10)
             ax.set_axis_off()
     left, right = below.subplots(1, 2)
     sides = results["side"].values
@@ -188,7 +194,9 @@ def correlator_figure(
         for ax, name, title in rows:
             value, stderr = row[name].values, row[f"{name}_stderr"].values
             ax.fill_between(sides, value - stderr, value + stderr, color=color, alpha=0.25, lw=0)
-            ax.plot(sides, value, "o" if number else "s-", ms=4, lw=1, color=color, label=title)
+            ax.plot(
+                sides, value, "o" if number else "s-", ms=4, lw=1, color=color, label=_plain(title)
+            )
     right.axhline(0, color=COLORS[0], linewidth=0.8)
     left.set(ylabel=r"$\kappa_4(r)$", title="connected four-point correlator, square corners")
     right.set(ylabel=r"$\Delta\kappa_4(r)$", title="residual; bands: one standard error")
@@ -217,7 +225,7 @@ def samples_figure(rows: Mapping[str, NDArray[np.floating]], title: str) -> Figu
             picture = np.clip((np.moveaxis(field, 0, -1) + 1) / 2, 0, 1)
             ax.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         row[0].set_ylabel(name)
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     return figure
 
 

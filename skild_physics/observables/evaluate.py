@@ -242,6 +242,8 @@ def _both(
             found[label] = (fields, plan)
         if continuous and binarize != "sign":
             raw = label if binarize == "none" else f"{label} (raw)"
+            if raw in sources and raw != label:
+                raise InputError(f"{label} as it is goes by {raw!r}, the label of another source")
             found[raw] = (fields, replace(plan, binarize=False, rounds=0))
     return found
 

@@ -39,8 +39,8 @@ class Plan:
     """What to measure.
 
     Attributes:
-        sides: sides r of the squares in lattice spacings, of every round; larger ones than a
-            round's lattice has are left out there. None: powers of two.
+        sides: sides r of the squares in lattice spacings, of every round, each once; larger ones
+            than a round's lattice has are left out there. None: powers of two.
         boundary: of the fields.
         binarize: take the sign of continuous fields, zero counting as +1.
         rounds: how often spins are replaced by majority block spins of 2 x 2.
@@ -56,7 +56,9 @@ class Plan:
     def sides_of(self, L: int) -> NDArray[np.int64]:
         """Sides that a lattice of side L has."""
         largest = L // 2 if self.boundary == "periodic" else L - 1
-        sides = default_sides(L) if self.sides is None else np.array(self.sides, np.int64)
+        sides = default_sides(L)
+        if self.sides is not None:
+            sides = np.array(list(dict.fromkeys(self.sides)), np.int64)
         return sides[sides <= largest]
 
 

@@ -1,0 +1,112 @@
+"""What commands print: tables of any labels and values, JSON, and output that fails."""
+
+import sys
+from io import StringIO
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+from skild_physics.cli import console
+from skild_physics.cli.main import main
+from skild_physics.data_gen import IsingParameters, generate
+
+from skild_physics.fields.lattice import save_fields
+from skild_physics.spectrum import Spectrum
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An ensemble, white noise of as many fields, and pictures."""
+    folder = tmp_path_factory.mktemp("answers")
+    rng = np.random.default_rng(0)
+    generate(folder / "critical.h5", IsingParameters.planned(8, seed=5), 200)
+    save_fields(folder / "noise.h5", rng.normal(size=(200, 8, 8)).astype(np.float32), {})
+    pictures = rng.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    np.savez(folder / "held.npz", pictures)
+    np.savez(folder / "dark.npz", pictures // 2)
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch, capsys):
+    """Runs a command where no file is yet, FOLDER/ standing for the files: exit code and output."""
+
+    def command(*arguments):
+        monkeypatch.chdir(tmp_path)
+        words = [word.replace("FOLDER", str(folder)) for word in arguments]
+        monkeypatch.setattr(sys, "argv", ["skild-physics", *words])
+        try:
+            main()
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def test_an_observable_that_one_source_lacks(run):
+    """White noise has no decay to take eta from, and no exact value is held against it."""
+    code, out, err = run("eval-correlators", "truth=FOLDER/critical.h5", "noise=FOLDER/noise.h5")
+    assert code == 0, err
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    # the row of the table against exact values
+    (eta,) = [row for row in rows if row and row[0] == "eta"]
+    assert eta[1].startswith("0.250000")
+    assert "(" in eta[2]
+    assert eta[4:] == ["", ""]
+
+
+def test_sides_that_are_given_twice_count_once(run, tmp_path):
+    code, _, err = run("eval-correlators", "a=FOLDER/critical.h5", "--sides", "2,1,2")
+    assert code == 0, err
+    with xr.open_dataset(tmp_path / "correlators.nc", engine="h5netcdf") as data:
+        assert data["side"].values.tolist() == [2, 1]
+        assert data["kappa4"].shape == (1, 2)
+
+
+def test_the_raw_fields_of_a_source_hide_no_other_source(run):
+    sources = ["a=FOLDER/noise.h5", "a (raw)=FOLDER/critical.h5"]
+    code, _, err = run("eval-correlators", *sources)
+    assert code == 2
+    assert "a as it is goes by 'a (raw)', the label of another source" in err
+    code, _, err = run("eval-correlators", *sources, "--binarize", "sign")
+    assert code == 0, err
+
+
+LABELS = ["[bold]x[/nope]", ":cat:", "$x_{$", "[/]"]
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_labels_are_neither_markup_nor_formulas(run, label):
+    files = ["--sides", "1", "--overwrite", "--plot", "c.svg"]
+    code, out, err = run("eval-correlators", f"{label}=FOLDER/critical.h5", *files)
+    assert code == 0, err
+    assert label in out
+    assert f"measuring {label}" in err
+    pictures = [f"{label}=FOLDER/held.npz", f"other {label}=FOLDER/dark.npz"]
+    code, out, err = run("eval-images", *pictures, "--metrics", "psnr", "--overwrite")
+    assert code == 0, err
+    assert f"other {label}" in out
+
+
+def test_names_of_files_are_neither_markup_nor_formulas(run, folder, tmp_path):
+    name = "[nope][b]$x_{$:cat:.h5"
+    (tmp_path / name).write_bytes((folder / "noise.h5").read_bytes())
+    for sources in ([name], [name, "FOLDER/critical.h5"]):
+        code, out, err = run("fit-spectrum", *sources, "--plot", "s.svg", "--overwrite")
+        assert code == 0, err
+        assert f"{name}: S0(k)" in " ".join(out.split())
+    assert Spectrum.load(tmp_path / "[nope][b]$x_{$:cat:.spectrum.nc").source == name
+    code, _, err = run("generate-ising", "--L", "3", "--samples", "20", "--out", "[/b].h5")
+    assert code == 0, err
+
+
+def test_titles_of_progress_bars_are_no_markup(monkeypatch):
+    terminal = Console(file=StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(console, "console", terminal)
+    with console.progress("measure a[/b].h5", 3) as show:
+        show(2, "[/c]")
+    assert "measure a[/b].h5" in terminal.file.getvalue()
+    assert "[/c]" in terminal.file.getvalue()
