@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from skild_physics.cli.console import say, speaks
 from skild_physics.cli.inputs import fields_output
 from skild_physics.cli.sampling import (
+    open_model,
     provenance,
     sample_to,
-    sampling_of,
     sampling_options,
 )
 
@@ -21,7 +21,7 @@ from skild_physics.diffusion.superresolution import Sampled, Sampling, generate
 from skild_physics.fields.writing import check_fields_output
 from skild_physics.files import InputError
 from skild_physics.plots import check_figure, samples_figure, save_figure
-from skild_physics.training.checkpoint import Model, load_model
+from skild_physics.training.checkpoint import Model
 from skild_physics.training.distributed import joined_world
 
 
@@ -128,8 +128,8 @@ def run_generation(
     if samples < 1:
         raise InputError(f"`samples` must be at least 1, got {samples}")
     with joined_world() as world:
-        model = load_model(checkpoint, world.device)
-        threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
+        model, sampling = open_model(checkpoint, world, options)
+        threshold = model.live_threshold(live_threshold)
         if model.config.condition is not None:
             raise InputError(f"{checkpoint}: is conditional; use super-resolve")
         process = model.process

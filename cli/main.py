@@ -1,6 +1,7 @@
 """Entry point: finds commands, and turns errors into one line and an exit code."""
 
 import errno
+import os
 import re
 import sys
 import traceback
@@ -95,6 +96,10 @@ def main() -> None:
 
     2 is for bad input, 1 for what failed: the machine, or this program.
     """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Before torch is imported: threads of GNU OpenMP that wait for each other spin, which makes
+        # steps of training several times as slow beside a busy neighbour. So little costs nothing.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         cli.main(standalone_mode=False)
     except click.UsageError as error:

@@ -12,9 +12,9 @@ from skild_physics.cli.console import say, speaks
 from skild_physics.cli.inputs import check_all_usable, fields_output, size_option
 from skild_physics.cli.protocols import route
 from skild_physics.cli.sampling import (
+    open_model,
     provenance,
     sample_to,
-    sampling_of,
     sampling_options,
 )
 from torch import Tensor
@@ -27,7 +27,7 @@ from skild_physics.fields.lattice import open_fields
 from skild_physics.fields.writing import check_fields_output
 from skild_physics.files import InputError, check_none_given, check_output
 from skild_physics.plots import check_figure, samples_figure, save_figure
-from skild_physics.training.checkpoint import Model, load_model
+from skild_physics.training.checkpoint import Model
 from skild_physics.training.data import TrainingFields, open_training_fields
 from skild_physics.training.distributed import joined_world
 
@@ -164,8 +164,8 @@ def run_super_resolution(
         check_none_given({"keep": keep}, "goes with the protocol rescaled")
     keep = KEEP if keep is None else keep
     with joined_world() as world:
-        model = load_model(checkpoint, world.device)
-        threshold, sampling = model.live_threshold(live_threshold), sampling_of(model, options)
+        model, sampling = open_model(checkpoint, world, options)
+        threshold = model.live_threshold(live_threshold)
         fields, kind = _opened(source, model, size, downsampling)
         count = min(samples or fields.count, fields.count)
         way = route(model, fields.size, factor, protocol, kind, live_threshold, keep)
@@ -211,7 +211,7 @@ def run_super_resolution(
                 "starting_step": way.n,
                 "effective_resolution": way.resolution,
                 "tau": way.tau,
-                "downsampling_of_input": kind if protocol == "observed" else None,
+                "downopen_model_input": kind if protocol == "observed" else None,
                 "keep": keep if protocol == "rescaled" else None,
                 **provenance(checkpoint, model, sampling, threshold),
             },

@@ -108,6 +108,20 @@ def test_the_bundled_model_reproduces_generates_and_super_resolves(tmp_path):
         assert bonds == pytest.approx(1.419, abs=0.15)
 
 
+def test_sampling_in_bfloat16_makes_nearly_the_same_spins(tmp_path):
+    """And says so in the file."""
+    made = {}
+    for precision in ("float32", "bfloat16"):
+        options = f"--samples 4 --steps 10 --precision {precision} --out {precision}.h5"
+        run(f"generate bundled {options}", tmp_path)
+        with load_fields(tmp_path / f"{precision}.h5") as fields:
+            made[precision] = fields.values
+            assert fields.attrs["precision"] == precision
+    assert not np.array_equal(*made.values())
+    flipped = np.sign(made["float32"]) != np.sign(made["bfloat16"])
+    assert flipped.mean() < 0.01
+
+
 def test_commands_by_hand(folder):
     """The same pipeline, one command at a time."""
     made = run("generate-ising --L 16 --samples 300 --seed 5 --out a.h5 --plot a.png", folder)

@@ -143,3 +143,29 @@ def test_the_lowest_versions_tested_are_those_declared():
         assert bound.operator == ">="
         version = tested[canonicalize_name(requirement.name)]
         assert Requirement(f"x=={bound.version}").specifier.contains(version), line
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_waiting_threads_give_way_to_neighbours(tmp_path, given, expected):
+    """Unless the environment says otherwise; torch must not have been imported before."""
+    program = """
+import atexit, os, sys
+from skild_physics.cli.main import main
+sys.argv[1:] = ["train", "--help"]
+atexit.register(lambda: print("spins", os.environ.get("GOMP_SPINCOUNT")))
+assert "torch" not in sys.modules
+main()
+"""
+    own = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: each for name, each in os.environ.items() if name not in own} | given
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"spins {expected}"
