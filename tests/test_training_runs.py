@@ -331,12 +331,12 @@ def test_nothing_is_started_over_without_being_asked(values, whole, tmp_path):
     newest.write_bytes(cut(states[0]))
     older.write_bytes(flip(states[1]))
     before = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"not a readable training state.*--overwrite"):
+    with pytest.raises(ValueError, match=r"not a readable training state.*overwrite=True"):
         train(config)
     newest.write_bytes(states[0])
     before[newest] = states[0]
     values["training"]["seed"] = 1
-    with pytest.raises(ValueError, match=r"another configuration.*--overwrite"):
+    with pytest.raises(ValueError, match=r"another configuration.*overwrite=True"):
         train(parse_config(values))
     assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()} == before
 
@@ -375,7 +375,7 @@ def test_a_model_from_elsewhere_is_not_overwritten(values, whole, tmp_path):
     out.mkdir()
     imported = (whole / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(imported)
-    with pytest.raises(ValueError, match=r"no run in it made.*--overwrite"):
+    with pytest.raises(ValueError, match=r"no run in it made.*overwrite=True"):
         train(parse_config(values))
     assert [path.name for path in out.iterdir()] == ["model.safetensors"]
     assert (out / "model.safetensors").read_bytes() == imported
