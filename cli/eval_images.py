@@ -19,6 +19,7 @@ from skild_physics import __version__
 from skild_physics.fields import FieldStream, open_pictures
 from skild_physics.fields.sources import WORDS
 from skild_physics.files import check_none_given, check_output, replacing
+from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.quality.evaluate import evaluate, variable
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.summary import RESAMPLES, Row, rows, summarize
@@ -225,11 +226,13 @@ def _explain(results: xr.Dataset, found: Sequence[Row]) -> None:
             f"means over pictures with standard errors and percentiles of "
             f"{results.attrs['bootstrap_resamples']} bootstrap resamples"
         )
-    if any(row.metric in ("fid", "is") for row in found):
+    if any(row.metric in ("fid", "is") and row.stderr is not None for row in found):
         errors.append("FID and IS with jackknife errors over ten blocks of pictures")
     if any(row.metric == "kid" for row in found):
         errors.append(
             f"KID: mean and standard deviation over random subsets of "
             f"{int(results['kid_subset_size'].max())} pictures, no error of the mean"
         )
+    if int(results["n_samples"].min()) < MIN_BLOCKS:
+        errors.append(f"no error bars from fewer than {MIN_BLOCKS} pictures")
     say(f"(pictures: {numbers}; {'; '.join(errors)})")

@@ -13,8 +13,9 @@ from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics.fields import open_ensemble
 from skild_physics.files import check_output
+from skild_physics.observables.evaluate import BIAS
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
-from skild_physics.observables.jackknife import jackknife
+from skild_physics.observables.jackknife import MIN_BLOCKS, replicas_of
 from skild_physics.plots import check_figure, fields_figure, save_figure
 
 
@@ -124,7 +125,7 @@ def command(
         "energy per spin",
         with_error(summary["energy"], summary["energy_stderr"]),
         f"{summary['energy_exact']:.6f}",
-        f"{summary['energy_sigma']:+.1f} sigma",
+        f"{summary['energy_sigma']:+.1f} sigma" if np.isfinite(summary["energy_sigma"]) else "",
     )
     table.add_row(
         "|m| per spin",
@@ -139,17 +140,18 @@ def command(
         f"{summary['tau_int_magnetization_squared']:.2f} (m^2) in fields, 1/2 if independent"
     )
     speed = f"{made} made at {made / seconds:.0f} fields/s" if made else "nothing left to make"
-    say(
-        f"{speed}; {summary['bytes_per_field']:.0f} bytes per field on disk; errors: jackknife "
-        f"over {summary['n_blocks']} blocks of consecutive fields"
-    )
+    say(f"{speed}; {summary['bytes_per_field']:.0f} bytes per field on disk; {summary['errors']}")
     click.echo(out)
 
 
 def summarize(path: Path) -> dict[str, float | int | str | None]:
-    """Energy and |m| of an ensemble with jackknife errors, and the exact energy of its torus."""
+    """Energy and |m| of an ensemble with jackknife errors, and the exact energy of its torus.
+
+    Blocks are the chains, which are independent, or consecutive fields, if there are more blocks
+    that outlast the correlation, see :mod:`skild_physics.observables.evaluate`.
+    """
     with open_ensemble(path) as data:
-        attrs = data.attrs
+        attrs, chain = data.attrs, data["chain"].values
         both = np.stack([data["energy"].values, np.abs(data["magnetization"].values)], axis=1)
     summary: dict[str, float | int | str | None] = {
         "file": str(path),
@@ -159,16 +161,21 @@ def summarize(path: Path) -> dict[str, float | int | str | None]:
         "n_effective": float(attrs["n_effective"]),
         "tau_int_energy": float(attrs["tau_int_energy"]),
         "tau_int_magnetization_squared": float(attrs["tau_int_magnetization_squared"]),
-        "n_blocks": 0,
     }
-    if len(both) < 2:
-        nan = float("nan")
-        value, stderr = both[0], np.array([nan, nan])
-    else:
-        # a block holds at least two fields of every chain, so that it outlasts their correlation
-        n_blocks = int(np.clip(len(both) // (2 * int(attrs["n_chains"])), 2, 64))
-        value, stderr = jackknife(both, lambda mean: mean, n_blocks)
-        summary["n_blocks"] = n_blocks
+    n, n_chains = len(both), int(attrs["n_chains"])
+    tau_int = max(attrs["tau_int_energy"], attrs["tau_int_magnetization_squared"])
+    length = max(2.0, (tau_int - 0.25 / tau_int) / BIAS)
+    n_blocks = min(64, int(n / (length * n_chains)))
+    block, what = np.arange(n) * n_blocks // n, "blocks of consecutive fields"
+    if n_blocks <= n_chains:
+        n_blocks, block, what = min(n, n_chains), chain, "chains"
+    value, stderr = both.mean(axis=0), np.full(2, np.nan)
+    summary["errors"] = f"no errors: {n_blocks} {what} are fewer than {MIN_BLOCKS}"
+    if n_blocks >= MIN_BLOCKS:
+        sums = np.stack([np.bincount(block, column) for column in both.T], axis=1)
+        stderr = replicas_of({"mean": sums}, np.bincount(block), lambda mean: mean)["mean"].stderr
+        summary["errors"] = f"errors: jackknife over {n_blocks} {what}"
+    summary["n_blocks"] = n_blocks
     for i, name in enumerate(("energy", "abs_magnetization")):
         summary[name], summary[f"{name}_stderr"] = float(value[i]), float(stderr[i])
     summary["energy_sigma"] = float((value[0] - summary["energy_exact"]) / stderr[0])

@@ -507,7 +507,7 @@ def test_readme_commands_run(folder, tmp_path):
         run(arguments, tmp_path)
     for target in ("reproduce", "test", "test-lowest"):
         assert f"make {target}" in readme
-        assert f"\n{target}: " in (ROOT / "Makefile").read_text()
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.slow

@@ -46,6 +46,12 @@ def cache(tmp_path, monkeypatch):
 # the choice
 
 
+@pytest.fixture(autouse=True)
+def both_formats(monkeypatch):
+    """Also where what "auto" chooses from has been changed, to try the other tests with one."""
+    monkeypatch.setattr(execution, "AUTO", ("float32", "bfloat16"))
+
+
 def seconds_of(speed):
     """A measurement in which ways have these times, and the list of those that were measured."""
     asked = []

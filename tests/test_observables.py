@@ -130,9 +130,29 @@ def test_jackknife_of_a_mean_is_its_standard_error(n, blocks, seed):
     x = np.random.default_rng(seed).normal(size=n)
     value, stderr = jackknife(x, lambda mean: mean, blocks)
     assert value == pytest.approx(x.mean())
+    if min(n, blocks) < 8:
+        assert np.isnan(stderr)
+        return
     if blocks >= n:
         assert stderr == pytest.approx(x.std(ddof=1) / np.sqrt(n))
     assert stderr > 0
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_fewer_than_eight_fields_have_no_error_bars(n):
+    (results,) = evaluate({"few": spins(n), "as many": spins(n, seed=1), "more": spins(20)})
+    for label, known in (("few", n > 7), ("as many", n > 7), ("more", True)):
+        for name in ("kappa4", "energy", "two_point"):
+            assert np.isfinite(results[name].sel(source=label)).all()
+            errors = results[f"{name}_stderr"].sel(source=label)
+            assert (np.isfinite(errors) == known).all(), (label, name)
+    for label in ("as many", "more"):
+        at = results.sel(source=label)
+        assert np.isfinite(at["energy_residual"])
+        assert np.isfinite(at["energy_residual_stderr"]) == (n > 7)
+        assert np.isfinite(at["kappa4_residual_p_value"]) == (n > 7)
+    known = [np.isfinite(each.z) for each in compare_with_exact(results, "few")]
+    assert set(known) == {n > 7}
 
 
 def test_jackknife_sees_correlations_within_blocks():

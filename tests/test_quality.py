@@ -289,6 +289,29 @@ def test_means_have_errors_intervals_and_paired_differences():
     assert found[0].difference is None
 
 
+@pytest.mark.parametrize("n", [7, 8])
+def test_fewer_than_eight_pictures_have_no_errors(n):
+    values = np.random.default_rng(6).normal(30, 2, (2, n))
+    results = summarize(table("psnr", np.full(n, np.nan), *values), ["psnr"])
+    first, second = rows(results, ["psnr"])
+    assert first.value == pytest.approx(values[0].mean())
+    assert second.difference == pytest.approx((values[1] - values[0]).mean())
+    for number in (first.stderr, second.low, second.high, second.difference_stderr):
+        assert (number is None) == (n == 7)
+    features = torch.from_numpy(np.random.default_rng(7).normal(size=(2, n, 3)))
+    distance = frechet_distance(*features)
+    assert np.isfinite(distance.value)
+    assert np.isfinite(distance.stderr) == (n == 8)
+
+
+def test_scores_of_fewer_than_eight_parts_have_no_error():
+    logits = torch.from_numpy(np.random.default_rng(8).normal(size=(40, 5)))
+    assert np.isfinite(inception_score(logits, 8).stderr)
+    few = inception_score(logits, 7)
+    assert np.isfinite(few.value)
+    assert np.isnan(few.stderr)
+
+
 def test_equal_pictures_have_an_infinite_mean_without_error():
     infinite = np.array([np.inf, 30.0, 40.0])
     results = summarize(table("psnr", np.full(3, np.nan), infinite, np.ones(3)), ["psnr"])

@@ -297,19 +297,17 @@ def test_blocks_and_batches_change_nothing():
 def test_jackknife_replicas_leave_each_block_out():
     """Blocks of very different size of fluctuation: the jackknife must see them separately."""
     rng = np.random.default_rng(0)
-    fields = (
-        rng.normal(size=(6, 5, 1, 3, 3)) * np.array([1, 2, 3, 4, 5, 6])[:, None, None, None, None]
-    )
+    fields = rng.normal(size=(8, 5, 1, 3, 3)) * np.arange(1, 9)[:, None, None, None, None]
     blocks = [ModeMoments.of(b, "cosine") for b in fields]
     spectrum = spectrum_from_blocks(blocks, "cosine")
     factor2 = kspace.normalization_factor(3, "cosine") ** 2
     replicas = []
-    for b in range(6):
+    for b in range(8):
         rest = np.delete(fields, b, axis=0).reshape(-1, 3, 3)
         variance = kspace.forward(rest, "cosine").var(axis=0, ddof=1)
         replicas.append(radial_mean(variance * factor2, "cosine"))
     replicas = np.array(replicas)
-    expected = np.sqrt(5 / 6 * ((replicas - replicas.mean(0)) ** 2).sum(0))
+    expected = np.sqrt(7 / 8 * ((replicas - replicas.mean(0)) ** 2).sum(0))
     np.testing.assert_allclose(spectrum.profile_stderr, expected, rtol=1e-9)
 
 
@@ -344,6 +342,19 @@ def test_variance_map():
     assert "unknown" in blind.errors
     with pytest.raises(ValueError, match="n_samples` must be at least 2, got 1"):
         spectrum_from_variance(measured.variance, 1)
+
+
+def test_fewer_than_eight_fields_have_no_error_bars(tmp_path):
+    fields = gaussian_fields(8, "periodic", PowerLaw(1, 2, 1), 8, seed=0)
+    for n in (7, 8):
+        spectrum = spectrum_from_blocks(measure_blocks(stream(fields[:n])), "periodic")
+        assert np.isfinite(spectrum.profile).all()
+        for errors in (spectrum.S_stderr, spectrum.profile_stderr, spectrum.covariance):
+            assert (np.isfinite(errors) == (n == 8)).all()
+        assert (spectrum.errors == "none, from 7 blocks of fields: fewer than 8") == (n == 7)
+        spectrum.save(tmp_path / "spectrum.nc")
+        loaded = Spectrum.load(tmp_path / "spectrum.nc")
+        assert loaded.errors == spectrum.errors
 
 
 def test_saved_and_loaded(tmp_path):

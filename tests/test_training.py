@@ -371,6 +371,17 @@ def test_heldout_loss_of_a_network_that_knows_nothing_is_one(prediction, shell_w
     assert abs(found.mean - 1) < 4 * found.mean_stderr
 
 
+def test_heldout_loss_of_fewer_than_eight_fields_has_no_error():
+    process = steep_process()
+    settings = TrainingConfig(prediction="v")
+    for n in (7, 8):
+        fields = gaussian(process, n, 3)
+        found = heldout_loss(nothing, Levels(process, settings), process, fields, 50)
+        assert np.isfinite(found.loss).all()
+        assert (np.isfinite(found.stderr) == (n == 8)).all()
+        assert np.isfinite(found.mean_stderr) == (n == 8)
+
+
 def test_heldout_loss_is_what_training_minimises():
     """Over fields, steps and noise that have nothing in common with those of the evaluation."""
     process = steep_process()

@@ -81,8 +81,8 @@ def fast_pictures(monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.touch()
 
-    monkeypatch.setattr(run, "samples_figure", lambda rows, title: None)
-    monkeypatch.setattr(run, "save_figure", touch)
+    monkeypatch.setattr("skild_physics.plots.samples_figure", lambda rows, title: None)
+    monkeypatch.setattr("skild_physics.plots.save_figure", touch)
 
 
 class Close(NamedTuple):

@@ -15,7 +15,8 @@ Observables of a lattice of N = L^2 sites, from means <.> over fields (e and m p
 
 Blocks of the jackknife are as long as the chains ask for: a block of length l underestimates the
 variance of a mean by the share (tau - 1/(4 tau)) / l if correlations decay exponentially with the
-integrated autocorrelation time tau, and this is kept below 5 %.
+integrated autocorrelation time tau, and this is kept below 5 %. Fewer than eight fields have no
+error bars: they are nan.
 """
 
 from collections.abc import Callable, Mapping
@@ -150,7 +151,7 @@ class _Source:
     @property
     def n_blocks(self) -> int:
         """As many as there may be without neglecting correlations."""
-        length = 20 * max(0.0, self.tau_int - 0.25 / self.tau_int) * self.stride
+        length = max(0.0, self.tau_int - 0.25 / self.tau_int) / BIAS * self.stride
         wanted = int(self.n / max(length, 1))
         return min(self.n, MOST_BLOCKS, max(FEWEST_BLOCKS, wanted))
 
@@ -260,7 +261,7 @@ def _check(sources: Mapping[str, xr.DataArray], plan: Plan) -> None:
         if nx != L:
             raise InputError(f"{label} has {ny} x {nx} sites, {truth} {L} x {L}")
         if len(fields) < 2:
-            raise InputError(f"{label} has a single field: error bars need at least 2")
+            raise InputError(f"{label} has a single field: at least 2 are needed")
     largest = L // 2 if plan.boundary == "periodic" else L - 1
     if plan.sides is not None and not all(1 <= r <= largest for r in plan.sides):
         raise InputError(f"sides must lie in 1 .. {largest} for L = {L}, got {list(plan.sides)}")
@@ -366,6 +367,7 @@ def _dataset(measured: Mapping[str, _Source], k: int, beta: float, plan: Plan) -
             "tau_int": "1/2 + sum of the autocorrelation, the larger of energy and m^2, in units "
             "of successive fields of a chain",
             "stderr": "delete-one jackknife over blocks of consecutive fields, n_blocks per "
-            "source; residuals of sources with as many fields as the truth are paired",
+            "source, none from fewer than 8; residuals of sources with as many fields as the truth "
+            "are paired",
         },
     )

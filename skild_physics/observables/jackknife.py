@@ -5,7 +5,9 @@ With theta_b the statistic of the mean over all samples but block b,
     cov(theta) = (B - 1)/B sum_b (theta_b - mean theta) (theta_b - mean theta)^T.
 
 Consecutive samples share a block, so correlations shorter than a block are accounted for. Paired
-differences between two ensembles are jackknifed on common blocks: what both share cancels.
+differences between two ensembles are jackknifed on common blocks: what both share cancels. An
+error from few blocks is itself uncertain, by its 1/sqrt(2 (B - 1)), so there is none from fewer
+than eight.
 
 With p statistics of expectation zero, T^2 = theta^T cov^-1 theta says whether they are compatible
 with it as a whole; since the covariance is itself estimated from B blocks, T^2 (B - p)/(p (B - 1))
@@ -25,6 +27,8 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 
 N_BLOCKS = 32
+MIN_BLOCKS = 8
+"""From fewer blocks, or independent samples, there is no error bar: it is nan."""
 
 
 class Estimate(NamedTuple):
@@ -41,18 +45,21 @@ class Replicas(NamedTuple):
     replicas: Array
 
     @property
-    def stderr(self) -> Array:
-        """Jackknife standard error, of the shape of the value."""
+    def _weight(self) -> float:
         blocks = len(self.replicas)
+        return (blocks - 1) / blocks if blocks >= MIN_BLOCKS else float("nan")
+
+    @property
+    def stderr(self) -> Array:
+        """Jackknife standard error, of the shape of the value; nan below MIN_BLOCKS."""
         spread = np.square(self.replicas - self.replicas.mean(axis=0)).sum(axis=0)
-        return np.asarray(np.sqrt((blocks - 1) / blocks * spread))
+        return np.asarray(np.sqrt(self._weight * spread))
 
     @property
     def covariance(self) -> Array:
-        """Jackknife covariance of a vector of statistics, shape (p, p)."""
-        blocks = len(self.replicas)
+        """Jackknife covariance of a vector of statistics, shape (p, p); nan below MIN_BLOCKS."""
         away = self.replicas - self.replicas.mean(axis=0)
-        return np.asarray((blocks - 1) / blocks * away.T @ away)
+        return np.asarray(self._weight * away.T @ away)
 
     def __sub__(self, other: "Replicas") -> "Replicas":
         """The difference, of two ensembles on common blocks."""
@@ -98,7 +105,7 @@ def replicas_of(
 
 
 def jackknife(samples: Array, statistic: Statistic, n_blocks: int = N_BLOCKS) -> Estimate:
-    """A statistic of the mean over samples, with its jackknife error.
+    """A statistic of the mean over samples, with its jackknife error, nan below MIN_BLOCKS.
 
     Args:
         samples: shape (sample, ...); consecutive samples may be correlated.
@@ -121,10 +128,11 @@ def chi_square(value: Array, covariance: Array, blocks: int) -> ChiSquare:
     Args:
         value: the statistics.
         covariance: their jackknife covariance, shape (p, p).
-        blocks: number of blocks behind it; chi-square is nan if there are not more than p.
+        blocks: number of blocks behind it; chi-square is nan if there are not more than p, or fewer
+            than MIN_BLOCKS.
     """
     p, scale = len(value), np.sqrt(np.diag(covariance))
-    if p >= blocks or not scale.all():
+    if p >= blocks or not (scale > 0).all():
         return ChiSquare(float("nan"), p, float("nan"))
     # in units of the errors, what is left to invert is the correlation matrix
     z = value / scale

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from skild_physics.files import InputError
-from skild_physics.observables.jackknife import Estimate, Replicas
+from skild_physics.observables.jackknife import MIN_BLOCKS, Estimate, Replicas
 from skild_physics.quality.extras import import_extra
 
 BLOCKS = 10
@@ -52,7 +52,7 @@ class KernelDistance(NamedTuple):
 
 
 def frechet_distance(reference: Tensor, features: Tensor, n_blocks: int = BLOCKS) -> Estimate:
-    """Frechet distance and its jackknife error.
+    """Frechet distance and its jackknife error, nan from fewer than eight blocks.
 
     Args:
         reference: features of the reference, shape (image, feature), two features at least.
@@ -96,7 +96,7 @@ def _without(features: Tensor, block: int | None, blocks: int) -> Tensor:
 
 
 def inception_score(logits: Tensor, parts: int = PARTS) -> Estimate:
-    """Inception score and its jackknife error.
+    """Inception score and its jackknife error, nan from fewer than eight parts.
 
     Args:
         logits: of the classes, shape (image, class); softmax makes them probabilities.
@@ -109,7 +109,7 @@ def inception_score(logits: Tensor, parts: int = PARTS) -> Estimate:
         raise InputError(f"IS needs at least {2 * parts} pictures, got {len(logits)}")
     isc = import_extra("torch_fidelity.metric_isc", "is")
     found = isc.isc_features_to_metric(logits, splits=parts)
-    spread = found[isc.KEY_METRIC_ISC_STD]
+    spread = found[isc.KEY_METRIC_ISC_STD] if parts >= MIN_BLOCKS else np.nan
     return Estimate(
         np.asarray(found[isc.KEY_METRIC_ISC_MEAN]), np.asarray(spread / np.sqrt(parts - 1))
     )

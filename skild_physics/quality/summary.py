@@ -1,11 +1,11 @@
 """Means over pictures with standard errors, bootstrap intervals and paired differences.
 
 The standard error of a mean is s / sqrt(n), with the standard deviation s of the values of n
-pictures. The interval runs from the 2.5th to the 97.5th percentile of the means of samples of n
-pictures drawn with replacement (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-section 13.3), the same draws for every source of n pictures. Sources that are compared with one
-reference share its scatter, so that the error of their difference comes from the differences
-picture by picture.
+pictures, eight or more: from fewer there is neither error nor interval. The interval runs from the
+2.5th to the 97.5th percentile of the means of samples of n pictures drawn with replacement (Efron
+and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3), the same draws for every
+source of n pictures. Sources that are compared with one reference share its scatter, so that the
+error of their difference comes from the differences picture by picture.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.quality.evaluate import variable
 from skild_physics.quality.metrics import METRICS
 
@@ -107,13 +108,13 @@ def summarize(
 def _mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
     n = len(values)
     # equal pictures have an infinite PSNR
-    is_finite = n > 1 and bool(np.isfinite(values).all())
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if is_finite else np.nan
+    is_known = n >= MIN_BLOCKS and bool(np.isfinite(values).all())
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if is_known else np.nan
 
 
 def _interval(values: NDArray[np.float64], resamples: int) -> NDArray[np.float64]:
     n = len(values)
-    if n < 2 or not np.isfinite(values).all():
+    if n < MIN_BLOCKS or not np.isfinite(values).all():
         return np.full(2, np.nan)
     rng = np.random.default_rng(SEED)
     means = [values[rng.integers(n, size=n)].mean() for _ in range(resamples)]

@@ -20,6 +20,7 @@ from skild_physics.fields import FieldStream
 from skild_physics.fields.stream import slices
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis, Momentum, Normalization, normalization_factor
+from skild_physics.observables.jackknife import Replicas
 from skild_physics.spectrum.fit import (
     Fit,
     Goodness,
@@ -82,7 +83,7 @@ def spectrum_from_blocks(
     channels: Sequence[str] | None = None,
     normalization: Normalization = "paper",
 ) -> Spectrum:
-    """Variance, radial profile and fitted law with jackknife errors over blocks.
+    """Variance, radial profile and fitted law with jackknife errors over blocks, of 8 or more.
 
     Args:
         blocks: moments of consecutive blocks of fields, at least two.
@@ -101,7 +102,7 @@ def spectrum_from_blocks(
             :func:`skild_physics.spectrum.fit.fit_power_law` raises.
     """
     if len(blocks) < 2:
-        raise InputError(f"error bars need at least 2 blocks of fields, got {len(blocks)}")
+        raise InputError(f"a spectrum needs at least 2 blocks of fields, got {len(blocks)}")
     total = reduce(ModeMoments.merge, blocks)
     N = total.mean.shape[-1]
     factor2 = normalization_factor(N, basis, normalization) ** 2
@@ -127,9 +128,6 @@ def spectrum_from_blocks(
     )
     # a parameter that is held, or never leaves its bound, has no spread
     parameters = np.where(np.isfinite(parameters), parameters, 0.0)
-    B = len(blocks)
-    spread = (B - 1) / B
-    deviations = parameters - parameters.mean(axis=0)
     profiles = replicas.mean(axis=1)
     goodness = goodness_of_fit(best, k[inside], modes[inside], total.count, profiles[:, inside])
     return Spectrum(
@@ -140,13 +138,13 @@ def spectrum_from_blocks(
         momentum=momentum,
         n_samples=total.count,
         S=S,
-        S_stderr=np.sqrt(spread * np.square(replicas - replicas.mean(axis=0)).sum(axis=0)),
-        profile_stderr=np.sqrt(spread * np.square(profiles - profiles.mean(axis=0)).sum(axis=0)),
+        S_stderr=Replicas(S, replicas).stderr,
+        profile_stderr=Replicas(S.mean(axis=0), profiles).stderr,
         fit=best,
-        covariance=spread * deviations.T @ deviations,
+        covariance=Replicas(log_parameters(best.law), parameters).covariance,
         goodness=goodness,
         fit_range=(float(k[inside][0]), float(k[inside][-1])),
-        n_blocks=B,
+        n_blocks=len(blocks),
         source=source,
     )
 

@@ -18,6 +18,7 @@ from skild_physics.kspace import (
     normalization_factor,
     wavenumbers,
 )
+from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.spectrum.fit import PARAMETERS, Fit, Goodness, PowerLaw
 from skild_physics.spectrum.radial import shells
 
@@ -46,7 +47,8 @@ class Spectrum:
         profile_stderr: standard error of the mean over channels, shape (shell,).
         fit: fitted law, with the errors it would have for Gaussian modes.
         covariance: of (ln C, ln k0^2, alpha), shape (3, 3): jackknife over blocks of fields, or the
-            Gaussian one where only a variance map was given. Zero where a parameter is held.
+            Gaussian one where only a variance map was given. Zero where a parameter is held; nan
+            from fewer than 8 blocks, as all errors are.
         goodness: chi-square of the fit, allowing for non-Gaussian modes where there are blocks.
         fit_range: smallest and largest wavenumber fitted, radians per box side.
         n_blocks: number of jackknife blocks; 0 if errors are Gaussian.
@@ -93,6 +95,8 @@ class Spectrum:
     @property
     def errors(self) -> str:
         """How the standard errors were made."""
+        if 0 < self.n_blocks < MIN_BLOCKS:
+            return f"none, from {self.n_blocks} blocks of fields: fewer than {MIN_BLOCKS}"
         if self.n_blocks:
             return f"delete-one jackknife over {self.n_blocks} blocks of consecutive fields"
         if self.n_samples is None:

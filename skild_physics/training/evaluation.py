@@ -19,6 +19,7 @@ from skild_physics.diffusion.superresolution import (
     generate,
     super_resolve_paired,
 )
+from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.spectrum.radial import radial_mean, shells
 from skild_physics.training.checkpoint import Model
 from skild_physics.training.objective import Objective, field_noise
@@ -31,7 +32,10 @@ CALLS = 10
 
 @dataclass(frozen=True)
 class HeldoutLoss:
-    """Mean loss of held-out fields in equal bands of t, with its standard error over fields."""
+    """Mean loss of held-out fields in equal bands of t, with its standard error over fields.
+
+    The error is nan from fewer than eight fields.
+    """
 
     loss: list[float]
     stderr: list[float]
@@ -84,7 +88,8 @@ def heldout_loss(
                 eps = field_noise(seeds, (*x.shape[1:-2], at.N, at.N), device)
                 losses[part] = objective.losses(network, at, x, n[part], eps, dtype).cpu()
         means.append(float(losses.double().mean()))
-        errors.append(float(losses.double().std() / count**0.5))
+        known = count >= MIN_BLOCKS
+        errors.append(float(losses.double().std() / count**0.5) if known else float("nan"))
     return HeldoutLoss(means, errors)
 
 

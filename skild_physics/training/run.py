@@ -216,10 +216,10 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
         )
         _write(lines, {"step": step} | found.to_json())
         bands = " ".join(f"{loss:.4f}" for loss in found.loss)
-        log(
-            f"step {step:,}: held-out loss {found.mean:.5f} +- {found.mean_stderr:.5f}, in bands "
-            f"of t: {bands}"
-        )
+        spread = f" +- {found.mean_stderr:.5f}"
+        if not math.isfinite(found.mean_stderr):
+            spread = f" (no error bar from {len(fields)} fields)"
+        log(f"step {step:,}: held-out loss {found.mean:.5f}{spread}, in bands of t: {bands}")
     truth = fields[:PICTURES].to(trainer.world.device)
     made = sample_pictures(model, truth)
     rows = {"held out": truth.cpu(), "start": made.start, "sample": made.result}
