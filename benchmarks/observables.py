@@ -19,7 +19,6 @@ GB/s counts the bytes of the fields that a kernel reads; for comparison, those t
 copies, on one thread.
 """
 
-import json
 import os
 import platform
 import time
@@ -33,6 +32,7 @@ import numpy as np
 from scipy import ndimage
 from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance, wolff_samples
 
+from skild_physics.files import json_text
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.clusters import cluster_sizes
 from skild_physics.observables.corners import corner_moments, kappa4
@@ -189,7 +189,7 @@ def main(rounds: int, fields: int, out: Path | None) -> None:
             "gb_per_s_all_threads": rate_all,
         }
     if out is not None:
-        out.write_text(json.dumps(results, indent=2) + "\n")
+        out.write_text(json_text(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

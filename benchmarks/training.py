@@ -38,6 +38,7 @@ import torch
 from skild_physics.data_gen import IsingParameters, generate
 from torch import nn
 
+from skild_physics.files import json_text
 from skild_physics.networks import NCSNpp
 from skild_physics.training.config import Config, load_config, parse_config
 from skild_physics.training.distributed import World
@@ -254,7 +255,7 @@ def main(
                     flush=True,
                 )
     if out:
-        out.write_text(json.dumps(results, indent=2) + "\n")
+        out.write_text(json_text(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ our chains measure at the same size. `pip install -e '.[benchmarks]'` installs i
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -26,6 +25,7 @@ from peapods import Ising
 from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance, wolff_samples
 
+from skild_physics.files import json_text
 from skild_physics.observables.exact import BETA_CRITICAL
 
 THRESHOLD = bond_threshold(BETA_CRITICAL)
@@ -213,7 +213,7 @@ def main() -> None:
     results |= kernels(arguments.rounds)
     results |= scaling(arguments.rounds)
     print(
-        json.dumps(
+        json_text(
             {k: round(v, 3) if isinstance(v, float) else v for k, v in results.items()}, indent=2
         )
     )

@@ -1,6 +1,5 @@
 """skild-physics eval-correlators."""
 
-import json
 import os
 import tempfile
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics.cluster import dask_client
 from skild_physics.fields import load_fields
-from skild_physics.files import check_output, replacing
+from skild_physics.files import check_output, json_text, replacing
 from skild_physics.observables.compare import Comparison, compare_with_exact
 from skild_physics.observables.evaluate import Binarize, evaluate
 from skild_physics.observables.measure import Boundary, Plan, measure, measure_on
@@ -125,7 +124,7 @@ def command(
     if plot:
         save_figure(correlator_figure(results[0], pictures), plot)
     if as_json:
-        click.echo(json.dumps([each.to_dict() for each in results], default=str))
+        click.echo(json_text([each.to_dict() for each in results]))
         return
     show_results(results)
     click.echo(out)

@@ -1,6 +1,5 @@
 """skild-physics eval-images."""
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from skild_physics.cli.inputs import labelled
 from skild_physics import __version__
 from skild_physics.fields import FieldStream, open_pictures
 from skild_physics.fields.sources import WORDS
-from skild_physics.files import check_none_given, check_output, replacing
+from skild_physics.files import check_none_given, check_output, json_text, replacing
 from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.quality.evaluate import evaluate, variable
 from skild_physics.quality.metrics import METRICS
@@ -155,7 +154,7 @@ def command(
             results[names].to_dataframe().dropna(how="all").to_csv(temporary)
     found = rows(results, metrics)
     if as_json:
-        click.echo(json.dumps([_plain(row) for row in found]))
+        click.echo(json_text([_plain(row) for row in found]))
         return
     answers.print(_table(results, found))
     _explain(results, found)

@@ -1,9 +1,6 @@
 """skild-physics fit-spectrum."""
 
-import json
-from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.table import Table
@@ -11,7 +8,7 @@ from skild_physics.cli.console import answers, progress, say, say_skipped, with_
 from skild_physics.cli.inputs import picture_options
 
 from skild_physics.fields import is_variance_map, load_variance_map, open_source
-from skild_physics.files import check_none_given, check_output
+from skild_physics.files import check_none_given, check_output, json_text
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS, Basis, Momentum, Normalization
 from skild_physics.plots import check_figure, save_figure, spectrum_figure
 from skild_physics.spectrum import (
@@ -151,19 +148,14 @@ def command(
         save_figure(spectrum_figure(spectra), plot)
     if as_json:
         results = [
-            {**_finite(spectrum.to_dataset().attrs), "file": str(path)}
+            {**spectrum.to_dataset().attrs, "file": str(path)}
             for spectrum, path in zip(spectra, outs, strict=True)
         ]
-        click.echo(json.dumps(results if len(results) > 1 else results[0]))
+        click.echo(json_text(results if len(results) > 1 else results[0]))
         return
     for spectrum, path in zip(spectra, outs, strict=True):
         show_fit(spectrum)
         click.echo(path)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no nan: an unknown error bar is null."""
-    return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in values.items()}
 
 
 def _default_out(source: str) -> Path:

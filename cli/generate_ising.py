@@ -1,6 +1,5 @@
 """skild-physics generate-ising."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from skild_physics.cli.console import answers, progress, say, with_error
 from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics.fields import open_ensemble
-from skild_physics.files import check_output
+from skild_physics.files import check_output, json_text
 from skild_physics.observables.evaluate import BIAS
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.observables.jackknife import MIN_BLOCKS, replicas_of
@@ -118,7 +117,7 @@ def command(
     summary["made"] = made
     summary["fields_per_second"] = made / seconds if made else None
     if as_json:
-        click.echo(json.dumps(summary))
+        click.echo(json_text(summary))
         return
     table = Table("observable", "measured", "exact", "deviation")
     table.add_row(

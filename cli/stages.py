@@ -1,6 +1,5 @@
 """What the cases of reproduce share: folders that hold one run, and stages that say how long."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ def claim(out: Path, settings: dict[str, Any], made: Sequence[str], overwrite: b
     Raises:
         InputError: the folder holds such a run, or other things, or cannot be written in.
     """
-    note, text = check_folder(out) / "settings.json", json.dumps(settings, indent=2)
+    note, text = check_folder(out) / "settings.json", json_text(settings, indent=2)
     if note.exists():
         if note.read_text(errors="replace") == text:
             return False

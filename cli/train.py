@@ -1,13 +1,12 @@
 """skild-physics train."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 from skild_physics.cli.console import progress, say, speaks
 
-from skild_physics.files import check_none_given
+from skild_physics.files import check_none_given, json_text
 from skild_physics.training.config import Config, load_config
 from skild_physics.training.run import dry_run, train
 
@@ -41,10 +40,10 @@ def command(
     if dry:
         check_none_given({"overwrite": overwrite}, "does not go with `dry=True`: it writes nothing")
         found = dry_run(run, log=say)
-        answer = json.dumps(found, indent=2) if as_json else _told(found)
+        answer = json_text(found, indent=2) if as_json else _told(found)
     else:
         check_none_given({"as_json": as_json}, "goes with `dry=True`")
-        say(json.dumps(run.to_json(), indent=2))
+        say(json_text(run.to_json(), indent=2))
         answer = str(run_training(run, overwrite))
     if speaks:
         click.echo(answer)

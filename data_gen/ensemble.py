@@ -19,7 +19,7 @@ from skild_physics.data_gen.store import Map, commit, read_state, shard_length, 
 
 from skild_physics.cluster import dask_client
 from skild_physics.fields.lattice import open_ensemble
-from skild_physics.files import InputError, replacing
+from skild_physics.files import InputError, json_text, replacing
 
 Progress = Callable[[int], None]
 
@@ -156,7 +156,7 @@ def _claim(parts: Path, p: IsingParameters, overwrite: bool) -> None:
         for shard in parts.glob("*.h5"):
             shard.unlink()
     with replacing(file) as temporary:
-        temporary.write_text(json.dumps(p.attributes()))
+        temporary.write_text(json_text(p.attributes()))
 
 
 def _stop(shard: Path) -> int:

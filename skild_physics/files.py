@@ -1,9 +1,12 @@
 """Writing files that are either the old one or the new one, never half of each; errors of input."""
 
+import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -83,3 +86,16 @@ def check_folder(path: str | Path) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot write in this folder")
     return path
+
+
+def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+    """Plain values as JSON, in which what it has no number for, nan and infinity, is null."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: known(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [known(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(known(value), indent=indent, sort_keys=sort_keys, allow_nan=False)

@@ -4,7 +4,6 @@ The fields FIRST .. LAST - 1 are FIRST-LAST.npz in the folder .NAME.parts beside
 the settings that made them in settings.json. What is there is not made again.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_physics.files import InputError, replacing
+from skild_physics.files import InputError, json_text, replacing
 from skild_physics.training.distributed import World
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -89,7 +88,7 @@ def discard_parts(out: Path) -> None:
 
 def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
     note = folder / "settings.json"
-    text = json.dumps(settings, indent=2, sort_keys=True)
+    text = json_text(settings, indent=2, sort_keys=True)
     if folder.exists():
         if note.exists() and note.read_text() == text:
             return

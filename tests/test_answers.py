@@ -1,19 +1,26 @@
 """What commands print: tables of any labels and values, JSON, and output that fails."""
 
+import json
+import math
 import sys
 from io import StringIO
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from rich.console import Console
 from skild_physics.cli import console
 from skild_physics.cli.generate_ising import summarize
 from skild_physics.cli.main import main
+from skild_physics.cli.stages import claim
 from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics.fields.lattice import save_fields
+from skild_physics.fields.writing import write_fields
+from skild_physics.parts import make_parts, parts_folder
 from skild_physics.spectrum import Spectrum
+from skild_physics.training.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +159,75 @@ def test_few_pictures_are_said_to_have_no_errors(run):
         assert code == 0, err
         assert ("(" in out) != said
         assert ("no error bars from fewer than 8 pictures" in err) == said
+
+
+def strictly(text):
+    """What JSON says, which knows neither NaN nor Infinity."""
+
+    def refused(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refused)
+
+
+def test_correlators_as_json(run):
+    code, out, err = run("eval-correlators", "a=FOLDER/critical.h5", "b=FOLDER/noise.h5", "--json")
+    assert code == 0, err
+    (data,) = strictly(out)
+    truth, other, _ = data["data_vars"]["kappa4_residual_chi_square"]["data"]
+    assert truth is None
+    assert other > 0
+
+
+def test_a_spectrum_as_json(run, tmp_path):
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).normal(size=(7, 8, 8)))
+    code, out, err = run("fit-spectrum", "few.npy", "--json")
+    assert code == 0, err
+    found = strictly(out)
+    assert found["fit_alpha_stderr"] is None
+    assert found["n_blocks"] == 7
+
+
+def test_quality_as_json(run):
+    metrics = ["--metrics", "psnr,ssim", "--samples", "7"]
+    code, out, err = run(
+        "eval-images", "a=FOLDER/held.npz", "b=FOLDER/held.npz", *metrics, "--json"
+    )
+    assert code == 0, err
+    psnr, ssim = strictly(out)
+    assert (psnr["value"], psnr["stderr"]) == ("inf", None)
+    assert (ssim["value"], ssim["stderr"]) == (1.0, None)
+
+
+def test_an_ensemble_as_json(run):
+    code, out, err = run("generate-ising", "--L", "8", "--samples", "1", "--json")
+    assert code == 0, err
+    found = strictly(out)
+    assert found["energy"] < 0
+    assert found["energy_stderr"] is found["energy_sigma"] is None
+
+
+def test_a_dry_run_as_json(run, monkeypatch):
+    found = {"parameters": 3, "hours": math.inf, "state_gib": math.nan}
+    monkeypatch.setattr("skild_physics.cli.train.dry_run", lambda config, log: found)
+    code, out, err = run("train", "ising64", "--dry-run", "--json")
+    assert code == 0, err
+    assert strictly(out) == {"parameters": 3, "hours": None, "state_gib": None}
+
+
+def test_files_are_json(tmp_path):
+    """Settings of reproduce and of parts, provenance of pictures: numbers it has not are null."""
+    odd = {"nan": math.nan, "list": [1.5, math.inf, {"minus": -math.inf}], "tuple": (np.nan, "nan")}
+    known = {"nan": None, "list": [1.5, None, {"minus": None}], "tuple": [None, "nan"]}
+    claim(tmp_path / "run", odd, (), False)
+    assert strictly((tmp_path / "run" / "settings.json").read_text()) == known
+    pictures = np.zeros((1, 1, 4, 4), np.float32)
+    write_fields(tmp_path / "pictures", pictures, odd)
+    assert strictly((tmp_path / "pictures" / "provenance.json").read_text()) == known
+    write_fields(tmp_path / "pictures.npz", pictures, odd)
+    with np.load(tmp_path / "pictures.npz") as archive:
+        assert strictly(str(archive["provenance"])) == known
+    alone = World(0, 1, torch.device("cpu"))
+    made = tmp_path / "made.h5"
+    make_parts(made, odd, 2, 2, lambda first, last: {"x": np.zeros(2)}, alone, lambda done: None)
+    assert strictly((parts_folder(made) / "settings.json").read_text()) == known

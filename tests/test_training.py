@@ -354,6 +354,32 @@ def nothing(x, lam):
     return torch.zeros_like(x)
 
 
+def test_files_of_a_run_are_json(values, tmp_path):
+    """Few held-out fields have a loss without an error bar; a gradient that is never clipped."""
+
+    def strictly(text):
+        def refused(constant):
+            raise AssertionError(f"{constant} is no JSON")
+
+        return json.loads(text, parse_constant=refused)
+
+    values["data"]["heldout"] = 4
+    values["training"] |= {"clip": math.inf, "steps": 5}
+    said = []
+    train(parse_config(values), log=said.append)
+    assert (
+        strictly((tmp_path / "run" / "run.json").read_text())["config"]["training"]["clip"] is None
+    )
+    lines = [strictly(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    (shown,) = [line for line in lines if "heldout_loss" in line]
+    assert shown["heldout_loss_stderr"] == [None] * BANDS
+    (line,) = [line for line in said if "held-out loss" in line]
+    assert "(no error bar from 4 fields)" in line
+    # the configuration itself survives
+    assert load_model(tmp_path / "run").config.training.clip == math.inf
+    train(parse_config(values))
+
+
 @pytest.mark.parametrize("prediction", ["v", "eps"])
 @pytest.mark.parametrize("shell_weight", [False, True])
 @pytest.mark.parametrize("basis", ["periodic", "cosine"])

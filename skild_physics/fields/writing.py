@@ -5,7 +5,6 @@ archive holds uint8 (sample, y, x, channel) as its first array, arr_0, which the
 ADM and EDM families read.
 """
 
-import json
 import re
 import shutil
 import zipfile
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skild_physics.fields.lattice import save_fields
-from skild_physics.files import InputError, check_folder, check_output, replacing
+from skild_physics.files import InputError, check_folder, check_output, json_text, replacing
 
 Kind = Literal["hdf5", "png", "npz"]
 PROVENANCE = "provenance.json"
@@ -90,7 +89,7 @@ def write_png(folder: Path, batches: Iterable[NDArray[np.uint8]], made: Mapping[
                 temporary / f"{number:06d}.png"
             )
             number += 1
-    (temporary / PROVENANCE).write_text(json.dumps(dict(made), indent=2))
+    (temporary / PROVENANCE).write_text(json_text(dict(made), indent=2))
     if folder.exists():
         shutil.rmtree(folder)
     temporary.replace(folder)
@@ -111,7 +110,7 @@ def write_npz(
         made: how they were made.
     """
     count, channels, height, width = shape
-    provenance = np.array(json.dumps(dict(made), indent=2))
+    provenance = np.array(json_text(dict(made), indent=2))
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
             _stream(file, (count, height, width, channels), np.uint8, _channels_last(batches))

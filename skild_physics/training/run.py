@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import torch
 
 from skild_physics import __version__
-from skild_physics.files import InputError, check_folder, replacing
+from skild_physics.files import InputError, check_folder, json_text, replacing
 from skild_physics.training.checkpoint import load_state, previous, save_model, save_state
 from skild_physics.training.config import Config, parse_config
 from skild_physics.training.distributed import World, joined_world
@@ -162,7 +162,7 @@ def _train(
                     {
                         "step": step,
                         "loss": running,
-                        "gradient_norm": _finite(round(done.gradient_norm, 6)),
+                        "gradient_norm": round(done.gradient_norm, 6),
                         "learning_rate": learning_rate(settings, step - 1),
                         "fields_per_second": round(
                             settings.batch_size * (step - start) / seconds, 1
@@ -230,14 +230,9 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     save_figure(figure, trainer.config.out / "samples" / f"{step:07d}.png")
 
 
-def _finite(value: float) -> float | None:
-    """JSON has no infinities, which gradients in float16 can reach."""
-    return value if math.isfinite(value) else None
-
-
 def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
     if lines is not None:
-        lines.write(json.dumps(line) + "\n")
+        lines.write(json_text(line) + "\n")
         lines.flush()
 
 
@@ -318,7 +313,7 @@ def _claim(config: Config, trainer: Trainer, overwrite: bool, source: Path | Non
         "config": config.to_json(),
     }
     with replacing(config.out / "run.json") as temporary:
-        temporary.write_text(json.dumps(note, indent=2))
+        temporary.write_text(json_text(note, indent=2))
 
 
 @contextmanager
