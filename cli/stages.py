@@ -8,7 +8,7 @@ from typing import Any
 
 from skild_physics.cli.console import say
 
-from skild_physics.files import InputError, check_folder, replacing
+from skild_physics.files import InputError, check_folder, json_text, replacing
 
 
 def claim(out: Path, settings: dict[str, Any], made: Sequence[str], overwrite: bool) -> bool:
