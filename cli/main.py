@@ -1,6 +1,7 @@
 """Entry point: finds commands, and turns errors into one line and an exit code."""
 
 import errno
+import io
 import os
 import re
 import sys
@@ -100,8 +101,11 @@ def main() -> None:
         # Before torch is imported: threads of GNU OpenMP that wait for each other spin, which makes
         # steps of training several times as slow beside a busy neighbour. So little costs nothing.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # None if it was closed from the start: what is written would be dropped without a word
+    sys.stdout = sys.stdout or _ClosedOutput()
     try:
         cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.UsageError as error:
         hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
         _fail(error.format_message() + hint, 2)
@@ -123,6 +127,11 @@ def main() -> None:
         )
 
 
+class _ClosedOutput(io.TextIOBase):
+    def write(self, text: str, /) -> int:
+        raise OSError("standard output is closed, so the answer is lost")
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     # of torch, which is not imported for this: on a GPU by its class, elsewhere by its text
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
@@ -133,4 +142,9 @@ def _fail(message: str, code: int) -> None:
     if "--debug" in sys.argv[1:2]:
         traceback.print_exc()
     click.echo("Error: " + " ".join(message.split()), err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would try to write the rest once more, and end with a code of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

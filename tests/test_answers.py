@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
 from io import StringIO
 
@@ -231,3 +233,37 @@ def test_files_are_json(tmp_path):
     made = tmp_path / "made.h5"
     make_parts(made, odd, 2, 2, lambda first, last: {"x": np.zeros(2)}, alone, lambda done: None)
     assert strictly((parts_folder(made) / "settings.json").read_text()) == known
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("output", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("options", ["generate-ising --L 3 --samples 8 --json", "--version"])
+def test_an_answer_that_cannot_be_written_is_a_failure(tmp_path, options, output, unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = shell(f"{options} {output}", tmp_path, environment)
+    assert done.returncode == 1
+    reason = "standard output is closed" if output == ">&-" else "No space left on device"
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert reason in line
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_tables_that_cannot_be_written_and_outputs_that_are_fine(tmp_path):
+    """What the caller got wrong stays that; a reader may have enough; a locale may know little."""
+    table = "generate-ising --L 3 --samples 8"
+    assert shell(f"{table} >&-", tmp_path).returncode == 1
+    done = shell(f"{table} --seed -1 >&-", tmp_path)
+    assert (done.returncode, "seed" in done.stderr) == (2, True)
+    done = shell(f"{table} | head -n 1", tmp_path)
+    assert len(done.stdout.splitlines()) == 1
+    for word in ("Error", "Exception", "Traceback"):
+        assert word not in done.stderr
+    done = shell(table, tmp_path, {**os.environ, "LC_ALL": "C", "NO_COLOR": "1"})
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "ising-L3.h5"
+
+
+def shell(words, folder, environment=None):
+    command = ["bash", "-c", f"{sys.executable} -m skild_physics.cli {words}"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
