@@ -205,8 +205,11 @@ class Trainer:
     def _chosen(self) -> Execution:
         """The fastest way of computing steps, the same for all processes."""
         # the host only feeds a GPU
-        mine = torch.get_num_threads() if self.world.device.type == "cpu" else 1
-        most = int(self.world.gathered(torch.tensor(mine, device=self.world.device)).min())
+        most, device = torch.get_num_threads(), self.world.device
+        if device.type != "cpu" or self.config.training.threads != "auto":
+            most = 1
+        elif most > 1 or self.world.size > 1:
+            most = int(self.world.gathered(torch.tensor(most)).min())
         examples = self.objective.examples(self.part)
 
         def seconds(ways: list[Execution]) -> list[float]:
