@@ -101,8 +101,10 @@ def main() -> None:
         # Before torch is imported: threads of GNU OpenMP that wait for each other spin, which makes
         # steps of training several times as slow beside a busy neighbour. So little costs nothing.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # None if it was closed from the start: what is written would be dropped without a word
-    sys.stdout = sys.stdout or _ClosedOutput()
+    if sys.stdout is None:
+        # closed from the start: what is written would be dropped, but tables only repeat what files
+        # hold, and JSON may be all that was asked for
+        sys.stdout = _ClosedOutput() if "--json" in sys.argv else io.StringIO()
     try:
         cli.main(standalone_mode=False)
         sys.stdout.flush()

@@ -211,7 +211,7 @@ def run_super_resolution(
                 "starting_step": way.n,
                 "effective_resolution": way.resolution,
                 "tau": way.tau,
-                "downopen_model_input": kind if protocol == "observed" else None,
+                "downsampling_of_input": kind if protocol == "observed" else None,
                 "keep": keep if protocol == "rescaled" else None,
                 **provenance(checkpoint, model, sampling, threshold),
             },
