@@ -24,7 +24,7 @@ from skild_physics.training.config import TrainingConfig
 Log = Callable[[str], None]
 
 FORMATS = ("float32", "bfloat16", "float16")
-AUTO = ("float32", "bfloat16")
+AUTO: tuple[str, ...] = ("float32", "bfloat16")
 """The number formats that "auto" chooses from."""
 WORTH = 1.1
 """How many times as fast a less exact, compiled or more parallel way must be to be taken."""
