@@ -107,7 +107,13 @@ def trainer_of(network, critical, name):
     return network.trainer_of(name, config)
 
 
-@pytest.mark.parametrize("name", ["tanh head, cross-entropy", "Muon, tanh head"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tanh head, cross-entropy",
+        pytest.param("Muon, tanh head", marks=small_runs.needs_muon),
+    ],
+)
 def test_a_tanh_head_is_trained_on_the_entropy_of_spins(network, critical, name):
     """Of an untrained network, which gives about nothing, it is ln 2 per spin; that of v is 1."""
     plain = {"tanh head, cross-entropy": "v, as shipped", "Muon, tanh head": "Muon 2e-3"}[name]

@@ -18,6 +18,7 @@ from scipy.fft import dctn
 from skild_physics.cli.console import with_error
 from skild_physics.cli.main import COMMANDS, main
 from skild_physics.cli.reproduce_photographs import quality_table
+from small_runs import needs_muon
 
 from skild_physics.fields import load_fields
 from skild_physics.kspace import inverse, wavenumbers
@@ -489,6 +490,7 @@ def test_bad_input_has_no_traceback(crowded):
     assert not (crowded / "never.nc").exists()
 
 
+@needs_muon
 def test_readme_commands_run(folder, tmp_path):
     """Every skild-physics command of the README, in order, as written, but for the long training
     and the one that downloads."""
