@@ -12,7 +12,7 @@ from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics.fields import open_ensemble
 from skild_physics.files import check_output, json_text
-from skild_physics.observables.evaluate import BIAS
+from skild_physics.observables.evaluate import block_length
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.observables.jackknife import MIN_BLOCKS, replicas_of
 from skild_physics.plots import check_figure, fields_figure, save_figure
@@ -163,8 +163,7 @@ def summarize(path: Path) -> dict[str, float | int | str | None]:
     }
     n, n_chains = len(both), int(attrs["n_chains"])
     tau_int = max(attrs["tau_int_energy"], attrs["tau_int_magnetization_squared"])
-    length = max(2.0, (tau_int - 0.25 / tau_int) / BIAS)
-    n_blocks = min(64, int(n / (length * n_chains)))
+    n_blocks = min(64, int(n / (max(2.0, block_length(tau_int)) * n_chains)))
     block, what = np.arange(n) * n_blocks // n, "blocks of consecutive fields"
     if n_blocks <= n_chains:
         n_blocks, block, what = min(n, n_chains), chain, "chains"

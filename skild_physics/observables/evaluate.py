@@ -139,6 +139,11 @@ def observables(mean: Means, L: int, beta: float, plan: Plan) -> Means:
     return {name: np.asarray(value) for name, value in found.items()}
 
 
+def block_length(tau_int: float) -> float:
+    """Successive samples of a chain that a block must hold, see the head of this module."""
+    return max(0.0, tau_int - 0.25 / tau_int) / BIAS
+
+
 @dataclass(frozen=True)
 class _Source:
     """A measured source: its blocks of every round, and how its samples are correlated."""
@@ -151,7 +156,7 @@ class _Source:
     @property
     def n_blocks(self) -> int:
         """As many as there may be without neglecting correlations."""
-        length = max(0.0, self.tau_int - 0.25 / self.tau_int) / BIAS * self.stride
+        length = block_length(self.tau_int) * self.stride
         wanted = int(self.n / max(length, 1))
         return min(self.n, MOST_BLOCKS, max(FEWEST_BLOCKS, wanted))
 
