@@ -248,14 +248,19 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"out": None, "data": data, "process": process, "training": training}
 
 
+def _is_this_run(values: dict[str, Any], config: Config, source: str = "config") -> bool:
+    """Whether a configuration that was saved as plain values is that of the same run."""
+    # values that a newer version has more of take their defaults
+    return _identity(parse_config(values, source).to_json()) == _identity(config.to_json())
+
+
 def _recorded(config: Config) -> Execution | None:
     """How this very run computes its steps, if it began before."""
     try:
         note = json.loads((config.out / "run.json").read_text())
-        known = parse_config(note["config"])
+        same = _is_this_run(note["config"], config)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    same = _identity(known.to_json()) == _identity(config.to_json())
     return recorded(note.get("execution"), config.training) if same else None
 
 
@@ -273,9 +278,7 @@ def _state_of(
             log(str(error))
             broken.append(error)
             continue
-        # values that a newer version has more of take their defaults
-        known = parse_config(json.loads(state["config"]), str(candidate))
-        if _identity(known.to_json()) != _identity(config.to_json()):
+        if not _is_this_run(json.loads(state["config"]), config, str(candidate)):
             raise InputError(
                 f"{config.out}: holds a run of another configuration; choose another folder, or "
                 "pass `overwrite=True` to discard it"

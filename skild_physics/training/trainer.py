@@ -208,7 +208,7 @@ class Trainer:
         most, device = torch.get_num_threads(), self.world.device
         if device.type != "cpu" or self.config.training.threads != "auto":
             most = 1
-        elif most > 1 or self.world.size > 1:
+        else:
             most = int(self.world.gathered(torch.tensor(most)).min())
         examples = self.objective.examples(self.part)
 
