@@ -26,12 +26,11 @@ from typing import Any
 import click
 import torch
 import xarray as xr
-from skild_physics.cli.console import with_error
-from skild_physics.data_gen import IsingParameters, generate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_physics import kspace
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.diffusion.prediction import Denoiser, Network, denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.superresolution import Sampling, super_resolve_paired
@@ -39,6 +38,7 @@ from skild_physics.fields import open_ensemble, open_source
 from skild_physics.observables.evaluate import evaluate
 from skild_physics.observables.measure import Plan
 from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
+from skild_physics.tables import with_error
 from skild_physics.training.build import build_network, build_process, spectrum_of
 from skild_physics.training.config import Config, parse_config
 from skild_physics.training.distributed import World

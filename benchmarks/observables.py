@@ -30,8 +30,8 @@ import click
 import numba
 import numpy as np
 from scipy import ndimage
-from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance, wolff_samples
 
+from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance, wolff_samples
 from skild_physics.files import json_text
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.clusters import cluster_sizes

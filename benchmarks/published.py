@@ -17,8 +17,8 @@ import sys
 import click
 import torch
 from rich.table import Table
-from skild_physics.cli.console import answers, say
 
+from skild_physics.cli.console import answers, say
 from skild_physics.networks.arithmetic import flops_per_field
 from skild_physics.training.build import build_network, build_process, spectrum_of
 from skild_physics.training.config import load_config

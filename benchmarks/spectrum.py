@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from skild_physics.data_gen import IsingParameters, generate
 
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import FieldStream, open_source
 from skild_physics.kspace import basis_matrix
 from skild_physics.spectrum import measure_blocks

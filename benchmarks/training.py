@@ -35,9 +35,9 @@ from typing import Any
 
 import click
 import torch
-from skild_physics.data_gen import IsingParameters, generate
 from torch import nn
 
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.files import json_text
 from skild_physics.networks import NCSNpp
 from skild_physics.training.config import Config, load_config, parse_config

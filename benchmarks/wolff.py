@@ -22,9 +22,9 @@ import numpy as np
 import xarray as xr
 from numba import njit
 from peapods import Ising
+
 from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance, wolff_samples
-
 from skild_physics.files import json_text
 from skild_physics.observables.exact import BETA_CRITICAL
 

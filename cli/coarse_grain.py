@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+
 from skild_physics.cli.console import say
 from skild_physics.cli.inputs import fields_output, read_fields, size_option
-
 from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling, downsample
 from skild_physics.fields.writing import check_fields_output, write_fields
 from skild_physics.files import InputError

@@ -1,68 +1,46 @@
-"""Progress goes to standard error (bars on a terminal, lines elsewhere), answers to output."""
+"""What a command shows: answers on standard output, progress and remarks on standard error."""
 
+import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from math import inf
+from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from skild_physics.progress import bar as progress
+from skild_physics.progress import console, logger
+from skild_physics.tables import Printed
+
+__all__ = ["answers", "hear", "progress", "say", "say_skipped", "show", "speaks"]
 
 # of the processes that torchrun starts, one speaks
 speaks = os.environ.get("RANK", "0") == "0"
-# labels and names of files are no markup
-console = Console(stderr=True, highlight=False, markup=False, emoji=False, quiet=not speaks)
+console.quiet = not speaks
 answers = Console(highlight=False, markup=False, emoji=False)
-
-SECONDS_BETWEEN_LINES = 15.0
-
-ROUNDING, TINY = 1e-12, 1e-300
-MOST_DIGITS = 12
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """A callback (done, note) that shows how far a job of ``total`` units is."""
-    if console.is_terminal:
-        with Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-        ) as bars:
-            task = bars.add_task(title, total=total, note="")
-            yield lambda done, note="": bars.update(task, completed=done, note=note)
-        return
-
-    began = last = time.monotonic()
-    before: int | None = None
-
-    def line(done: int, note: str = "") -> None:
-        nonlocal last, before
-        now = time.monotonic()
-        before = done - 1 if before is None else before
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            left = (now - began) / (done - before) * (total - done)
-            say(f"{title}: {done} of {total}, {now - began:.0f} s, {left:.0f} s left  {note}")
-
-    yield line
 
 
 def say(text: str) -> None:
     """One line about the work, on standard error."""
     console.print(text, soft_wrap=True)
+
+
+def show(result: Printed) -> None:
+    """The tables of a result, and its notes on standard error."""
+    for table in result.tables():
+        answers.print(table)
+    for note in result.notes():
+        say(note)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def hear() -> None:
+    """Say what the library logs."""
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
+        logger.setLevel(logging.INFO)
 
 
 def say_skipped(skipped: Mapping[str, str], count: int) -> None:
@@ -71,19 +49,3 @@ def say_skipped(skipped: Mapping[str, str], count: int) -> None:
         say(f"skipped {file}: {reason}")
     if skipped:
         say(f"{len(skipped)} of {count} files skipped")
-
-
-def with_error(value: float, stderr: float) -> str:
-    """Value and standard error in the form 0.31498(72), 4.3(1.2) or 77(23), as pyerrors writes it.
-
-    The value alone if there is no error: zero, nan, infinite, or that of rounding.
-    """
-    if not max(abs(value) * ROUNDING, TINY) < stderr < inf:
-        return f"{value:.7g}"
-    exponent = int(f"{stderr:.1e}".partition("e")[2])
-    digits = max(0, 1 - exponent)
-    power = int(f"{max(abs(value), stderr):e}".partition("e")[2])
-    if digits > MOST_DIGITS and power < 0:
-        return f"{with_error(value / 10.0**power, stderr / 10.0**power)}e{power}"
-    error = f"{stderr:.{digits}f}"
-    return f"{value:.{digits}f}({error.lstrip('0.') if exponent < 0 else error})"

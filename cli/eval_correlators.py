@@ -10,17 +10,18 @@ import click
 import numpy as np
 import xarray as xr
 from rich.table import Table
-from skild_physics.cli.console import answers, progress, say, with_error
-from skild_physics.cli.inputs import labelled
-from skild_physics.data_gen import IsingParameters, generate
 
+from skild_physics.cli.console import answers, progress, say
+from skild_physics.cli.inputs import labelled
 from skild_physics.cluster import dask_client
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import load_fields
 from skild_physics.files import check_output, json_text, replacing
 from skild_physics.observables.compare import Comparison, compare_with_exact
 from skild_physics.observables.evaluate import Binarize, evaluate
 from skild_physics.observables.measure import Boundary, Plan, measure, measure_on
 from skild_physics.plots import check_figure, correlator_figure, save_figure
+from skild_physics.tables import with_error
 
 LAST_RUN = Path("runs/ising")
 """Where reproduce leaves its run unless told otherwise."""

@@ -11,10 +11,10 @@ from typing import Any
 import click
 import xarray as xr
 from rich.table import Table
-from skild_physics.cli.console import answers, progress, say, with_error
-from skild_physics.cli.inputs import labelled
 
 from skild_physics import __version__
+from skild_physics.cli.console import answers, progress, say
+from skild_physics.cli.inputs import labelled
 from skild_physics.fields import FieldStream, open_pictures
 from skild_physics.fields.sources import WORDS
 from skild_physics.files import check_none_given, check_output, json_text, replacing
@@ -22,6 +22,7 @@ from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.quality.evaluate import evaluate, variable
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.summary import RESAMPLES, Row, rows, summarize
+from skild_physics.tables import with_error
 from skild_physics.training.hardware import default_device, keep_freed_memory
 
 SCHEMA = "skild_physics.image_quality"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 from rich.table import Table
-from skild_physics.cli.console import answers, progress, say, say_skipped, with_error
-from skild_physics.cli.inputs import picture_options
 
+from skild_physics.cli.console import answers, progress, say, say_skipped
+from skild_physics.cli.inputs import picture_options
 from skild_physics.fields import is_variance_map, load_variance_map, open_source
 from skild_physics.files import check_none_given, check_output, json_text
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS, Basis, Momentum, Normalization
@@ -18,6 +18,7 @@ from skild_physics.spectrum import (
     spectrum_from_variance,
 )
 from skild_physics.spectrum.fit import METHODS, Method
+from skild_physics.tables import with_error
 
 P_REJECTED = 1e-3
 

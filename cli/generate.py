@@ -7,6 +7,7 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+
 from skild_physics.cli.console import say, speaks
 from skild_physics.cli.inputs import fields_output
 from skild_physics.cli.sampling import (
@@ -15,7 +16,6 @@ from skild_physics.cli.sampling import (
     sample_to,
     sampling_options,
 )
-
 from skild_physics.diffusion.scalespace_sampling import generate_scale_space
 from skild_physics.diffusion.superresolution import Sampled, Sampling, generate
 from skild_physics.fields.writing import check_fields_output

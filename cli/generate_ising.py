@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 import numpy as np
 from rich.table import Table
-from skild_physics.cli.console import answers, progress, say, with_error
-from skild_physics.data_gen import IsingParameters, generate
 
+from skild_physics.cli.console import answers, progress, say
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_ensemble
 from skild_physics.files import check_output, json_text
 from skild_physics.observables.evaluate import block_length
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.observables.jackknife import MIN_BLOCKS, replicas_of
 from skild_physics.plots import check_figure, fields_figure, save_figure
+from skild_physics.tables import with_error
 
 
 def _beta(ctx: click.Context, param: click.Parameter, value: str) -> float:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from skild_physics.cli.console import say
 
+from skild_physics.cli.console import say
 from skild_physics.files import InputError, check_output
 from skild_physics.networks import StepNetwork
 from skild_physics.training.build import build_network, build_process, spectrum_of

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import click
-from skild_physics.cli.console import say
-from skild_physics.cli.inputs import fields_output, read_fields, size_option
 
 from skild_physics.baselines.interpolation import KERNELS, Kernel, interpolate
+from skild_physics.cli.console import say
+from skild_physics.cli.inputs import fields_output, read_fields, size_option
 from skild_physics.fields.writing import check_fields_output, write_fields
 from skild_physics.files import InputError
 

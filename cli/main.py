@@ -82,6 +82,10 @@ def cli(debug: bool) -> None:
     \b
     Start here:  skild-physics reproduce
     """
+    # imported here: with rich, which --help can do without
+    from skild_physics.cli.console import hear
+
+    hear()
 
 
 # what the caller got wrong about a path; other errors of the system are nobody's fault

@@ -7,9 +7,9 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+
 from skild_physics.cli.console import progress, say, say_skipped, speaks
 from skild_physics.cli.inputs import picture_options
-
 from skild_physics.fields import open_source
 from skild_physics.fields.lattice import save_pictures
 from skild_physics.fields.writing import pixels

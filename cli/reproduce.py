@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import xarray as xr
+
 from skild_physics.cli.coarse_grain import coarse_grain
 from skild_physics.cli.console import progress, say
 from skild_physics.cli.eval_correlators import LAST_RUN, evaluate_files, save_results, show_results
@@ -18,7 +19,6 @@ from skild_physics.cli.stages import Stages, claim
 from skild_physics.cli.super_resolve import run_super_resolution
 from skild_physics.cli.train import run_training
 from skild_physics.data_gen import IsingParameters, generate
-
 from skild_physics.fields import open_source
 from skild_physics.files import check_none_given, replacing
 from skild_physics.plots import correlator_figure, save_figure, spectrum_figure

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 import xarray as xr
 from rich.table import Table
+
+from skild_physics.baselines.interpolation import KERNELS, interpolate
 from skild_physics.cli.coarse_grain import coarse_grain
-from skild_physics.cli.console import answers, progress, say, with_error
+from skild_physics.cli.console import answers, progress, say
 from skild_physics.cli.fit_spectrum import show_fit
 from skild_physics.cli.inputs import read_fields
 from skild_physics.cli.stages import Stages, claim
 from skild_physics.cli.super_resolve import run_super_resolution
 from skild_physics.cli.train import run_training
-
-from skild_physics.baselines.interpolation import KERNELS, interpolate
 from skild_physics.diffusion.downsampling import downsample
 from skild_physics.fields import open_source, photographs
 from skild_physics.fields.writing import pixels, write_fields
@@ -25,6 +25,7 @@ from skild_physics.plots import enlargements_figure, save_figure, spectrum_figur
 from skild_physics.quality.evaluate import evaluate, variable
 from skild_physics.quality.summary import summarize
 from skild_physics.spectrum import Spectrum, measure_blocks, spectrum_from_blocks
+from skild_physics.tables import with_error
 from skild_physics.training.checkpoint import BUNDLED_PHOTOGRAPHS
 from skild_physics.training.config import load_config
 

@@ -9,8 +9,8 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from skild_physics.cli.console import progress, say
 
+from skild_physics.cli.console import progress, say
 from skild_physics.diffusion.sampler import SPACINGS
 from skild_physics.diffusion.superresolution import ORDER, SAMPLERS, Sampled, Sampling
 from skild_physics.fields import save_fields

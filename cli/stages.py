@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from skild_physics.cli.console import say
-
 from skild_physics.files import InputError, check_folder, json_text, replacing
 
 

@@ -8,6 +8,9 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from skild_physics.baselines.interpolation import interpolate
 from skild_physics.cli.console import say, speaks
 from skild_physics.cli.inputs import check_all_usable, fields_output, size_option
 from skild_physics.cli.protocols import route
@@ -17,9 +20,6 @@ from skild_physics.cli.sampling import (
     sample_to,
     sampling_options,
 )
-from torch import Tensor
-
-from skild_physics.baselines.interpolation import interpolate
 from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling, downsample
 from skild_physics.diffusion.superresolution import Sampled, Sampling
 from skild_physics.fields.images import picture_size

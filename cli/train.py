@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from skild_physics.cli.console import progress, say, speaks
 
+from skild_physics.cli.console import progress, say, speaks
 from skild_physics.files import check_none_given, json_text
 from skild_physics.training.config import Config, load_config
 from skild_physics.training.run import dry_run, train

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from skild_physics.data_gen.parameters import IsingParameters
 from skild_physics.data_gen.wolff import (
     bond_threshold,
@@ -11,7 +12,6 @@ from skild_physics.data_gen.wolff import (
     wolff_advance,
     wolff_samples,
 )
-
 from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 
 

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from skild_physics.cluster import dask_client
 from skild_physics.data_gen.chains import advance_chain, fields_due, start_chain
 from skild_physics.data_gen.parameters import IsingParameters
 from skild_physics.data_gen.store import Map, commit, read_state, shard_length, write_shard
-
-from skild_physics.cluster import dask_client
 from skild_physics.fields.lattice import open_ensemble
 from skild_physics.files import InputError, json_text, replacing
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from skild_physics.data_gen.wolff import (
     BIT_GENERATOR,
     bond_threshold,
@@ -18,7 +19,6 @@ from skild_physics.data_gen.wolff import (
     wolff_advance,
     wolff_samples,
 )
-
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, SCHEMA_VERSION
 from skild_physics.files import InputError
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time

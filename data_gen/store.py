@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
-from skild_physics.data_gen.chains import ChainState, Samples
-from skild_physics.data_gen.parameters import IsingParameters, pilot
 
 from skild_physics import __version__
+from skild_physics.data_gen.chains import ChainState, Samples
+from skild_physics.data_gen.parameters import IsingParameters, pilot
 from skild_physics.files import replacing
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 

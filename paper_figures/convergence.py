@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import xarray as xr
 from ising import TAU, compared, script, table, truth
-from skild_physics.cli.console import progress, say
 
+from skild_physics.cli.console import progress, say
 from skild_physics.diffusion.adaptive import arithmetic_saved
 from skild_physics.diffusion.sampler import step_grid
 from skild_physics.diffusion.superresolution import (

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import xarray as xr
 from ising import TAU, compared, script, table, truth
-from skild_physics.cli.console import progress
 
+from skild_physics.cli.console import progress
 from skild_physics.diffusion.superresolution import Sampling, generate, super_resolve_paired
 from skild_physics.plots import COLORS, Figure
 from skild_physics.training.checkpoint import Model

@@ -10,9 +10,9 @@ averages. Residuals of the first, second and fourth are paired, field by field.
 
 import xarray as xr
 from ising import TAU, compared, script, table, truth
-from skild_physics.cli.console import progress
 
 from skild_physics.baselines.sr3 import super_resolve_conditional
+from skild_physics.cli.console import progress
 from skild_physics.diffusion.downsampling import downsample
 from skild_physics.diffusion.superresolution import (
     Sampling,

@@ -11,8 +11,8 @@ are held against direct Wolff ensembles: nothing but the 64 x 64 training set wa
 import torch
 import xarray as xr
 from ising import TAU, compared, script, table, truth
-from skild_physics.cli.console import progress, say
 
+from skild_physics.cli.console import progress, say
 from skild_physics.diffusion.renormalization import critical_process, enlarge
 from skild_physics.diffusion.superresolution import Sampling, generate
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy

@@ -12,16 +12,17 @@ from typing import Any
 import click
 import torch
 import xarray as xr
-from skild_physics.cli.console import progress, say, with_error
-from skild_physics.data_gen import IsingParameters, generate
 from torch import Tensor
 
+from skild_physics.cli.console import progress, say
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_ensemble
 from skild_physics.files import replacing
 from skild_physics.observables.evaluate import evaluate
 from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.observables.measure import Plan
 from skild_physics.plots import Figure, save_figure
+from skild_physics.tables import with_error
 from skild_physics.training.checkpoint import BUNDLED, Model, load_model
 
 HERE = Path(__file__).parent

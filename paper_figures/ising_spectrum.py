@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from rich.progress import track
-from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics import __version__
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_source
 from skild_physics.files import replacing
 from skild_physics.kspace import BASES, MOMENTA, basis_matrix

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 import xarray as xr
-from skild_physics.cli.reproduce_photographs import quality_table, reproduce_photographs
 
+from skild_physics.cli.reproduce_photographs import quality_table, reproduce_photographs
 from skild_physics.plots import enlargements_figure, save_figure, spectrum_figure
 from skild_physics.spectrum import Spectrum
 

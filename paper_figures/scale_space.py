@@ -23,11 +23,11 @@ import numpy as np
 import torch
 import xarray as xr
 from ising import HERE, LATTICES, TAU, compared, table, truth
-from skild_physics.cli.console import progress
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from skild_physics.cli.console import progress
 from skild_physics.diffusion.sampler import SampleNoise
 from skild_physics.diffusion.scalespace import level_ends_of_spectrum
 from skild_physics.diffusion.scalespace_sampling import (

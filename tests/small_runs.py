@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from skild_physics.data_gen import IsingParameters, generate
 
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_source
 from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
 

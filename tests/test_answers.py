@@ -12,12 +12,12 @@ import pytest
 import torch
 import xarray as xr
 from rich.console import Console
-from skild_physics.cli import console
+
+from skild_physics import progress
 from skild_physics.cli.generate_ising import summarize
 from skild_physics.cli.main import main
 from skild_physics.cli.stages import claim
 from skild_physics.data_gen import IsingParameters, generate
-
 from skild_physics.fields.lattice import save_fields
 from skild_physics.fields.writing import write_fields
 from skild_physics.parts import make_parts, parts_folder
@@ -115,8 +115,8 @@ def test_names_of_files_are_neither_markup_nor_formulas(run, folder, tmp_path):
 
 def test_titles_of_progress_bars_are_no_markup(monkeypatch):
     terminal = Console(file=StringIO(), force_terminal=True, width=80)
-    monkeypatch.setattr(console, "console", terminal)
-    with console.progress("measure a[/b].h5", 3) as show:
+    monkeypatch.setattr(progress, "console", terminal)
+    with progress.bar("measure a[/b].h5", 3) as show:
         show(2, "[/c]")
     assert "measure a[/b].h5" in terminal.file.getvalue()
     assert "[/c]" in terminal.file.getvalue()

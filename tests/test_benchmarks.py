@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import small_runs
 import torch
-from skild_physics.data_gen import IsingParameters, generate
 
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.training import hardware
 
 ROOT = Path(__file__).parents[1]

@@ -15,15 +15,15 @@ import torch
 import xarray as xr
 from PIL import Image
 from scipy.fft import dctn
-from skild_physics.cli.console import with_error
-from skild_physics.cli.main import COMMANDS, main
-from skild_physics.cli.reproduce_photographs import quality_table
 from small_runs import needs_muon
 
+from skild_physics.cli.main import COMMANDS, main
+from skild_physics.cli.reproduce_photographs import quality_table
 from skild_physics.fields import load_fields
 from skild_physics.kspace import inverse, wavenumbers
 from skild_physics.networks import NCSNpp
 from skild_physics.spectrum import PowerLaw, Spectrum
+from skild_physics.tables import with_error
 from skild_physics.training.checkpoint import load_model
 
 ROOT = Path(__file__).parents[1]

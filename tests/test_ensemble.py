@@ -2,8 +2,8 @@ import h5py
 import numpy as np
 import pytest
 from filelock import FileLock
-from skild_physics.data_gen import IsingParameters, generate
 
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_ensemble
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.observables.jackknife import jackknife

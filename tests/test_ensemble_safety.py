@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
-from skild_physics.data_gen import IsingParameters, generate
 from test_ensemble import assert_identical
 from torch.utils.data import DataLoader, Dataset
 
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_ensemble
 
 SKILD = str(Path(sys.executable).with_name("skild-physics"))

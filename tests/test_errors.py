@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from skild_physics.cli import interpolate
 from skild_physics.cli.main import main
-
 from skild_physics.fields import open_source
 from skild_physics.files import InputError, check_folder, check_output
 

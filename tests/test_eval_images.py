@@ -12,9 +12,9 @@ import torch
 import xarray as xr
 from PIL import Image
 from rich.console import Console
-from skild_physics.cli.main import main
 from skimage import data
 
+from skild_physics.cli.main import main
 from skild_physics.fields import open_pictures
 from skild_physics.quality.evaluate import evaluate
 from skild_physics.quality.extras import import_extra

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from numpy.typing import NDArray
+
 from skild_physics.cli.main import cli
 
 GOLDEN = Path(__file__).parent / "golden.npz"

@@ -6,9 +6,9 @@ from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics import kspace
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import load_fields
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.compare import compare_with_exact

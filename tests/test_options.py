@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
-from skild_physics.cli.main import main
 from small_runs import make_inputs, one_thread, to_toml
 
+from skild_physics.cli.main import main
 from skild_physics.diffusion.superresolution import Sampling
 from skild_physics.fields import open_source, save_fields
 from skild_physics.files import InputError, check_none_given

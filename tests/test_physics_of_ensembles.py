@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from scipy.stats import chi2
+
 from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance
-
 from skild_physics.fields import open_ensemble
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy, torus_specific_heat
 from skild_physics.observables.jackknife import jackknife

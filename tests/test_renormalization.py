@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from skild_physics.cli.main import cli
-from skild_physics.data_gen import IsingParameters, generate
 from small_runs import make_inputs, one_thread, run_values
 
 from skild_physics import kspace
+from skild_physics.cli.main import cli
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.diffusion.adaptive import live_intervals
 from skild_physics.diffusion.oracle import gaussian
 from skild_physics.diffusion.process import Process

@@ -9,11 +9,11 @@ import torch
 import xarray as xr
 from click.testing import CliRunner
 from PIL import Image
+
+from skild_physics import kspace
 from skild_physics.cli.main import cli, main
 from skild_physics.cli.protocols import route
 from skild_physics.data_gen import IsingParameters, generate
-
-from skild_physics import kspace
 from skild_physics.diffusion.downsampling import downsample
 from skild_physics.diffusion.resize import DEGRADATIONS
 from skild_physics.diffusion.scalespace import ScaleSpace, level_ends

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import chi2, gamma, kstest
-from skild_physics.data_gen import IsingParameters, generate
 
 from skild_physics import kspace
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import FieldStream, open_source
 from skild_physics.kspace import BASES, MOMENTA
 from skild_physics.spectrum import (

@@ -6,11 +6,11 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from skild_physics.cli.main import cli
 from small_runs import make_inputs, one_thread, run_values, to_toml
 
 from skild_physics import kspace
 from skild_physics.baselines.sr3 import coarse_part, interpolated, super_resolve_conditional
+from skild_physics.cli.main import cli
 from skild_physics.diffusion.downsampling import downsample
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.schedule import LinearBetaSchedule

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from skild_physics.data_gen import IsingParameters
-from skild_physics.data_gen import generate as generate_ising
 
 from skild_physics import kspace
+from skild_physics.data_gen import IsingParameters
+from skild_physics.data_gen import generate as generate_ising
 from skild_physics.diffusion.downsampling import (
     DOWNSAMPLINGS,
     downsample,

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from skild_physics.cli.main import main
-from skild_physics.data_gen import IsingParameters, generate
 from test_scalespace_training import SHIPPED
 
+from skild_physics.cli.main import main
+from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.diffusion.adaptive import live_size
 from skild_physics.diffusion.prediction import PREDICTIONS, target
 from skild_physics.diffusion.process import Process

@@ -1,0 +1,69 @@
+"""How far a job is: bars on a terminal, a line now and then elsewhere, on standard error.
+
+Library functions take an argument ``progress``: a function (title, total) whose result is a context
+manager that gives a callback (done, note). By default they show nothing; :func:`bar` is what the
+command line and notebooks use. What there is to say in words goes to the logger "skild_physics".
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+"""(title, total) -> a context manager of a callback (done, note="")."""
+
+logger = logging.getLogger("skild_physics")
+# labels and names of files are no markup
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+@contextmanager
+def silent(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """Show nothing."""
+    yield lambda done, note="": None
+
+
+@contextmanager
+def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal or in a notebook, and lines elsewhere."""
+    if console.is_terminal or console.is_jupyter:
+        with Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+        ) as bars:
+            task = bars.add_task(title, total=total, note="")
+            yield lambda done, note="": bars.update(task, completed=done, note=note)
+        return
+
+    began = last = time.monotonic()
+    before: int | None = None
+
+    def line(done: int, note: str = "") -> None:
+        nonlocal last, before
+        now = time.monotonic()
+        before = done - 1 if before is None else before
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - began) / (done - before) * (total - done)
+            text = f"{title}: {done} of {total}, {now - began:.0f} s, {left:.0f} s left  {note}"
+            console.print(text, soft_wrap=True)
+
+    yield line
