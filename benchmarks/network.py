@@ -9,7 +9,7 @@ process of its own on one thread, on a schedule that ends below one pixel. Repor
     E |x_0 - D|^2 per site of 1,024 held-out fields, at effective resolutions of 2 to 64 pixels per
         side: the exact posterior mean makes it smallest, whatever a network predicts;
     residuals of kappa4(1), kappa4(2), kappa4(4) and the energy of 2,048 fields, super-resolved by
-        4 from their forward marginal in 12 calls.
+        4 from their forward marginal in 12 evaluations.
 """
 
 import json
@@ -19,33 +19,27 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import skild_physics as sk
 from skild_physics import kspace
-from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.diffusion.prediction import Denoiser, Network, denoiser
+from skild_physics.config import Config, parse_config
+from skild_physics.diffusion.prediction import Denoiser, Network
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.superresolution import Sampling, super_resolve_paired
-from skild_physics.fields import open_ensemble, open_source
-from skild_physics.observables.evaluate import evaluate
-from skild_physics.observables.measure import Plan
-from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
+from skild_physics.diffusion.reverse import diffused, sample
+from skild_physics.machine import World
+from skild_physics.models.objective import SkildObjective, field_noise
 from skild_physics.tables import with_error
-from skild_physics.training.build import build_network, build_process, spectrum_of
-from skild_physics.training.config import Config, parse_config
-from skild_physics.training.distributed import World
-from skild_physics.training.objective import Levels, field_noise
 from skild_physics.training.trainer import Trainer
 
-L, HELDOUT, EVALUATED = 32, 1024, 2048
+L, HELDOUT, EVALUATED, SNR = 32, 1024, 2048, 0.1
 RESOLUTIONS = (2.0, 4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 64.0)
 
 
@@ -79,7 +73,7 @@ class Filtered(nn.Module):
 
 
 class Odd(nn.Module):
-    """The odd part of a network, in two calls."""
+    """The odd part of a network, in two evaluations."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -90,7 +84,7 @@ class Odd(nn.Module):
         return output
 
 
-class Entropy(Levels):
+class Entropy(SkildObjective):
     """Cross-entropy of spins, of which the network gives half the log-odds."""
 
     def losses(
@@ -170,14 +164,10 @@ VARIANTS = {
     "Muon, theta 3": Variant(training=MUON, schedule={"theta": 3.0}),
     "Muon, theta 30": Variant(training=MUON, schedule={"theta": 30.0}),
     "Muon, patch 1": Variant({"channels": (20, 48, 64), "blocks": (2, 2, 2), "patch": 1}, MUON),
-    "Muon, live modes": Variant(training=MUON | {"live_threshold": 0.01}),
+    "Muon, active modes": Variant(training=MUON | {"snr_threshold": 0.01}),
     "Muon, shell weight": Variant(training=MUON | {"shell_weight": True}),
     "Muon, ema 0.99": Variant(training=MUON | {"ema": 0.99}),
 }
-
-
-def of_spins(x: Tensor) -> xr.DataArray:
-    return xr.DataArray(x.sign().to(torch.int8)[:, 0].numpy(), dims=("sample", "y", "x"))
 
 
 def configuration(variant: Variant, folder: Path, steps: int) -> Config:
@@ -204,9 +194,9 @@ def configuration(variant: Variant, folder: Path, steps: int) -> Config:
 
 
 def trainer_of(name: str, config: Config) -> Trainer:
-    variant, process = VARIANTS[name], build_process(config, *spectrum_of(config))
+    variant, process = VARIANTS[name], config.process.build(*config.process.modes())
     torch.manual_seed(config.training.seed)
-    network = build_network(config, process, variant.inputs)
+    network = config.build_network(process, variant.inputs)
     if variant.wrap is not None:
         network = variant.wrap(network, process)
     return Trainer(
@@ -223,7 +213,6 @@ def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = configuration(variant, folder, steps)
     trainer = trainer_of(name, config)
-    process, network = trainer.process, trainer.average.module
     for step in range(10):
         trainer.step(step)
     began = time.perf_counter()
@@ -231,34 +220,28 @@ def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
         trainer.step(step)
     seconds = (time.perf_counter() - began) / (steps - 10)
 
+    process, model = trainer.process, trainer.model(steps)
     if variant.symmetric:
-        network = Odd(network)
-    denoise = (
-        trainer.model(steps).denoiser()
-        if config.training.live_threshold
-        else bounded(network, process)
-        if variant.bounded
-        else denoiser(network, process, config.training.prediction)
-    )
+        model = replace(model, network=Odd(model.network))
+    denoise = bounded(model.network, process) if variant.bounded else model.denoiser()
     errors = []
     with torch.no_grad():
         fields = trainer.heldout.take(torch.arange(HELDOUT))
         x_0 = kspace.forward(fields, process.basis)
         eps = field_noise(range(HELDOUT), fields.shape[1:], fields.device)
         for R in RESOLUTIONS:
-            n = process.step_at_resolution(R, 0.1)
+            n = process.step_at_resolution(R, SNR)
             alpha, sigma = (c.float() for c in process.marginal(n))
             away = [
                 (denoise(alpha * x + sigma * e, n) - x).square().mean(dim=(1, 2, 3))
                 for x, e in zip(x_0.split(64), eps.split(64), strict=True)
             ]
             errors.append(float(torch.cat(away).mean()))
-    with open_ensemble(folder / "heldout.h5") as ensemble:
-        truth = torch.from_numpy(ensemble["spins"].values).float()[:, None]
-    made = super_resolve_paired(process, denoise, truth, 4, 0.1, Sampling(calls=12))
-    found = evaluate(
-        {"truth": of_spins(truth), "made": of_spins(made.result)}, Plan(sides=(1, 2, 4))
-    )[0].sel(source="made")
+    truth = sk.open(folder / "heldout.h5")
+    spins = torch.from_numpy(truth.values)[:, None]
+    made = sample(diffused(process, denoise, 4, SNR), spins, sk.Multistep(12)).result
+    found = sk.eval_correlators(truth=truth, made=made, sides=(1, 2, 4), binarize="sign")
+    found = found.dataset.sel(source="made")
     residuals = [float(x) for x in found["kappa4_residual"]] + [float(found["energy_residual"])]
     stderr = [float(x) for x in found["kappa4_residual_stderr"]]
     stderr.append(float(found["energy_residual_stderr"]))
@@ -273,11 +256,10 @@ def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def prepare(folder: Path) -> None:
-    for name, seed, count in (("train", 1, 30_000), ("heldout", 2, EVALUATED)):
-        generate(folder / f"{name}.h5", IsingParameters.planned(L, seed=seed), count, workers=2)
-    with open_source(folder / "train.h5") as stream:
-        blocks = measure_blocks(stream)
-    spectrum_from_blocks(blocks, "periodic").save(folder / "spectrum.nc")
+    for name, seed, samples in (("train", 1, 30_000), ("heldout", 2, EVALUATED)):
+        path = folder / f"{name}.h5"
+        sk.generate_ising(L, samples=samples, seed=seed, workers=2, out=path).close()
+    sk.fit_spectrum(folder / "train.h5", out=folder / "spectrum.nc")
 
 
 @click.command()

@@ -31,12 +31,11 @@ import numba
 import numpy as np
 from scipy import ndimage
 
-from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance, wolff_samples
+import skild_physics as sk
 from skild_physics.files import json_text
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.clusters import cluster_sizes
 from skild_physics.observables.corners import corner_moments, kappa4
-from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.observables.twopoint import structure_factor, two_point
 
 L = 128
@@ -86,14 +85,6 @@ def summed_blocks(fields: np.ndarray) -> np.ndarray:
     return np.where(total == 0, blocks[:, :, 0, :, 0], np.sign(total))
 
 
-def critical_spins(n: int) -> np.ndarray:
-    spins, rng = np.ones((L, L), np.int8), seed_state(0, 0)
-    out = np.empty((n, L, L), np.int8)
-    wolff_advance(spins, rng, bond_threshold(BETA_CRITICAL), 500)
-    wolff_samples(spins, rng, bond_threshold(BETA_CRITICAL), 5, out)
-    return out
-
-
 def check(spins: np.ndarray) -> None:
     """The two ways agree where they compute the same."""
     rolled = np.moveaxis(rolled_corners(spins), -1, 0)
@@ -118,7 +109,7 @@ def seconds(work: Callable[[], object]) -> float:
 @click.option("--fields", default=2000, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the numbers here.")
 def main(rounds: int, fields: int, out: Path | None) -> None:
-    spins = critical_spins(fields)
+    spins = sk.generate_ising(L, samples=fields).values
     check(spins[::100])
     some, reals = spins[: fields // 4], spins[: fields // 4].astype(np.float32)
     few = spins[:40]

@@ -1,4 +1,4 @@
-"""Error against network calls for all samplers, with denoisers that are exact.
+"""Error against evaluations of the network for all samplers, with denoisers that are exact.
 
     python benchmarks/samplers.py [--samples 60000] [--out benchmarks]
 
@@ -8,10 +8,10 @@ the root mean square, over shells of k, of the deviation of the variance and of 
 from theirs, in units of S0 and S0^2. Its floor is the scatter of that many exact samples.
 
 Strong error: translated stripes, a mixture in which all modes depend on each other; the root mean
-square distance of deterministic results from those of 2,000 calls from the same start, and the
-orders observed.
+square distance of deterministic results from those of 2,000 evaluations from the same start, and
+the orders observed.
 
-Also: the arithmetic that resolution-adaptive evaluation saves, computed from the schedules.
+Also: the arithmetic that showing the network active modes only saves, computed from the schedules.
 """
 
 import argparse
@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from rich.progress import track
+from arithmetic import arithmetic_saved
 
-from skild_physics import __version__
-from skild_physics.diffusion.adaptive import arithmetic_saved
+import skild_physics as sk
+from skild_physics.diffusion.integrators import ancestral, multistep, step_grid, steps_between
 from skild_physics.diffusion.oracle import GaussianMixture, TwoPoint
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.sampler import ancestral, multistep, step_grid
 from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
 from skild_physics.files import replacing
 from skild_physics.kspace import forward, wavenumbers
@@ -52,31 +51,31 @@ class Noise:
 
 
 def process_for(S0: torch.Tensor) -> Process:
-    """From nothing: the published kind of schedule that ends below one pixel."""
+    """For unconditional samples: the published kind of schedule that ends below one pixel."""
     return Process(S0, linear_to_resolution(N, 0.4, 5, 1e-4), "periodic", k_c=3.0)
 
 
-def grid(process: Process, calls: int) -> torch.Tensor:
-    return step_grid(process, process.T, calls, last_snr=LAST_SNR)
+def along(p: Process, n_evals: int, spacing: str = "log-resolution") -> torch.Tensor:
+    return step_grid(p, p.T, n_evals, spacing, LAST_SNR)  # type: ignore[arg-type]
+
+
+def flow(order: int, tau: float = 0.0, corrector: bool = True) -> Callable:
+    return lambda p, d, x, n_evals, noise: multistep(
+        p, d, x, along(p, n_evals), order, tau, noise, corrector
+    )
 
 
 SAMPLERS: dict[str, Callable] = {
-    "ancestral, even in n (paper)": lambda p, d, x, calls, noise: ancestral(
-        p, d, x, step_grid(p, p.T, calls, "time"), noise
+    "ancestral, even in n (paper)": lambda p, d, x, n_evals, noise: ancestral(
+        p, d, x, along(p, n_evals, "time"), noise
     ),
-    "ancestral": lambda p, d, x, calls, noise: ancestral(p, d, x, grid(p, calls), noise),
-    "flow, order 1": lambda p, d, x, calls, noise: multistep(p, d, x, grid(p, calls), 1),
-    "flow, order 2, predicted": lambda p, d, x, calls, noise: multistep(
-        p, d, x, grid(p, calls), 2, corrector=False
-    ),
-    "flow, order 2": lambda p, d, x, calls, noise: multistep(p, d, x, grid(p, calls), 2),
-    "flow, order 3": lambda p, d, x, calls, noise: multistep(p, d, x, grid(p, calls), 3),
-    "stochastic, order 2": lambda p, d, x, calls, noise: multistep(
-        p, d, x, grid(p, calls), 2, 1.0, noise
-    ),
-    "stochastic, order 3, predicted": lambda p, d, x, calls, noise: multistep(
-        p, d, x, grid(p, calls), 3, 1.0, noise, corrector=False
-    ),
+    "ancestral": lambda p, d, x, n_evals, noise: ancestral(p, d, x, along(p, n_evals), noise),
+    "flow, order 1": flow(1),
+    "flow, order 2, predicted": flow(2, corrector=False),
+    "flow, order 2": flow(2),
+    "flow, order 3": flow(3),
+    "stochastic, order 2": flow(2, 1.0),
+    "stochastic, order 3, predicted": flow(3, 1.0, corrector=False),
 }
 
 
@@ -93,15 +92,17 @@ def weak(samples: int) -> xr.Dataset:
     process = process_for(S0)
     data = TwoPoint(0.95 * S0.sqrt(), (1 - 0.95**2) * S0)
     denoise = data.denoiser(process)
-    calls = FEW + MANY
-    error = np.full((len(SAMPLERS), len(calls)), np.nan)
+    n_evals = FEW + MANY
+    error = np.full((len(SAMPLERS), len(n_evals)), np.nan)
     for i, (name, sample) in enumerate(SAMPLERS.items()):
-        for j, count in enumerate(track(calls, name)):
-            # beyond a hundred calls only the slow samplers have anything left to gain
-            if count in FEW or name.startswith("ancestral"):
-                noise = Noise(j)
-                x = S0.sqrt().float() * noise.like(torch.empty(samples, 1, N, N))
-                error[i, j] = cumulant_errors(sample(process, denoise, x, count, noise), S0)
+        with sk.bar(name, len(n_evals)) as show:
+            for j, count in enumerate(n_evals):
+                # beyond a hundred only the slow samplers have anything left to gain
+                if count in FEW or name.startswith("ancestral"):
+                    noise = Noise(j)
+                    x = S0.sqrt().float() * noise.like(torch.empty(samples, 1, N, N))
+                    error[i, j] = cumulant_errors(sample(process, denoise, x, count, noise), S0)
+                show(j + 1)
     generator = torch.Generator().manual_seed(1)
     floor = cumulant_errors(data.sample(samples, generator).float(), S0)
     return xr.Dataset(
@@ -109,7 +110,7 @@ def weak(samples: int) -> xr.Dataset:
             "weak_error": (("sampler", "calls"), error),
             "weak_error_floor": ((), floor),
         },
-        coords={"sampler": list(SAMPLERS), "calls": calls},
+        coords={"sampler": list(SAMPLERS), "calls": n_evals},
     )
 
 
@@ -130,39 +131,28 @@ def strong(samples: int = 256) -> xr.Dataset:
     x = process.S0.sqrt() * noise.like(torch.empty(samples, 1, N, N, dtype=torch.float64))
     n_last = process.step_at(np.log1p(1 / 100.0) / process.k_max**2)
 
-    def run(order: int, calls: int, corrector: bool) -> torch.Tensor:
+    def run(order: int, n_evals: int, corrector: bool) -> torch.Tensor:
         # to a common last step: the jump from there to 0 is not part of the integrator's order
-        R = np.geomspace(
-            float(process.lam(process.T)) ** -0.5, float(process.lam(n_last)) ** -0.5, calls + 1
-        )
-        steps = process.schedule.time(torch.tensor(R**-2.0)) * process.T
+        steps = steps_between(process, process.T, n_last, n_evals, "log-resolution")
         return multistep(process, denoise, x, steps, order, corrector=corrector)
 
     exact = run(3, 2000, True)
-    calls = [10, 20, 40, 80, 160, 320]
-    # the median sample: a few start so near a watershed that they end in another stripe
-    error = np.array(
-        [
-            [
-                [
-                    float(
-                        (run(order, c, corrector) - exact).square().mean((1, 2, 3)).sqrt().median()
-                    )
-                    for c in calls
-                ]
-                for corrector in (False, True)
-            ]
-            for order in (1, 2, 3)
-        ]
-    )
+    n_evals = [10, 20, 40, 80, 160, 320]
+
+    def away(order: int, count: int, corrector: bool) -> float:
+        square = (run(order, count, corrector) - exact).square().mean((1, 2, 3))
+        # the median sample: a few start so near a watershed that they end in another stripe
+        return float(square.sqrt().median())
+
+    error = [[[away(p, c, corrector) for c in n_evals] for corrector in (0, 1)] for p in (1, 2, 3)]
     return xr.Dataset(
-        {"strong_error": (("order", "corrected", "strong_calls"), error)},
-        coords={"order": [1, 2, 3], "corrected": [False, True], "strong_calls": calls},
+        {"strong_error": (("order", "corrected", "strong_calls"), np.array(error))},
+        coords={"order": [1, 2, 3], "corrected": [False, True], "strong_calls": n_evals},
     )
 
 
 def arithmetic() -> xr.Dataset:
-    """Full over adaptive evaluations, for 20 calls, by task, spacing and threshold."""
+    """Full over adaptive evaluations, for 20 of them, by task, spacing and threshold."""
     S0 = torch.tensor((wavenumbers(128, "cosine") ** 2 + 3) ** -0.875)
     tasks = {
         "32 -> 128": Process(S0, linear_to_resolution(128, 32, 9, 0.1), "cosine"),
@@ -175,10 +165,7 @@ def arithmetic() -> xr.Dataset:
     spacings, thresholds = ["time", "log-resolution"], [0.01, 0.1]
     saved = [
         [
-            [
-                arithmetic_saved(p, step_grid(p, p.T, 20, spacing), threshold, 1)  # type: ignore[arg-type]
-                for threshold in thresholds
-            ]
+            [arithmetic_saved(p, step_grid(p, p.T, 20, spacing), least) for least in thresholds]
             for spacing in spacings
         ]
         for p in tasks.values()
@@ -204,7 +191,7 @@ def figure(data: xr.Dataset) -> Figure:
             right.plot(row["strong_calls"], row, style, color=color, label=label)
     right.set(title="distance from the exact flow, stripes (median)")
     for ax in (left, right):
-        ax.set(xscale="log", yscale="log", xlabel="network calls", ylabel="error")
+        ax.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel="error")
         ax.title.set_fontsize(9)
         ax.legend(frameon=False, fontsize=8)
     return drawn
@@ -216,7 +203,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     data = xr.merge([weak(arguments.samples), strong(), arithmetic()])
-    data.attrs = {"package_version": __version__, "samples": arguments.samples, "N": N}
+    data.attrs = {"package_version": sk.__version__, "samples": arguments.samples, "N": N}
     with replacing(arguments.out / "samplers.nc") as temporary:
         data.to_netcdf(temporary, engine="h5netcdf")
     save_figure(figure(data), arguments.out / "samplers.png")

@@ -14,8 +14,8 @@ float32. The error is that of S^(1/2) z against the dense square root of S, in f
 square.
 
 The arithmetic is counted by torch on the shapes alone, for the configuration celeba256-ssd6: of one
-call on each level, and of the mean call of 1000 steps with one, four and six levels, in units of
-the full network. Published: 497 : 273 : 210.
+evaluation on each level, and of the mean one of 1000 steps with one, four and six levels, in units
+of the full network. Published: 497 : 273 : 210.
 """
 
 import math
@@ -26,14 +26,13 @@ from itertools import pairwise
 
 import click
 import torch
+from arithmetic import flops_per_field
 from torch import Tensor
 
+import skild_physics as sk
 from skild_physics.diffusion.resize import DEGRADATIONS
-from skild_physics.diffusion.scalespace import LevelPosterior, ScaleSpace, level_ends
+from skild_physics.diffusion.scale_space import LevelPosterior, ScaleSpace, level_ends
 from skild_physics.diffusion.schedule import LinearBetaSchedule
-from skild_physics.networks import FlexiUNet
-from skild_physics.networks.arithmetic import flops_per_field
-from skild_physics.training.config import FlexiConfig, load_config
 
 
 def covariance(posterior: LevelPosterior) -> Callable[[Tensor], Tensor]:
@@ -92,13 +91,12 @@ def ours(posterior: LevelPosterior, z: Tensor) -> Tensor:
 
 
 def arithmetic() -> None:
-    """Print what calls cost on each level, and on average."""
-    settings = load_config("celeba256-ssd6").network
-    assert isinstance(settings, FlexiConfig)
-    shape = settings.channels, settings.blocks, settings.patch, settings.embedding
+    """Print what evaluations cost on each level, and on average."""
+    config = sk.load_config("celeba256-ssd6")
+    process = config.process.build(*config.process.modes())
+    sides = config.process.sides(process.N)
     with torch.device("meta"):
-        network = FlexiUNet(256, *shape, field_channels=3, basis="cosine")
-        sides = [256 // 2**level for level in range(len(settings.channels))]
+        network = config.build_network(process, 3)
         cost = [flops_per_field(network, 3, side) / 1e9 for side in sides]
         raising = [flops_per_field(network, 3, side, 2 * side) / 1e9 for side in sides[1:]]
     for side, each, up in zip(sides, cost, [None, *raising], strict=True):

@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from PIL import Image
 
-from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.fields import FieldStream, open_source
+import skild_physics as sk
+from skild_physics.fields import batches
 from skild_physics.kspace import basis_matrix
 from skild_physics.spectrum import measure_blocks
 
@@ -41,21 +42,12 @@ def seconds(job: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def in_memory(fields: np.ndarray, basis: str) -> FieldStream:
-    def read(start: int, stop: int):
-        yield fields[start:stop].astype(np.float32)
-
-    return FieldStream(
-        "memory", fields.shape[-1], ("a",) * fields.shape[1], len(fields), basis, read
-    )
-
-
-def compare(title: str, fields: np.ndarray, basis: str, rounds: int) -> None:
-    as_float64 = fields.astype(np.float64)
-    stream = in_memory(fields, basis)
+def compare(title: str, values: np.ndarray, basis: str, rounds: int) -> None:
+    as_float64 = values.astype(np.float64)
+    fields = xr.DataArray(values, dims=("sample", "channel", "y", "x"), attrs={"basis": basis})
     jobs = {
         "bare": lambda: bare_transform(as_float64, basis),
-        "ours": lambda: measure_blocks(stream),
+        "ours": lambda: measure_blocks(fields),
     }
     for job in jobs.values():
         job()
@@ -70,17 +62,17 @@ def compare(title: str, fields: np.ndarray, basis: str, rounds: int) -> None:
     )
 
 
-def reading(title: str, stream: FieldStream) -> None:
-    with stream:
-        fields = 0
+def reading(title: str, fields: xr.DataArray) -> None:
+    count = 0
 
-        def read_all() -> None:
-            nonlocal fields
-            fields = sum(len(batch) for batch in stream.read(0, stream.count))
+    def read_all() -> None:
+        nonlocal count
+        count = sum(len(batch) for batch in batches(fields))
 
-        each = seconds(read_all) / fields * 1e6
-        both = seconds(lambda: measure_blocks(stream)) / fields * 1e6
-        print(f"{title}: reading {each:.0f} us/field, reading and measuring {both:.0f} us/field")
+    each = seconds(read_all) / count * 1e6
+    both = seconds(lambda: measure_blocks(fields)) / count * 1e6
+    print(f"{title}: reading {each:.0f} us/field, reading and measuring {both:.0f} us/field")
+    fields.close()
 
 
 def main() -> None:
@@ -94,8 +86,8 @@ def main() -> None:
     compare("128 x 128, periodic", spins, "periodic", rounds)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        generate(folder / "L128.h5", IsingParameters.planned(128, seed=0), 2000, workers=2)
-        reading("HDF5 ensemble, 128 x 128", open_source(folder / "L128.h5"))
+        ensemble = sk.generate_ising(128, samples=2000, workers=2, out=folder / "L128.h5")
+        reading("HDF5 ensemble, 128 x 128", ensemble)
         photographs = folder / "photographs"
         photographs.mkdir()
         for i in range(32):
@@ -103,10 +95,8 @@ def main() -> None:
             coarse = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
             picture = Image.fromarray(coarse).resize((1024, 768), Image.Resampling.BICUBIC)
             picture.save(photographs / f"{i}.jpg", quality=92)
-        reading(
-            "JPEG, 1024 x 768, tiles of 128 x 128 x 3",
-            open_source(photographs, size=128, tile=True),
-        )
+        tiles = sk.open(photographs, size=128, tile=True)
+        reading("JPEG, 1024 x 768, tiles of 128 x 128 x 3", tiles)
 
 
 if __name__ == "__main__":

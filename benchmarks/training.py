@@ -8,9 +8,9 @@ once; then they take turns, a few steps each, so that what else the machine does
 compact network, 64 x 64 critical Ising fields, batch 16, whole training steps: data, noise,
 transforms, network, gradients, optimiser, average of the weights
     plain     eager float32 in PyTorch's default layout (NCHW) and allocator
-    ours      as `skild-physics train` does it: channels last, freed memory kept, and in the number
+    ours      as `sk.train` does it: channels last, freed memory kept, and in the number
               format, compiled or not, with the threads that it finds to be the fastest
-    live      ours on a schedule that ends below one pixel, the network shown live modes only
+    active    ours on a schedule that ends below one pixel, the network shown active modes only
     full      ours on the same schedule, the network shown everything
 NCSN++ of a reduced published configuration, 32 x 32 x 3, batch 8, forward and backward
     plain     benchmarks/plain_ncsnpp.py: eager, filters by zero insertion, attention by einsum
@@ -29,21 +29,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from plain_ncsnpp import PlainNCSNpp
 from torch import nn
 
-from skild_physics.data_gen import IsingParameters, generate
+import skild_physics as sk
+from skild_physics.config import Config, parse_config
 from skild_physics.files import json_text
+from skild_physics.machine import World, default_device, keep_freed_memory, peak_memory
+from skild_physics.models.objective import field_noise
 from skild_physics.networks import NCSNpp
-from skild_physics.training.config import Config, load_config, parse_config
-from skild_physics.training.distributed import World
-from skild_physics.training.hardware import default_device, keep_freed_memory, peak_memory
-from skild_physics.training.objective import field_noise
 from skild_physics.training.trainer import Trainer
 
 LAW = {"C": 0.26641, "k0_squared": 3.0, "alpha": 0.875, "basis": "periodic"}
@@ -114,35 +113,24 @@ def ncsnpp(network: nn.Module, device: torch.device) -> Work:
     return work
 
 
-def plain_ncsnpp(shape: dict[str, Any]) -> nn.Module:
-    path = Path(__file__).with_name("plain_ncsnpp.py")
-    spec = spec_from_file_location("plain_ncsnpp", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: nn.Module = module.PlainNCSNpp(**shape)
-    return made
-
-
 SHAPE = {"size": 32, "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "attention": (16,)}
 
 
 def build(name: str, folder: Path) -> Work:
-    live = {"schedule": BELOW_A_PIXEL, "live_threshold": 0.01, "live_multiple": 16}
+    active = {"schedule": BELOW_A_PIXEL, "snr_threshold": 0.01, "active_multiple": 16}
     match name.split():
         case ["compact", "plain"]:
             return plain_step(folder)
         case ["compact", "ours"]:
             return our_step(config(folder, 64, 16))
-        case ["compact", "live"]:
-            return our_step(config(folder, 64, 16, **live))
+        case ["compact", "active"]:
+            return our_step(config(folder, 64, 16, **active))
         case ["compact", "full"]:
             return our_step(config(folder, 64, 16, schedule=BELOW_A_PIXEL))
         case ["compact", "process"]:
             return process_only(folder)
         case ["ncsnpp", "plain"]:
-            return ncsnpp(plain_ncsnpp(SHAPE), default_device())
+            return ncsnpp(PlainNCSNpp(**SHAPE), default_device())
         case ["ncsnpp", "eager"]:
             made = NCSNpp(**SHAPE).to(memory_format=torch.channels_last)
             return ncsnpp(made, default_device())
@@ -156,7 +144,7 @@ def build(name: str, folder: Path) -> Work:
             source = (f"data.source={folder / '128.h5'}", "data.heldout=16")
             chosen = (f"training.compile={str(settings['compile']).lower()}",)
             batch = ("training.batch_size=32",)
-            return our_step(load_config("ising128-x4", source + chosen + batch))
+            return our_step(sk.load_config("ising128-x4", source + chosen + batch))
     raise ValueError(name)
 
 
@@ -214,7 +202,7 @@ def race(names: list[str], folder: Path, rounds: int, steps: int) -> dict[str, d
 
 RACES = [
     ["compact plain", "compact ours", "compact process"],
-    ["compact full", "compact live"],
+    ["compact full", "compact active"],
     ["ncsnpp plain", "ncsnpp eager", "ncsnpp compiled"],
 ]
 PUBLISHED = [
@@ -243,7 +231,7 @@ def main(
     }
     with tempfile.TemporaryDirectory() as made:
         L = 128 if published else 64
-        generate(Path(made) / f"{L}.h5", IsingParameters.planned(L, seed=1), 600)
+        sk.generate_ising(L, samples=600, seed=1, out=Path(made) / f"{L}.h5").close()
         for names in PUBLISHED if published else RACES:
             rows = race(names, Path(made), rounds, steps)
             results |= rows

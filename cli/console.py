@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Mapping
 
 from rich.console import Console
 
@@ -10,7 +9,7 @@ from skild_physics.progress import bar as progress
 from skild_physics.progress import console, logger
 from skild_physics.tables import Printed
 
-__all__ = ["answers", "hear", "progress", "say", "say_skipped", "show", "speaks"]
+__all__ = ["answers", "hear", "progress", "say", "show", "speaks"]
 
 # of the processes that torchrun starts, one speaks
 speaks = os.environ.get("RANK", "0") == "0"
@@ -41,11 +40,3 @@ def hear() -> None:
     if not any(isinstance(handler, _Lines) for handler in logger.handlers):
         logger.addHandler(_Lines())
         logger.setLevel(logging.INFO)
-
-
-def say_skipped(skipped: Mapping[str, str], count: int) -> None:
-    """Which of so many files were left out, and why."""
-    for file, reason in skipped.items():
-        say(f"skipped {file}: {reason}")
-    if skipped:
-        say(f"{len(skipped)} of {count} files skipped")

@@ -1,26 +1,17 @@
 """skild-physics fit-spectrum."""
 
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.table import Table
 
-from skild_physics.cli.console import answers, progress, say, say_skipped
+from skild_physics.cli.console import progress, show
 from skild_physics.cli.inputs import picture_options
-from skild_physics.fields import is_variance_map, load_variance_map, open_source
-from skild_physics.files import check_none_given, check_output, json_text
-from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS, Basis, Momentum, Normalization
+from skild_physics.files import check_output, json_text
+from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS
 from skild_physics.plots import check_figure, save_figure, spectrum_figure
-from skild_physics.spectrum import (
-    Spectrum,
-    measure_blocks,
-    spectrum_from_blocks,
-    spectrum_from_variance,
-)
-from skild_physics.spectrum.fit import METHODS, Method
-from skild_physics.tables import with_error
-
-P_REJECTED = 1e-3
+from skild_physics.spectrum import fit_spectrum
+from skild_physics.spectrum.fit import METHODS
 
 
 @click.command("fit-spectrum")
@@ -66,24 +57,11 @@ P_REJECTED = 1e-3
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(
     sources: tuple[str, ...],
-    basis: Basis | None,
-    method: Method,
-    k_min: float | None,
-    k_max: float | None,
-    momentum: Momentum,
-    k0_squared: float | None,
-    normalization: Normalization | None,
-    size: int | None,
-    tile: bool,
-    resize: bool,
-    grey: bool,
-    strict: bool,
-    data_dir: Path | None,
-    n_samples: int | None,
     out: Path | None,
     plot: Path | None,
     overwrite: bool,
     as_json: bool,
+    **how: Any,
 ) -> None:
     """Measure the variance spectrum of SOURCE and fit S0(k) = C (k^2 + k0^2)^(-alpha).
 
@@ -107,42 +85,7 @@ def command(
     if plot:
         check_figure(plot, overwrite)
 
-    images = {"size": size, "tile": tile, "resize": resize, "grey": grey, "strict": strict}
-
-    def measure(source: str) -> Spectrum:
-        if Path(source).suffix == ".npy" and is_variance_map(source):
-            of_fields = {"normalization": normalization, **images, "data_dir": data_dir}
-            check_none_given(of_fields, f"is for fields; {source} is a variance map")
-            return spectrum_from_variance(
-                load_variance_map(source),
-                n_samples,
-                method,
-                k_min,
-                k_max,
-                Path(source).name,
-                basis or "cosine",
-                momentum,
-                k0_squared,
-            )
-        check_none_given({"n_samples": n_samples}, f"is for variance maps; {source} is counted")
-        with open_source(source, **images, data_dir=data_dir) as stream:
-            with progress(f"measure {stream.name}", stream.count) as show:
-                blocks = measure_blocks(stream, basis, progress=show)
-            say_skipped(stream.skipped, stream.count)
-            return spectrum_from_blocks(
-                blocks,
-                basis or stream.basis,
-                method,
-                k_min,
-                k_max,
-                stream.name,
-                momentum,
-                k0_squared,
-                stream.channels,
-                normalization or "paper",
-            )
-
-    spectra = [measure(source) for source in sources]
+    spectra = [fit_spectrum(source, progress=progress, **how) for source in sources]
     for spectrum, path in zip(spectra, outs, strict=True):
         spectrum.save(path)
     if plot:
@@ -155,44 +98,10 @@ def command(
         click.echo(json_text(results if len(results) > 1 else results[0]))
         return
     for spectrum, path in zip(spectra, outs, strict=True):
-        show_fit(spectrum)
+        show(spectrum)
         click.echo(path)
 
 
 def _default_out(source: str) -> Path:
     path = Path(source)
     return Path(f"{path.resolve().name if path.is_dir() else path.stem}.spectrum.nc")
-
-
-def show_fit(spectrum: Spectrum) -> None:
-    """Print the fitted parameters with their errors."""
-    fit, (C, k02, alpha) = spectrum.fit, spectrum.law_stderr
-    table = Table("parameter", "value", title=f"{spectrum.source}: S0(k) = C (k^2 + k0^2)^(-alpha)")
-    table.add_row("C", with_error(fit.law.C, C))
-    table.add_row("k0^2  [(rad/side)^2]", with_error(fit.law.k0_squared, k02))
-    table.add_row("alpha", with_error(fit.law.alpha, alpha))
-    answers.print(table)
-    say(
-        f"{fit.method} fit, k = {spectrum.fit_range[0]:.4g} .. {spectrum.fit_range[1]:.4g} radians "
-        f"per box side ({spectrum.momentum}), {spectrum.basis} basis, "
-        f"{spectrum.n_samples or 'unknown number of'} fields; errors: {spectrum.errors}"
-    )
-    if spectrum.n_samples is None:
-        say("give --n-samples, the number of fields behind the map, for error bars")
-    say(f"the shells scatter about the law by {100 * fit.scatter:.2g} % (root mean square)")
-    if fit.on_bound:
-        say(f"warning: on its bound, so no optimum and no error bar: {', '.join(fit.on_bound)}")
-    if fit.method == "paper" or spectrum.n_samples is None:
-        return
-    good = spectrum.goodness
-    say(
-        f"goodness of fit: chi-square {good.chi_square:.1f} for {good.degrees_of_freedom:.1f} "
-        f"degrees of freedom, p = {good.p_value:.2g}"
-        + (" (from the blocks: modes need not be Gaussian)" if spectrum.n_blocks else "")
-    )
-    if good.p_value < P_REJECTED:
-        say(
-            "warning: this law is rejected in this range of k, so the errors are those of the best "
-            "approximation to the data by it; narrow --k-min .. --k-max, or use the measured "
-            "spectrum, which needs no law"
-        )

@@ -1,16 +1,10 @@
 """Options and opening of fields that commands share."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
-
-from skild_physics.fields import FieldStream, open_pictures
-from skild_physics.files import InputError
 
 fields_output = click.option(
     "--out",
@@ -26,7 +20,11 @@ size_option = click.option(
 )
 
 _PICTURES = (
-    click.option("--size", type=int, help="Images: side of the square taken.  [default: 128]"),
+    click.option(
+        "--size",
+        type=int,
+        help="Images: side of the square taken.  [default: all, if they are equal squares]",
+    ),
     click.option("--tile", is_flag=True, help="Images: all patches of that side, not the centre."),
     click.option(
         "--resize",
@@ -45,40 +43,10 @@ _PICTURES = (
 
 
 def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of :func:`skild_physics.fields.open_source` to a command."""
+    """Add the options of :func:`skild_physics.fields.open_fields` to a command."""
     for option in reversed(_PICTURES):
         command = option(command)
     return command
-
-
-def read_fields(
-    source: Path, samples: int | None, size: int | None = None
-) -> tuple[NDArray[np.float32], FieldStream]:
-    """The first fields of a source, shape (sample, channel, N, N), and what they came from.
-
-    Raises:
-        InputError: samples < 1, or the source cannot be read whole.
-    """
-    if samples is not None and samples < 1:
-        raise InputError(f"`samples` must be at least 1, got {samples}")
-
-    def one_by_one(stream: FieldStream) -> Iterator[NDArray[np.floating]]:
-        for batch in stream.read(0, stream.count):
-            yield from batch
-
-    with open_pictures(source, size) as stream:
-        fields = np.stack(list(islice(one_by_one(stream), samples)))
-    check_all_usable(source, stream.skipped)
-    return fields, stream
-
-
-def check_all_usable(source: Path, skipped: Mapping[str, str]) -> None:
-    """Raise InputError if pictures were left out, since results would no longer match them."""
-    if skipped:
-        name, reason = next(iter(skipped.items()))
-        raise InputError(
-            f"{source}: {len(skipped)} of the pictures cannot be used, the first {name}: {reason}"
-        )
 
 
 def labelled(values: Sequence[str], what: str) -> dict[str, str]:

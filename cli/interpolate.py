@@ -1,14 +1,14 @@
 """skild-physics interpolate."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from skild_physics.baselines.interpolation import KERNELS, Kernel, interpolate
 from skild_physics.cli.console import say
-from skild_physics.cli.inputs import fields_output, read_fields, size_option
-from skild_physics.fields.writing import check_fields_output, write_fields
-from skild_physics.files import InputError
+from skild_physics.cli.inputs import fields_output, size_option
+from skild_physics.fields.interpolation import KERNELS
+from skild_physics.fields.resampling import interpolate
 
 
 @click.command("interpolate")
@@ -21,34 +21,13 @@ from skild_physics.files import InputError
 @size_option
 @fields_output
 @click.option("--overwrite", is_flag=True, help="Replace an existing result.")
-def command(
-    input: Path,
-    factor: float,
-    kernel: Kernel,
-    samples: int | None,
-    size: int | None,
-    out: Path,
-    overwrite: bool,
-) -> None:
+def command(input: Path, out: Path, **how: Any) -> None:
     """Enlarge fields with a bicubic or Lanczos kernel, to compare super-resolution with.
 
     \b
     Example:
       skild-physics interpolate small --factor 2.5 --out bicubic
     """
-    check_fields_output(out, overwrite)
-    if not 1 <= factor < float("inf"):
-        raise InputError(f"factor must be at least 1, got {factor:g}")
-    fields, stream = read_fields(input, samples, size)
-    N = round(stream.size * factor)
-    made = {
-        "protocol": "interpolation",
-        "input": input.name,
-        "kernel": kernel,
-        "factor": N / stream.size,
-        "basis": stream.basis,
-        "channels": ",".join(stream.channels),
-    }
-    write_fields(out, interpolate(fields, N, kernel), made)
-    say(f"{len(fields)} fields of {N} x {N}")
+    made = interpolate(input, out=out, **how)
+    say(f"{len(made)} fields of {made.shape[-1]} x {made.shape[-1]}")
     click.echo(out)

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from skild_physics import __version__
 from skild_physics.files import InputError
 
 COMMANDS = {
@@ -20,7 +19,7 @@ COMMANDS = {
     "fit-spectrum": "Measure a variance spectrum and fit the SKILD power law.",
     "train": "Train a SKILD model; rerunning resumes.",
     "import-checkpoint": "Convert a model of the published code.",
-    "generate": "Make fields from nothing with a trained model.",
+    "generate": "Unconditional samples of a trained model.",
     "coarse-grain": "Make coarse fields: block averages, low modes, smooth kernels.",
     "interpolate": "Enlarge fields with a bicubic or Lanczos kernel, to compare with.",
     "super-resolve": "Raise the resolution of fields with a trained model.",
@@ -74,7 +73,7 @@ def _with_options(message: str, parameters: list[click.Parameter]) -> str:
 
 
 @click.group(cls=_LazyGroup)
-@click.version_option(__version__, prog_name="skild-physics")
+@click.version_option(package_name="skild_physics", prog_name="skild-physics")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Critical Ising ensembles, spectra, SKILD diffusion, and correlators with error bars.

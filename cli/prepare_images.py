@@ -1,21 +1,13 @@
 """skild-physics prepare-images."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
-from skild_physics.cli.console import progress, say, say_skipped, speaks
+from skild_physics.cli.console import progress, speaks
 from skild_physics.cli.inputs import picture_options
-from skild_physics.fields import open_source
-from skild_physics.fields.lattice import save_pictures
-from skild_physics.fields.writing import pixels
-from skild_physics.files import check_output
-from skild_physics.parts import discard_parts, make_parts, read_parts
-from skild_physics.training.distributed import joined_world
+from skild_physics.fields.prepare import prepare_images
 
 
 @click.command("prepare-images")
@@ -36,33 +28,6 @@ def command(source: str, out: Path, overwrite: bool, **options: Any) -> None:
       skild-physics prepare-images imagenet/train --size 256 --resize --out imagenet256.h5
       skild-physics train imagenet256-x4 --set data.source=imagenet256.h5
     """
-    check_output(out, overwrite)
-    with joined_world() as world, open_source(source, **options) as stream:
-
-        def part(first: int, last: int) -> dict[str, NDArray[Any]]:
-            before = set(stream.skipped)
-            batches = [pixels(batch) for batch in stream.read(first, last)]
-            shape = (0, len(stream.channels), stream.size, stream.size)
-            skipped = {k: why for k, why in stream.skipped.items() if k not in before}
-            return {
-                "pixels": np.concatenate([np.empty(shape, np.uint8), *batches]),
-                "skipped": np.array(json.dumps(skipped)),
-            }
-
-        given = {name: str(value) for name, value in options.items() if value}
-        settings = {"source": source, "items": stream.count, **given}
-        with progress("decode", stream.count) as show:
-            make_parts(out, settings, stream.count, 256, part, world, show, overwrite)
-        if not world.is_main:
-            return
-        skipped: dict[str, str] = {}
-        for found in read_parts(out, "skipped"):
-            skipped |= json.loads(str(found))
-        count = save_pictures(
-            out, read_parts(out, "pixels"), stream.channels, stream.size, settings, skipped
-        )
-        discard_parts(out)
-    say_skipped(skipped, stream.count)
-    say(f"{count} fields of {stream.size} x {stream.size}")
+    prepare_images(source, out=out, overwrite=overwrite, progress=progress, **options)
     if speaks:
         click.echo(out)

@@ -1,6 +1,5 @@
 """skild-physics super-resolve."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +7,18 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from skild_physics.baselines.interpolation import interpolate
-from skild_physics.cli.console import say, speaks
-from skild_physics.cli.inputs import check_all_usable, fields_output, size_option
-from skild_physics.cli.protocols import route
-from skild_physics.cli.sampling import (
-    open_model,
-    provenance,
-    sample_to,
-    sampling_options,
-)
-from skild_physics.diffusion.downsampling import DOWNSAMPLINGS, Downsampling, downsample
-from skild_physics.diffusion.superresolution import Sampled, Sampling
-from skild_physics.fields.images import picture_size
-from skild_physics.fields.lattice import open_fields
+from skild_physics.cli.console import progress, speaks
+from skild_physics.cli.inputs import fields_output, size_option
+from skild_physics.cli.sampling import sampler_for, sampling_options
+from skild_physics.fields import batches, open_fields
+from skild_physics.fields.downsampling import DOWNSAMPLINGS, Downsampling, downsample
+from skild_physics.fields.interpolation import interpolate
 from skild_physics.fields.writing import check_fields_output
-from skild_physics.files import InputError, check_none_given, check_output
+from skild_physics.files import check_none_given, check_output
+from skild_physics.models.base import KEEP, SamplingPrecision
+from skild_physics.models.checkpoint import load
 from skild_physics.plots import check_figure, samples_figure, save_figure
-from skild_physics.training.checkpoint import Model
-from skild_physics.training.data import TrainingFields, open_training_fields
-from skild_physics.training.distributed import joined_world
-
-KEEP = 0.5
-"""Where the rescaled protocol starts unless told otherwise."""
 
 
 @click.command("super-resolve")
@@ -50,11 +36,13 @@ KEEP = 0.5
 )
 @click.option(
     "--keep",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=float,
     help=f"rescaled: effective resolution at the start over the side of INPUT.  [default: {KEEP}]",
 )
 @click.option(
+    "--kernel",
     "--downsampling",
+    "kernel",
     type=click.Choice(DOWNSAMPLINGS),
     help="observed: how INPUT was made.  [default: what coarse-grain wrote in it]",
 )
@@ -76,18 +64,18 @@ KEEP = 0.5
 def command(
     checkpoint: Path,
     input: Path,
-    factor: float,
-    protocol: str,
-    keep: float | None,
-    downsampling: Downsampling | None,
-    samples: int | None,
-    size: int | None,
     out: Path,
-    start_out: Path | None,
     plot: Path | None,
+    start_out: Path | None,
+    protocol: str,
     overwrite: bool,
-    live_threshold: float | None,
-    **sampling: Any,
+    snr_threshold: float | None,
+    precision: SamplingPrecision,
+    sampler: str | None,
+    keep: float | None,
+    kernel: Downsampling | None,
+    size: int | None,
+    **options: Any,
 ) -> None:
     """Raise fields to a higher resolution with the model of CHECKPOINT.
 
@@ -117,136 +105,31 @@ def command(
     for other in (start_out, plot):
         if other:
             (check_figure if other == plot else check_output)(other, overwrite)
-    run_super_resolution(
-        checkpoint,
-        input,
-        out,
-        factor,
-        sampling,
-        samples,
-        protocol,
-        downsampling,
-        live_threshold,
-        keep,
-        size,
-        start_out,
-        plot,
-        overwrite,
-    )
-    if speaks:
-        click.echo(out)
-
-
-def run_super_resolution(
-    checkpoint: Path,
-    source: Path,
-    out: Path,
-    factor: float,
-    options: Mapping[str, Any],
-    samples: int | None = None,
-    protocol: str = "paired",
-    downsampling: Downsampling | None = None,
-    live_threshold: float | None = None,
-    keep: float | None = None,
-    size: int | None = None,
-    start_out: Path | None = None,
-    plot: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Super-resolve fields, with a progress display; all processes of torchrun call it."""
-    if samples is not None and samples < 1:
-        raise InputError(f"`samples` must be at least 1, got {samples}")
-    if not 1 <= factor < float("inf"):
-        raise InputError(f"factor must be at least 1, got {factor:g}")
-    if protocol != "observed":
-        check_none_given({"downsampling": downsampling}, "goes with the protocol observed")
-    if protocol != "rescaled":
-        check_none_given({"keep": keep}, "goes with the protocol rescaled")
-    keep = KEEP if keep is None else keep
-    with joined_world() as world:
-        model, sampling = open_model(checkpoint, world, options)
-        threshold = model.live_threshold(live_threshold)
-        fields, kind = _opened(source, model, size, downsampling)
-        count = min(samples or fields.count, fields.count)
-        way = route(model, fields.size, factor, protocol, kind, live_threshold, keep)
-        process = way.process
-        say(
-            f"{count} fields to {way.size} x {way.size}, {protocol} protocol, "
-            f"{sampling.calls} network calls ({sampling.sampler}) from n = {way.n:.1f} of "
-            f"{process.T}, effective resolution {way.resolution:.4g}"
-        )
-
-        def taken(first: int, last: int) -> Tensor:
-            return fields.take(torch.arange(first, last))
-
-        def make(first: int, last: int, part: Sampling) -> Sampled:
-            done = way.run(taken(first, last), part)
-            check_all_usable(source, fields.skipped)
-            return done
-
-        def finish(made: NDArray[np.float32]) -> dict[str, Any]:
-            if plot:
-                rows = _rows(taken(0, min(len(made), 8)).numpy(), made[:8], factor, protocol)
-                save_figure(samples_figure(rows, f"{checkpoint.name}, {factor:g}x"), plot)
-            if way.seen is None:
-                return {}
-            residual = way.seen.residual(torch.from_numpy(made), taken(0, len(made)))
-            say(
-                f"coarse-graining the result again differs from {source.name} by {residual:.2g} of "
-                "its root mean square"
-            )
-            return {"consistency_residual": residual}
-
-        sample_to(
-            out,
-            count,
-            make,
-            sampling,
-            {
-                "input": source.name,
-                "input_fields": fields.count,
-                "input_modified_ns": source.stat().st_mtime_ns if source.exists() else 0,
-                "protocol": protocol,
-                "factor": factor,
-                "starting_step": way.n,
-                "effective_resolution": way.resolution,
-                "tau": way.tau,
-                "downsampling_of_input": kind if protocol == "observed" else None,
-                "keep": keep if protocol == "rescaled" else None,
-                **provenance(checkpoint, model, sampling, threshold),
-            },
-            world,
-            overwrite,
-            start_out,
-            True,
-            finish,
-        )
-
-
-def _opened(
-    source: Path, model: Model, size: int | None, kind: Downsampling | None
-) -> tuple[TrainingFields, Downsampling | None]:
-    """Fields of the model's channels in any order, and how they were made coarse if that is known.
-
-    Raises:
-        InputError: the source cannot be read, or its channels are not those of the model.
-    """
-    is_folder, channels = source.is_dir(), len(model.channels)
-    if is_folder and size is None:
-        size = picture_size(source)
-    fields, _ = open_training_fields(source, size=size, grey=is_folder and channels == 1)
-    if len(fields.channels) != channels:
-        raise InputError(
-            f"{source}: has {len(fields.channels)} channels ({', '.join(fields.channels)}), the "
-            f"model {channels} ({', '.join(model.channels)})"
-        )
-    check_all_usable(source, fields.skipped)
-    is_known = not is_folder and source.is_file() and source.suffix not in (".npy", ".npz")
-    if kind is None and is_known:
-        opened = open_fields(source)[0]
-        kind = opened.attrs.get("downsampling")
-        opened.close()
-    return fields, kind
+    # what goes with one protocol alone, by its name
+    own = {"keep": ("rescaled", keep), "kernel": ("observed", kernel)}
+    for name, (whose, value) in own.items():
+        if whose != protocol:
+            check_none_given({name: value}, f"goes with the protocol {whose}")
+    if protocol == "rescaled":
+        check_none_given({"size": size}, "is for pictures, which are not critical")
+    how = {name: options.pop(name) for name in ("factor", "samples", "seed", "batch_size")}
+    how |= {"out": out, "start_out": start_out, "overwrite": overwrite, "progress": progress}
+    model = load(checkpoint, snr_threshold=snr_threshold, precision=precision)
+    how["sampler"] = sampler_for(model, sampler, **options)
+    if protocol == "paired":
+        made = model.reconstruct(input, size=size, **how)
+    elif protocol == "observed":
+        made = model.super_resolve(input, kernel=kernel, size=size, **how)
+    else:
+        made = model.enlarge(input, keep=KEEP if keep is None else keep, **how)
+    if not speaks:
+        return
+    if plot:
+        given = open_fields(input, size=size, grey=input.is_dir() and len(model.channels) == 1)
+        shown = (next(batches(fields, length=8)).astype(np.float32) for fields in (given, made))
+        rows = _rows(*shown, how["factor"], protocol)
+        save_figure(samples_figure(rows, f"{checkpoint.name}, {how['factor']:g}x"), plot)
+    click.echo(out)
 
 
 def _rows(

@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, say, speaks
+from skild_physics.config import load_config
 from skild_physics.files import check_none_given, json_text
-from skild_physics.training.config import Config, load_config
-from skild_physics.training.run import dry_run, train
+from skild_physics.training.run import dry_run
+from skild_physics.training.train import train
 
 
 @click.command("train")
@@ -40,29 +41,18 @@ def command(
     if dry:
         check_none_given({"overwrite": overwrite}, "does not go with `dry=True`: it writes nothing")
         found = dry_run(run, log=say)
-        answer = json_text(found, indent=2) if as_json else _told(found)
+        answer = json_text(found, indent=2) if as_json else _needs(found)
     else:
         check_none_given({"as_json": as_json}, "goes with `dry=True`")
         say(json_text(run.to_json(), indent=2))
-        answer = str(run_training(run, overwrite))
+        answer = train(run, overwrite=overwrite, progress=progress).origin["checkpoint"]
     if speaks:
         click.echo(answer)
 
 
-def _told(found: dict[str, Any]) -> str:
+def _needs(found: dict[str, Any]) -> str:
     return (
         f"{found['parameters']:,} parameters; {found['seconds_per_step']:.3g} s per step, "
         f"{found['fields_per_second']:.4g} fields/s, {found['hours']:.3g} h in all; peak memory "
         f"{found['peak_memory_gib']:.3g} GiB; {found['state_gib']:.3g} GiB per saved state"
     )
-
-
-def run_training(config: Config, overwrite: bool = False) -> Path:
-    """Train with a progress display and return the path of the checkpoint."""
-    with progress("train", config.training.steps) as show:
-        return train(
-            config,
-            progress=lambda step, loss: show(step, f"loss {loss:.4f}"),
-            log=say,
-            overwrite=overwrite,
-        )

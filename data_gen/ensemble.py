@@ -18,19 +18,18 @@ from skild_physics.cluster import dask_client
 from skild_physics.data_gen.chains import advance_chain, fields_due, start_chain
 from skild_physics.data_gen.parameters import IsingParameters
 from skild_physics.data_gen.store import Map, commit, read_state, shard_length, write_shard
-from skild_physics.fields.lattice import open_ensemble
+from skild_physics.fields.lattice import open_dataset
 from skild_physics.files import InputError, json_text, replacing
-
-Progress = Callable[[int], None]
 
 
 def generate(
     path: str | Path,
     parameters: IsingParameters,
     samples: int,
+    *,
     workers: int = 1,
     scheduler: str | None = None,
-    progress: Progress = lambda done: None,
+    progress: Callable[[int], None] = lambda done: None,
     overwrite: bool = False,
 ) -> int:
     """Write ``samples`` fields to ``path``, going on from whatever is there already.
@@ -53,7 +52,7 @@ def generate(
     """
     path = Path(path)
     if samples < 1:
-        raise InputError(f"samples must be at least 1, got {samples}")
+        raise InputError(f"`samples` must be at least 1, got {samples}")
     parts = path.with_name(path.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     lock = FileLock(parts / "lock")
@@ -96,7 +95,7 @@ def _generate(
     samples: int,
     pool: ThreadPoolExecutor,
     run: Map,
-    progress: Progress,
+    progress: Callable[[int], None],
 ) -> int:
     shard = shard_length(p)
     shards = _finished_shards(parts, existing, samples)
@@ -130,7 +129,7 @@ def _existing_samples(path: Path, p: IsingParameters, overwrite: bool) -> int:
     if not path.exists():
         return 0
     try:
-        with open_ensemble(path) as data:
+        with open_dataset(path) as data:
             found = dict(data.attrs)
         for name, wanted in p.attributes().items():
             if found.get(name) != wanted:

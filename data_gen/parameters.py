@@ -59,16 +59,16 @@ class IsingParameters:
 
     def __post_init__(self) -> None:
         if not 3 <= self.L <= MAX_L:
-            raise InputError(f"L must lie in 3 .. {MAX_L}, got {self.L}")
+            raise InputError(f"`L` must lie in 3 .. {MAX_L}, got {self.L}")
         bond_threshold(self.beta)
         if self.seed < 0:
-            raise InputError(f"seed must not be negative, got {self.seed}")
+            raise InputError(f"`seed` must not be negative, got {self.seed}")
         for name in ("updates_between_samples", "n_chains"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if self.thermalization_updates < 0:
             raise InputError(
-                f"thermalization_updates must not be negative, got {self.thermalization_updates}"
+                f"`thermalization_updates` must not be negative, got {self.thermalization_updates}"
             )
 
     @classmethod

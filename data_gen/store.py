@@ -17,11 +17,11 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from skild_physics import __version__
 from skild_physics.data_gen.chains import ChainState, Samples
 from skild_physics.data_gen.parameters import IsingParameters, pilot
 from skild_physics.files import replacing
-from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
+from skild_physics.observables.autocorrelation import tau_int_of_chains
+from skild_physics.version import __version__
 
 COMPRESSION_LEVEL = 1
 SHARD_BYTES = 2**25
@@ -134,7 +134,7 @@ def commit(path: Path, scratch: Path, pieces: list[Path], p: IsingParameters) ->
             _write_state(file, read_state(pieces[-1]))
             attributes = {
                 **p.attributes(),
-                **_independence(file["energy"][:], file["magnetization"][:], p),
+                **independence(file["energy"][:], file["magnetization"][:], p),
                 "n_samples_committed": n,
                 "package_version": __version__,
             }
@@ -163,24 +163,20 @@ def _extend(file: h5py.File, name: str, values: NDArray[Any], start: int) -> Non
     file[name][start:] = values
 
 
-def _independence(
+def independence(
     energy: NDArray[np.float64], magnetization: NDArray[np.float64], p: IsingParameters
 ) -> dict[str, float | str]:
-    """How correlated the fields are: of the pilot in cluster updates, of the file in fields."""
+    """How correlated the first fields are: of the pilot in updates, of themselves in fields."""
     times = pilot(p.L, p.beta, p.seed, p.n_chains)
-    tau = {"energy": 0.5, "magnetization_squared": 0.5}
-    length = len(energy) // p.n_chains
-    if length > 1:
-        for name, series in (("energy", energy), ("magnetization_squared", magnetization**2)):
-            chains = series[: length * p.n_chains].reshape(length, p.n_chains).T
-            tau[name] = integrated_autocorrelation_time(chains).tau_int
+    chain = np.arange(len(energy)) % p.n_chains
+    tau = [tau_int_of_chains(series, chain) for series in (energy, magnetization**2)]
     return {
         "tau_int_convention": "1/2 + sum of the normalised autocorrelation, Gamma method",
         "pilot_tau_int_energy": times.energy,
         "pilot_tau_int_magnetization_squared": times.magnetization_squared,
-        "tau_int_energy": tau["energy"],
-        "tau_int_magnetization_squared": tau["magnetization_squared"],
-        "n_effective": len(energy) / (2 * max(tau.values())),
+        "tau_int_energy": tau[0],
+        "tau_int_magnetization_squared": tau[1],
+        "n_effective": len(energy) / (2 * max(tau)),
     }
 
 

@@ -168,7 +168,7 @@ def bond_threshold(beta: float, J: float = 1.0) -> np.uint64:
         InputError: beta J is not a positive finite number.
     """
     if not (np.isfinite(beta * J) and beta * J > 0):
-        raise InputError(f"beta must be positive and finite, got {beta}")
+        raise InputError(f"`beta` must be positive and finite, got {beta}")
     return np.uint64(min(int(-np.expm1(-2 * beta * J) * 2.0**64), 2**64 - 1))
 
 

@@ -4,51 +4,34 @@
 
 One network (Flexi-UNet 48-64-64-64) was trained once for each process: 5,000 steps of 16 fields.
 Held-out 64 x 64 lattices are made again by factor 4, each process from its own forward marginal,
-and lattices are made from nothing. Scale Space Diffusion goes on from its 16 x 16 level, SKILD from
-an effective resolution of 16, DDPM, which has no scale, from the step where the first mode that a
+and others unconditionally. Scale Space Diffusion goes on from its 16 x 16 level, SKILD from an
+effective resolution of 16, DDPM, which has no scale, from the step where the first mode that a
 16 x 16 lattice lacks has SKILD's threshold 0.1 as signal-to-noise ratio. The overlap is the
 correlation of the 4 x 4 block averages of what was made with those of the truth.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-import click
 import numpy as np
 import torch
 import xarray as xr
-from ising import HERE, LATTICES, TAU, compared, table, truth
-from torch import Tensor
-from torch.nn import functional as F
+from ising import HERE, MADE, script, signs, truth
 from torch.utils.flop_counter import FlopCounterMode
 
-from skild_physics.cli.console import progress
-from skild_physics.diffusion.sampler import SampleNoise
-from skild_physics.diffusion.scalespace import level_ends_of_spectrum
-from skild_physics.diffusion.scalespace_sampling import (
-    generate_scale_space,
-    legs,
-    reverse,
-    super_resolve_scale_space,
-)
-from skild_physics.diffusion.superresolution import (
-    Sampling,
-    generate,
-    no_progress,
-    super_resolve_paired,
-)
-from skild_physics.files import replacing
-from skild_physics.plots import Figure, save_figure
-from skild_physics.training.checkpoint import Model, load_model
+import skild_physics as sk
+from skild_physics.diffusion.reverse import sample
+from skild_physics.diffusion.scale_space import level_ends_of_spectrum
+from skild_physics.models.scale_space import ScaleSpaceModel
+from skild_physics.plots import Figure
+from skild_physics.progress import silent
 
 FACTOR, PAIRED, NOTHING = 4, "4x", "from nothing"
+TITLES = {PAIRED: PAIRED, NOTHING: "unconditional"}
 TIMED, ROUNDS = 64, 2
-MODELS = HERE / "scale_space"
 
 
 class Competitor(NamedTuple):
@@ -69,193 +52,128 @@ COMPETITORS = (
     Competitor("SSD 2, bilinear", "ssd2-bilinear"),
     Competitor("DDPM", "ddpm"),
 )
-Make = Callable[[Tensor, Callable[[int], None]], Tensor]
+Make = Callable[[xr.DataArray], xr.DataArray]
 
 
-def ways(model: Model, S0: Tensor, sampling: Sampling, drawn: bool) -> dict[str, Make]:
-    """Fields made from full ones by factor 4, and as many from nothing."""
-    space = model.scale_space
-    if space is None:
-        process, denoise = model.process, model.denoiser()
-        return {
-            PAIRED: lambda x, show: (
-                super_resolve_paired(process, denoise, x, FACTOR, TAU, sampling, show).result
-            ),
-            NOTHING: lambda x, show: (
-                generate(process, denoise, len(x), sampling, progress=show).result
-            ),
-        }
-    estimate, N = model.estimate(), space.sizes[0]
-    errors = model.error_variance if drawn else None
+def ways(model: sk.Model, skild: sk.Model, progress: Any) -> dict[str, Make]:
+    """Fields made from full ones by factor 4, and as many unconditionally."""
 
-    def paired(x: Tensor, show: Callable[[int], None]) -> Tensor:
-        coarse = space.degraded(x.float(), space.sizes.index(N // FACTOR))
-        return super_resolve_scale_space(
-            space, estimate, coarse, sampling, errors, progress=show
-        ).result
+    def paired(x: xr.DataArray) -> xr.DataArray:
+        return model.reconstruct(x, FACTOR, progress=progress)
 
-    def nothing(x: Tensor, show: Callable[[int], None]) -> Tensor:
-        return generate_scale_space(
-            space, estimate, len(x), sampling, error_variance=errors, progress=show
-        ).result
+    def from_step(x: xr.DataArray) -> xr.DataArray:
+        """DDPM from the marginal where the first mode that a coarse lattice lacks is lost."""
+        space, S0, sizes = model.space, skild.process.S0, (model.size, model.size // FACTOR)
+        ends = level_ends_of_spectrum(
+            S0, space.basis, sizes, space.schedule, skild.snr, int(space.T)
+        )
+        start, given = model.start(float(ends[0]), 0, 0), torch.from_numpy(x.values)[:, None]
+        with progress(PAIRED, len(x)) as show:
+            made = sample(start, given, model.default_sampler, progress=show).result
+        return x.copy(data=made[:, 0].numpy())
 
+    has_levels = not isinstance(model, ScaleSpaceModel) or len(model.space.sizes) > 1
     return {
-        PAIRED: paired if len(space.sizes) > 1 else partial(from_step, model, S0, sampling),
-        NOTHING: nothing,
+        PAIRED: paired if has_levels else from_step,
+        NOTHING: lambda x: model.generate(len(x), progress=progress),
     }
 
 
-def from_step(
-    model: Model, S0: Tensor, sampling: Sampling, x: Tensor, show: Callable[[int], None]
-) -> Tensor:
-    """DDPM from the marginal where the first mode that a coarse lattice lacks is lost."""
-    space = model.scale_space
-    assert space is not None
-    sizes = space.sizes[0], space.sizes[0] // FACTOR
-    ends = level_ends_of_spectrum(S0, space.basis, sizes, space.schedule, TAU, space.T)
-    n, made = float(ends[0]), []
-    way, u = legs(space, n, 0, sampling), space.u(n)
-    for first in range(0, len(x), sampling.batch_size):
-        part = x[first : first + sampling.batch_size].float()
-        noise = SampleNoise(sampling.seed, range(first, first + len(part)))
-        start = np.exp(-u / 2) * part + np.sqrt(-np.expm1(-u)) * noise.like(part)
-        made.append(reverse(space, model.estimate(), start, way, sampling, noise))
-        show(first + len(part))
-    return torch.cat(made)
-
-
-def kept(key: str, make: Callable[[], Tensor]) -> Tensor:
+def kept(path: Any, make: Make, x: xr.DataArray) -> xr.DataArray:
     """Signs of fields that an earlier, perhaps interrupted, measurement has made, or made now."""
-    path = LATTICES / f"scale-space-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    if not path.exists():
-        signs = torch.where(make() >= 0, 1, -1).to(torch.int8).numpy()
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, signs)
-    return torch.from_numpy(np.load(path))
+    return sk.open(path) if path.exists() else sk.save(signs(make(x)), path)
 
 
-def overlap(made: Tensor, x: Tensor) -> float:
+def overlap(made: xr.DataArray, x: xr.DataArray) -> float:
     """Correlation of block averages of signs."""
-    blocks = [F.avg_pool2d(torch.sign(each.float()), FACTOR).flatten() for each in (made, x)]
-    return float(torch.corrcoef(torch.stack(blocks))[0, 1])
+    blocks = [sk.coarse_grain(each, factor=FACTOR).values.ravel() for each in (made, x)]
+    return float(np.corrcoef(blocks)[0, 1])
 
 
-def measure(models: Path, fields: int, samplings: dict[bool, Sampling]) -> xr.Dataset:
-    x = truth(64, fields)
-    S0 = load_model(models / "skild.safetensors").process.S0
-    sources, makes, costs = {"truth": x}, {}, {"truth": (0, 0.0, 0.0, 1.0)}
+def measure(fields: int, models: str) -> xr.Dataset:
+    x = truth(64, fields).load()
+    skild = sk.load(f"{models}/skild.safetensors")
+    sources, makes, costs = {"truth": x}, {}, {"truth": (0, 0.0, math.inf, 1.0)}
     for title, name, drawn in COMPETITORS:
-        path = models / f"{name}.safetensors"
-        model = load_model(path)
-        sampling = samplings[model.scale_space is None]
-        for kind, make in ways(model, S0, sampling, drawn).items():
+        model = sk.load(f"{models}/{name}.safetensors")
+        if not drawn:
+            model = replace(model, error_variance=())
+        shown, timed = (ways(model, skild, how) for how in (sk.bar, silent))
+        for kind in shown:
             label = f"{title}, {kind}"
-            with progress(label, fields) as show:
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                key = f"{digest} {kind} {drawn} {fields} {sampling}"
-                sources[label] = kept(key, partial(make, x, show))
+            key = f"{model.origin['checkpoint_sha256'][:16]}-{kind}-{drawn}-{fields}"
+            path = MADE / f"scale-space-{key.replace(' ', '-')}.h5"
+            sources[label] = kept(path, shown[kind], x)
+            makes[label] = timed[kind]
             with FlopCounterMode(display=False) as counter:
-                make(x[:1], no_progress)
-            arithmetic = counter.get_total_flops() / 1e9
-            costs[label] = sampling.calls, arithmetic, math.inf, overlap(sources[label], x)
-            makes[label] = make
+                makes[label](x[:1])
+            shared = overlap(sources[label], x)
+            gflop = counter.get_total_flops() / 1e9
+            costs[label] = model.default_sampler.n_evals, gflop, math.inf, shared
     for _ in range(ROUNDS):
         for label, make in makes.items():
             began = time.perf_counter()
-            make(x[:TIMED], no_progress)
+            make(x[:TIMED])
             seconds = (time.perf_counter() - began) / min(TIMED, fields)
-            calls, arithmetic, least, shared = costs[label]
-            costs[label] = calls, arithmetic, min(least, seconds), shared
-    results = compared(sources)
-    columns = zip(*(costs[label] for label in results["source"].values), strict=True)
+            n_evals, gflop, least, shared = costs[label]
+            costs[label] = n_evals, gflop, min(least, seconds), shared
+    found = sk.eval_correlators(sources, binarize="sign", progress=sk.bar)
+    print(found)
+    columns = zip(*(costs[label] for label in found.dataset["source"].values), strict=True)
     texts = {
-        "calls": "network calls per field",
+        "calls": "evaluations of the network per field",
         "gflop": "floating-point operations per field, in 10^9",
         "seconds": f"wall seconds per field, {torch.get_num_threads()} threads",
         "overlap": "correlation of 4 x 4 block averages with the truth",
     }
-    for (variable, text), column in zip(texts.items(), columns, strict=True):
-        results[variable] = ("source", np.array(column), {"long_name": text})
-    for label, field in sources.items():
-        results[f"picture_{label}"] = (("y", "x"), field[0, 0].float().numpy())
-    table(results)
-    return results
+    about = {
+        name: ("source", np.array(column), {"long_name": text})
+        for (name, text), column in zip(texts.items(), columns, strict=True)
+    }
+    pictures = {
+        f"picture_{label}": (("y", "x"), signs(each[0]).values.astype(np.float32))
+        for label, each in sources.items()
+    }
+    return found.dataset.assign(about | pictures)
 
 
 def draw(results: xr.Dataset) -> Figure:
     figure = Figure(figsize=(13, 9), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.5))
-    rows = above.subplots(2, len(COMPETITORS) + 1)
-    kinds = {PAIRED: rows[0], NOTHING: rows[1]}
-    for kind, axes in kinds.items():
-        axes[0].imshow(results["picture_truth"].values, cmap="gray", vmin=-1, vmax=1)
-        axes[0].set_title("truth", fontsize=8)
-        for ax, (title, *_) in zip(axes[1:], COMPETITORS, strict=True):
-            ax.imshow(results[f"picture_{title}, {kind}"].values, cmap="gray", vmin=-1, vmax=1)
-            ax.set_title(title.replace(", ", ",\n"), fontsize=8)
-        for ax in axes:
+    names = [title for title, *_ in COMPETITORS]
+    for kind, axes in zip(TITLES, above.subplots(2, len(names) + 1), strict=True):
+        pictures = {"truth": "truth"} | {f"{name}, {kind}": name for name in names}
+        for ax, (label, name) in zip(axes, pictures.items(), strict=True):
+            ax.imshow(results[f"picture_{label}"].values, cmap="gray", vmin=-1, vmax=1)
+            ax.set_title(name.replace(", ", ",\n"), fontsize=8)
             ax.set_xticks([])
             ax.set_yticks([])
-        axes[0].set_ylabel(kind)
+        axes[0].set_ylabel(TITLES[kind])
     panels = below.subplots(1, 3)
     sides = results["side"].values
-    for ax, kind in zip(panels[:2], kinds, strict=True):
-        for number, (title, *_) in enumerate(COMPETITORS):
-            row = results.sel(source=f"{title}, {kind}")
-            ax.errorbar(
-                sides * 2 ** (0.04 * (number - len(COMPETITORS) / 2)),
-                row["kappa4_residual"],
-                row["kappa4_residual_stderr"],
-                fmt="o-",
-                ms=3,
-                lw=1,
-                color=f"C{number}",
-                label=title,
-            )
+    for ax, kind in zip(panels[:2], TITLES, strict=True):
+        for number, name in enumerate(names):
+            row, x = results.sel(source=f"{name}, {kind}"), sides * 2 ** (0.04 * (number - 4))
+            value, stderr = row["kappa4_residual"], row["kappa4_residual_stderr"]
+            style = {"fmt": "o-", "ms": 3, "lw": 1, "color": f"C{number}", "label": name}
+            ax.errorbar(x, value, stderr, **style)
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xscale("log", base=2)
         ax.set_xticks(sides, [str(side) for side in sides])
         ax.set(xlabel="side $r$  (lattice spacings)", ylabel=r"$\Delta\kappa_4(r)$")
-        ax.set_title(f"{kind}: residual of the four-point correlator", fontsize=10)
+        ax.set_title(f"{TITLES[kind]}: residual of the four-point correlator", fontsize=10)
     panels[0].legend(frameon=False, fontsize=8)
-    for number, (title, *_) in enumerate(COMPETITORS):
-        for kind, marker in zip(kinds, "os", strict=True):
-            row = results.sel(source=f"{title}, {kind}")
-            panels[2].errorbar(
-                float(row["gflop"]),
-                float(row["energy_residual"]),
-                float(row["energy_residual_stderr"]),
-                fmt=marker,
-                ms=5,
-                color=f"C{number}",
-                mfc="none" if marker == "s" else None,
-            )
+    for number, name in enumerate(names):
+        for kind, marker in zip(TITLES, "os", strict=True):
+            row = results.sel(source=f"{name}, {kind}")
+            point = (float(row[n]) for n in ("gflop", "energy_residual", "energy_residual_stderr"))
+            filled = None if kind == PAIRED else "none"
+            panels[2].errorbar(*point, fmt=marker, ms=5, color=f"C{number}", mfc=filled)
     panels[2].axhline(0, color="black", lw=0.8)
     panels[2].set(xlabel="GFLOP per field", ylabel="energy per spin, minus truth", xscale="log")
-    panels[2].set_title(f"cost and energy (full: {FACTOR}x, open: from nothing)", fontsize=10)
+    panels[2].set_title(f"cost and energy (full: {FACTOR}x, open: unconditional)", fontsize=10)
     return figure
 
 
-@click.command(help=__doc__.split("\n")[0])
-@click.option("--measure", "again", is_flag=True, help="Make the file again first; an hour.")
-@click.option("--models", default=MODELS, type=click.Path(path_type=Path), show_default=True)
-@click.option("--fields", default=1024, show_default=True, help="Fields to measure on.")
-@click.option("--calls", default=20, show_default=True, help="Network calls of SKILD.")
-@click.option("--white-calls", default=40, show_default=True, help="Of the others.")
-def main(again: bool, models: Path, fields: int, calls: int, white_calls: int) -> None:
-    path = HERE / "scale_space.nc"
-    if again:
-        samplings = {
-            True: Sampling(calls=calls),
-            False: Sampling(calls=white_calls, sampler="stochastic"),
-        }
-        results = measure(models, fields, samplings)
-        with replacing(path) as temporary:
-            results.to_netcdf(temporary, engine="h5netcdf")
-    with xr.open_dataset(path, engine="h5netcdf") as results:
-        save_figure(draw(results), path.with_suffix(".png"))
-    click.echo(path.with_suffix(".png"))
-
-
 if __name__ == "__main__":
-    main()
+    script("scale_space", measure, draw, models=str(HERE / "scale_space"))

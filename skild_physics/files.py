@@ -14,6 +14,11 @@ class InputError(ValueError):
 
     A parameter is written in backticks, with a value where one is advised, as in "pass
     `overwrite=True` to replace it". The command line prints the option of that name in its place.
+
+    >>> import skild_physics as sk
+    >>> sk.open("missing.h5")
+    Traceback (most recent call last):
+    skild_physics.files.InputError: missing.h5: no such file or folder
     """
 
 

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics.files import InputError, check_output, replacing
-from skild_physics.spectrum import Spectrum
 
 
 @contextmanager
@@ -45,12 +45,15 @@ COLORS = ("black", "#c8553d", "#2a6f97", "#588157", "#8338ec")
 CHANNEL_COLORS = {"red": "#c8553d", "green": "#588157", "blue": "#2a6f97"}
 
 
-def spectrum_figure(spectra: Sequence[Spectrum]) -> Figure:
+def spectrum_figure(spectra: Sequence[Any]) -> Figure:
     """Radial variance spectra on log-log axes with their fits, and their ratios below.
 
     One spectrum is drawn channel by channel, as in figure 2 of arXiv 2605.26032; several are
     overlaid as means over channels. Each fit is a full line within its range, dotted outside; with
     one spectrum the range is shaded.
+
+    Args:
+        spectra: of :class:`skild_physics.spectrum.Spectrum`, which draws itself here.
     """
     figure = Figure(figsize=(6.5, 6.5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -125,7 +128,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _formula(spectrum: Spectrum) -> str:
+def _formula(spectrum: Any) -> str:
     C, k0_squared, alpha = (
         re.sub(r"e\+?(-?)0*(\d+)", r"\\times10^{\1\2}", f"{value:.4g}")
         for value in (spectrum.fit.law.C, spectrum.fit.law.k0_squared, spectrum.fit.law.alpha)
@@ -169,7 +172,7 @@ def correlator_figure(
     """Four-point correlators and their residuals, over a row of one field per source.
 
     Args:
-        results: from :func:`skild_physics.observables.evaluate.evaluate`.
+        results: of :func:`skild_physics.observables.evaluate.eval_correlators`.
         pictures: title to a field (y, x), drawn above.
     """
     pictures = pictures or {}
@@ -183,30 +186,40 @@ def correlator_figure(
             ax.set_title(_plain(title), fontsize=10)
             ax.set_axis_off()
     left, right = below.subplots(1, 2)
-    sides = results["side"].values
-    for number, label in enumerate(results["source"].values):
-        row = results.sel(source=label)
-        color = COLORS[number % len(COLORS)]
-        truth = results.attrs["truth"]
-        rows = [(left, "kappa4", label)]
-        if number:
-            rows.append((right, "kappa4_residual", f"{label} - {truth}"))
-        for ax, name, title in rows:
-            value, stderr = row[name].values, row[f"{name}_stderr"].values
-            ax.fill_between(sides, value - stderr, value + stderr, color=color, alpha=0.25, lw=0)
-            ax.plot(
-                sides, value, "o" if number else "s-", ms=4, lw=1, color=color, label=_plain(title)
-            )
-    right.axhline(0, color=COLORS[0], linewidth=0.8)
-    left.set(ylabel=r"$\kappa_4(r)$", title="connected four-point correlator, square corners")
-    right.set(ylabel=r"$\Delta\kappa_4(r)$", title="residual; bands: one standard error")
-    for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(sides, [str(s) for s in sides])
-        ax.set_xlabel("side $r$  (lattice spacings)")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False)
+    draw_correlators(left, results, "kappa4")
+    draw_correlators(right, results, "kappa4_residual")
+    left.set_title("connected four-point correlator, square corners")
+    right.set_title("residual; bands: one standard error")
     return figure
+
+
+def draw_correlators(ax: Axes, results: xr.Dataset, name: str) -> None:
+    """Four-point correlators of all sources, or their residuals from the truth, against the side.
+
+    Args:
+        ax: where to draw.
+        results: of :func:`skild_physics.observables.evaluate.eval_correlators`.
+        name: "kappa4" or "kappa4_residual".
+    """
+    sides, truth = results["side"].values, results.attrs["truth"]
+    residual = name == "kappa4_residual"
+    for number, label in enumerate(results["source"].values):
+        if residual and not number:
+            continue
+        row = results.sel(source=label)
+        value, stderr = row[name].values, row[f"{name}_stderr"].values
+        color, title = COLORS[number % len(COLORS)], f"{label} - {truth}" if residual else label
+        ax.fill_between(sides, value - stderr, value + stderr, color=color, alpha=0.25, lw=0)
+        marker = "o" if number else "s-"
+        ax.plot(sides, value, marker, ms=4, lw=1, color=color, label=_plain(str(title)))
+    if residual:
+        ax.axhline(0, color=COLORS[0], linewidth=0.8)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sides, [str(s) for s in sides])
+    ax.set_xlabel("side $r$  (lattice spacings)")
+    ax.set_ylabel(r"$\Delta\kappa_4(r)$" if residual else r"$\kappa_4(r)$")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False)
 
 
 def samples_figure(rows: Mapping[str, NDArray[np.floating]], title: str) -> Figure:

@@ -38,7 +38,12 @@ def silent(title: str, total: int) -> Iterator[Callable[..., None]]:
 
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal or in a notebook, and lines elsewhere."""
+    """A bar on a terminal or in a notebook, and lines elsewhere.
+
+    >>> import skild_physics as sk
+    >>> sk.generate_ising(L=8, samples=16, progress=sk.bar).shape
+    (16, 8, 8)
+    """
     if console.is_terminal or console.is_jupyter:
         with Bars(
             TextColumn("{task.description}", markup=False),

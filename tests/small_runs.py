@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.fields import open_source
-from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
+import skild_physics as sk
 
 SERVER = multiprocessing.get_context("forkserver")
 # not the module that asks the environment which process it is in
@@ -26,7 +24,7 @@ SERVER.set_forkserver_preload(
 SCALE_SPACE = {
     "process": {"kind": "scale-space", "size": 8, "basis": "periodic", "factors": [2]},
     "network": {"kind": "flexi", "channels": [8, 8], "blocks": [1, 1], "patch": 1},
-    "training": {"raising": 0.5, "accumulate": 2},
+    "training": {"level_changes": 0.5, "accumulate": 2},
 }
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
@@ -39,10 +37,8 @@ def warm_up():
 
 def make_inputs(folder, L=8, samples=200):
     """An ensemble and its spectrum."""
-    generate(folder / "train.h5", IsingParameters.planned(L, seed=1), samples)
-    with open_source(folder / "train.h5") as stream:
-        blocks = measure_blocks(stream)
-    spectrum_from_blocks(blocks, "periodic").save(folder / "spectrum.nc")
+    sk.generate_ising(L, samples=samples, seed=1, out=folder / "train.h5").close()
+    sk.fit_spectrum(folder / "train.h5").save(folder / "spectrum.nc")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Evaluation on the live modes only, with networks that are exact for the fields they get."""
+"""Evaluation on the active modes only, with networks that are exact for the fields they get."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,14 @@ from strategies import processes
 
 from skild_physics import kspace
 from skild_physics.diffusion.adaptive import (
+    active_intervals,
+    active_size,
     adaptive_denoiser,
-    arithmetic_saved,
-    live_intervals,
-    live_size,
 )
+from skild_physics.diffusion.integrators import ancestral, multistep, step_grid
 from skild_physics.diffusion.oracle import gaussian
 from skild_physics.diffusion.prediction import PREDICTIONS, convert, denoiser
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.sampler import ancestral, multistep, step_grid
 from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
 
 thresholds = st.floats(1e-3, 0.5)
@@ -47,13 +46,13 @@ def test_live_size_is_the_smallest_that_holds_all_live_modes(drawn, fraction, th
     process, multiple = drawn
     n = fraction * process.T
     wanted = size_by_looking_at_every_mode(process, n, threshold, multiple)
-    assert live_size(process, n, threshold, multiple) == wanted
+    assert active_size(process, n, threshold, multiple) == wanted
 
 
 @given(process_and_multiple(), thresholds)
 def test_live_intervals_are_where_live_size_says(drawn, threshold):
     process, multiple = drawn
-    ends = live_intervals(process, threshold, multiple)
+    ends = active_intervals(process, threshold, multiple)
     sizes, last = list(ends), list(ends.values())
     assert sizes == sorted(sizes, reverse=True)
     assert last == sorted(last)
@@ -62,10 +61,10 @@ def test_live_intervals_are_where_live_size_says(drawn, threshold):
         if np.abs(np.array(last) - n).min() < 1e-6 * process.T and n < process.T:
             continue
         wanted = next(M for M, end in ends.items() if n <= end)
-        assert live_size(process, n, threshold, multiple) == wanted
+        assert active_size(process, n, threshold, multiple) == wanted
     for M, end in list(ends.items())[:-1]:
-        assert live_size(process, end * (1 - 1e-6), threshold, multiple) == M
-        assert live_size(process, min(end * (1 + 1e-6), process.T), threshold, multiple) < M
+        assert active_size(process, end * (1 - 1e-6), threshold, multiple) == M
+        assert active_size(process, min(end * (1 + 1e-6), process.T), threshold, multiple) < M
 
 
 def exact_network(process, D, prediction, sides):
@@ -109,7 +108,7 @@ def test_adaptive_denoiser_is_the_full_one_on_live_modes(
     x_n = fields_at(process, D, n, seed)
     full = denoiser(network, process, prediction)(x_n, n)
     ours = adaptive_denoiser(network, process, prediction, threshold, multiple)(x_n, n)
-    M = live_size(process, n, threshold, multiple)
+    M = active_size(process, n, threshold, multiple)
     assert sides == [process.N, M]
     if process.N == M:
         assert torch.equal(ours, full)
@@ -183,50 +182,15 @@ def test_sampled_fields_change_by_about_the_threshold(sampler, threshold, basis)
     assert float(change.abs().max()) < 4 * threshold
 
 
-GENERATE = {
-    128: Process(torch.ones(128, 128), linear_to_resolution(128, 0.9, 9, 0.1), "periodic"),
-    32: Process(torch.ones(32, 32), LinearSchedule(137.7294, 1.57, 5), "cosine", k_c=3.0),
-}
-ENLARGE = Process(torch.ones(128, 128), linear_to_resolution(128, 32, 9, 0.1), "periodic")
-
-
-@pytest.mark.parametrize(
-    ("process", "spacing", "last_snr", "threshold", "low", "high"),
-    [
-        (ENLARGE, "time", 30.0, 0.01, 1.1, 1.3),
-        (ENLARGE, "time", 30.0, 0.1, 1.3, 1.8),
-        (GENERATE[128], "time", 30.0, 0.01, 1.6, 2.4),
-        (GENERATE[128], "time", 30.0, 0.1, 1.6, 2.4),
-        (GENERATE[32], "time", 30.0, 0.01, 1.5, 2.4),
-        (GENERATE[32], "time", 30.0, 0.1, 1.6, 2.4),
-        (GENERATE[128], "log-resolution", 30.0, 0.01, 1.9, 2.4),
-        (GENERATE[128], "log-resolution", 3.0, 0.01, 2.4, 3.0),
-        (GENERATE[128], "log-resolution", 3.0, 0.1, 2.7, 3.4),
-        (GENERATE[32], "log-resolution", 3.0, 0.1, 2.7, 3.4),
-    ],
-)
-def test_arithmetic_saved(process, spacing, last_snr, threshold, low, high):
-    steps = step_grid(process, process.T, 40, spacing, last_snr)
-    saved = arithmetic_saved(process, steps, threshold)
-    assert low < saved < high
-    sides = [live_size(process, n, threshold) for n in steps[:-1].tolist()]
-    assert saved == pytest.approx(process.N**2 / np.mean(np.square(sides)))
-
-
-def test_nothing_is_saved_while_every_mode_lives():
-    steps = step_grid(ENLARGE, 5.0, 4, "time")
-    assert arithmetic_saved(ENLARGE, steps) == 1
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: live_size(p, 10, 0), "threshold .* 0"),
-        (lambda p: live_size(p, 10, float("nan")), "threshold .* nan"),
-        (lambda p: live_size(p, 10, 0.1, 3), "multiple .* 8, got 3"),
-        (lambda p: live_size(p, 10, 0.1, 0), "multiple .* 0"),
-        (lambda p: live_size(p, 1001, 0.1), "n must .* 1001"),
-        (lambda p: live_intervals(p, -1), "threshold .* -1"),
+        (lambda p: active_size(p, 10, 0), "threshold .* 0"),
+        (lambda p: active_size(p, 10, float("nan")), "threshold .* nan"),
+        (lambda p: active_size(p, 10, 0.1, 3), "multiple .* 8, got 3"),
+        (lambda p: active_size(p, 10, 0.1, 0), "multiple .* 0"),
+        (lambda p: active_size(p, 1001, 0.1), "n must .* 1001"),
+        (lambda p: active_intervals(p, -1), "threshold .* -1"),
         (lambda p: adaptive_denoiser(lambda x, lam: x, p, "v", 0.1, 5), "multiple .* 5"),
         (lambda p: adaptive_denoiser(lambda x, lam: x, p, "u"), "prediction .* 'u'"),
     ],

@@ -14,15 +14,14 @@ import xarray as xr
 from rich.console import Console
 
 from skild_physics import progress
-from skild_physics.cli.generate_ising import summarize
 from skild_physics.cli.main import main
-from skild_physics.cli.stages import claim
-from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.fields.lattice import save_fields
-from skild_physics.fields.writing import write_fields
-from skild_physics.parts import make_parts, parts_folder
+from skild_physics.data_gen import IsingParameters, generate, generate_ising
+from skild_physics.fields.writing import save, write_fields
+from skild_physics.machine import World
+from skild_physics.observables.ensemble import summarize
+from skild_physics.pipeline.stages import claim
+from skild_physics.shards import make_shards, shards_folder
 from skild_physics.spectrum import Spectrum
-from skild_physics.training.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("answers")
     rng = np.random.default_rng(0)
     generate(folder / "critical.h5", IsingParameters.planned(8, seed=5), 200)
-    save_fields(folder / "noise.h5", rng.normal(size=(200, 8, 8)).astype(np.float32), {})
+    save(rng.normal(size=(200, 8, 8)).astype(np.float32), folder / "noise.h5")
     pictures = rng.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
     np.savez(folder / "held.npz", pictures)
     np.savez(folder / "dark.npz", pictures // 2)
@@ -122,23 +121,22 @@ def test_titles_of_progress_bars_are_no_markup(monkeypatch):
     assert "[/c]" in terminal.file.getvalue()
 
 
-@pytest.mark.parametrize("updates", [None, 1])
+@pytest.mark.parametrize("updates", ["auto", 1])
 @pytest.mark.parametrize("samples", [12, 60, 300])
-def test_few_fields_have_honest_errors(tmp_path, samples, updates):
+def test_few_fields_have_honest_errors(samples, updates):
     """Twelve ensembles against Kaufman: errors that neither scatter by much nor deceive.
 
     Of 16 chains deviations follow Student's t of 15 degrees of freedom, of 12 fields of 11, and a
     little more since energies are skewed: |t| > 5 in 1e-3 of all at most, and their root mean
     square within 0.5 .. 1.9 by about four sigma.
     """
-    found = []
-    for seed in range(12):
-        path = tmp_path / f"{seed}.h5"
-        generate(path, IsingParameters.planned(8, seed=seed, updates=updates), samples)
-        found.append(summarize(path))
-    sigmas = np.array([each["energy_sigma"] for each in found])
-    errors = np.array([each["energy_stderr"] for each in found])
-    assert min(each["n_blocks"] for each in found) >= 8
+    found = [
+        summarize(generate_ising(8, samples=samples, seed=seed, updates=updates))
+        for seed in range(12)
+    ]
+    sigmas = np.array([each.energy_sigma for each in found])
+    errors = np.array([each.energy_stderr for each in found])
+    assert min(each.n_blocks for each in found) >= 8
     assert errors.max() < 4 * errors.min()
     assert np.abs(sigmas).max() < 5
     assert 0.5 < np.sqrt(np.mean(sigmas**2)) < 1.9
@@ -218,21 +216,21 @@ def test_a_dry_run_as_json(run, monkeypatch):
 
 
 def test_files_are_json(tmp_path):
-    """Settings of reproduce and of parts, provenance of pictures: numbers it has not are null."""
+    """Settings of reproduce and of shards, provenance of pictures: numbers it has not are null."""
     odd = {"nan": math.nan, "list": [1.5, math.inf, {"minus": -math.inf}], "tuple": (np.nan, "nan")}
     known = {"nan": None, "list": [1.5, None, {"minus": None}], "tuple": [None, "nan"]}
     claim(tmp_path / "run", odd, (), False)
     assert strictly((tmp_path / "run" / "settings.json").read_text()) == known
-    pictures = np.zeros((1, 1, 4, 4), np.float32)
-    write_fields(tmp_path / "pictures", pictures, odd)
+    pictures = [{"field": np.zeros((1, 1, 4, 4), np.float32)}]
+    write_fields(tmp_path / "pictures", pictures, 1, odd)
     assert strictly((tmp_path / "pictures" / "provenance.json").read_text()) == known
-    write_fields(tmp_path / "pictures.npz", pictures, odd)
+    write_fields(tmp_path / "pictures.npz", pictures, 1, odd)
     with np.load(tmp_path / "pictures.npz") as archive:
         assert strictly(str(archive["provenance"])) == known
     alone = World(0, 1, torch.device("cpu"))
     made = tmp_path / "made.h5"
-    make_parts(made, odd, 2, 2, lambda first, last: {"x": np.zeros(2)}, alone, lambda done: None)
-    assert strictly((parts_folder(made) / "settings.json").read_text()) == known
+    make_shards(made, odd, 2, 2, lambda first, last: {"x": np.zeros(2)}, alone, lambda done: None)
+    assert strictly((shards_folder(made) / "settings.json").read_text()) == known
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

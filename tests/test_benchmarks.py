@@ -1,16 +1,25 @@
-"""Benchmarks and figures measure what they say, and change nothing in what they measure."""
+"""Benchmarks and figures measure what they say, as users of the library like any other."""
 
 import ast
 import math
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_runs
 import torch
+from torch import nn
 
-from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.training import hardware
+import skild_physics as sk
+from skild_physics import machine
+from skild_physics.config import load_config
+from skild_physics.diffusion.adaptive import active_size
+from skild_physics.diffusion.integrators import step_grid
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.scale_space import level_ends
+from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
+from skild_physics.networks import FlexiUNet
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(
@@ -18,6 +27,15 @@ SCRIPTS = sorted(
 )
 
 one_thread = pytest.fixture(scope="module", autouse=True)(small_runs.one_thread)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def beside_each_other():
+    """As Python finds the modules beside a script that it runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("benchmarks", "paper_figures"):
+            patch.syspath_prepend(ROOT / folder)
+        yield
 
 
 def loaded(path):
@@ -77,12 +95,96 @@ def test_scripts_change_nothing_that_they_import(path):
     assert not changed_imports(path.read_text())
 
 
+def imported(source):
+    """Full names of all that a program imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_scripts_find_all_that_they_import(path, monkeypatch):
+def test_scripts_use_the_library_not_the_command_line(path):
+    names = list(imported(path.read_text()))
+    assert names
+    assert not [name for name in names if f"{name}.".startswith("skild_physics.cli.")]
+    # nor what a module keeps to itself
+    assert not [name for name in names if name.startswith("skild_physics") and "._" in name]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_find_all_that_they_import(path):
     if path.stem == "wolff":
         pytest.importorskip("peapods")
-    monkeypatch.syspath_prepend(path.parent)
     loaded(path)
+
+
+@pytest.fixture(scope="module")
+def arithmetic():
+    return loaded(ROOT / "benchmarks" / "arithmetic.py")
+
+
+def test_flops_are_counted_as_by_hand(arithmetic):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 5, 3, padding=1)
+
+        def forward(self, x, lam):
+            return self.convolution(x)
+
+    assert arithmetic.flops_per_field(Network(), 3, 8) == 2 * 3 * 5 * 9 * 64
+
+
+def test_arithmetic_per_step_as_published(arithmetic):
+    """497 : 273 : 210 for one, four and six levels at 256 pixels; ours is within four percent."""
+    settings = load_config("celeba256-ssd6").network
+    shape = settings.channels, settings.blocks, settings.patch, settings.embedding
+    with torch.device("meta"):
+        network = FlexiUNet(256, *shape, field_channels=3, basis="cosine")
+        sides = [256 // 2**level for level in range(6)]
+        cost = np.array([arithmetic.flops_per_field(network, 3, side) for side in sides])
+    assert (np.diff(cost) < 0).all()
+    for levels, published in ((1, 497), (4, 273), (6, 210)):
+        share = np.diff((0, *level_ends(levels, 1000))) / 1000
+        ratio = float(share @ cost[:levels]) / cost[0]
+        assert ratio == pytest.approx(published / 497, rel=0.04)
+
+
+ENLARGE = Process(torch.ones(128, 128), linear_to_resolution(128, 32, 9, 0.1), "periodic")
+GENERATE = {
+    128: Process(torch.ones(128, 128), linear_to_resolution(128, 0.9, 9, 0.1), "periodic"),
+    32: Process(torch.ones(32, 32), LinearSchedule(137.7294, 1.57, 5), "cosine", k_c=3.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("process", "spacing", "last_snr", "threshold", "low", "high"),
+    [
+        (ENLARGE, "time", 30.0, 0.01, 1.1, 1.3),
+        (ENLARGE, "time", 30.0, 0.1, 1.3, 1.8),
+        (GENERATE[128], "time", 30.0, 0.01, 1.6, 2.4),
+        (GENERATE[128], "time", 30.0, 0.1, 1.6, 2.4),
+        (GENERATE[32], "time", 30.0, 0.01, 1.5, 2.4),
+        (GENERATE[32], "time", 30.0, 0.1, 1.6, 2.4),
+        (GENERATE[128], "log-resolution", 30.0, 0.01, 1.9, 2.4),
+        (GENERATE[128], "log-resolution", 3.0, 0.01, 2.4, 3.0),
+        (GENERATE[128], "log-resolution", 3.0, 0.1, 2.7, 3.4),
+        (GENERATE[32], "log-resolution", 3.0, 0.1, 2.7, 3.4),
+    ],
+)
+def test_arithmetic_saved(arithmetic, process, spacing, last_snr, threshold, low, high):
+    steps = step_grid(process, process.T, 40, spacing, last_snr)
+    saved = arithmetic.arithmetic_saved(process, steps, threshold)
+    assert low < saved < high
+    sides = [active_size(process, n, threshold) for n in steps[:-1].tolist()]
+    assert saved == pytest.approx(process.N**2 / np.mean(np.square(sides)))
+
+
+def test_nothing_is_saved_while_every_mode_is_active(arithmetic):
+    steps = step_grid(ENLARGE, 5.0, 4, "time")
+    assert arithmetic.arithmetic_saved(ENLARGE, steps) == 1
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +243,10 @@ def test_every_variant_differs_from_the_first_in_its_first_steps(network, critic
 def test_the_plain_step_is_plain(tmp_path, monkeypatch):
     """Default layout, single precision, and an allocator that nothing has changed."""
     training = loaded(ROOT / "benchmarks" / "training.py")
-    generate(tmp_path / "64.h5", IsingParameters.planned(64, seed=1), 40)
+    sk.generate_ising(64, samples=40, seed=1, out=tmp_path / "64.h5").close()
     kept, plain = [], []
     monkeypatch.setattr(training, "keep_freed_memory", lambda: kept.append(True))
-    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: kept.append(name))
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: kept.append(name))
     work = training.build("compact plain", tmp_path)
 
     def note(module, inputs, output):

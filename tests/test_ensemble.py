@@ -4,7 +4,7 @@ import pytest
 from filelock import FileLock
 
 from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.fields import open_ensemble
+from skild_physics.fields.lattice import open_dataset
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.observables.jackknife import jackknife
 
@@ -23,7 +23,7 @@ def test_energy_is_kaufmans(tmp_path, L, beta, samples):
     """Energy within 4 sigma of the exact torus; at L = 16 and 32 with sigma <= 5e-4."""
     path = tmp_path / "ising.h5"
     generate(path, IsingParameters.planned(L, beta, seed=11), samples, workers=2)
-    with open_ensemble(path) as data:
+    with open_dataset(path) as data:
         energy = data["energy"].values
         spins = data["spins"][:100].values
         shown = energy[:100]
@@ -45,7 +45,7 @@ def test_magnetisation_moments_match_enumeration(tmp_path):
     m = s.mean((1, 2))
     path = tmp_path / "ising.h5"
     generate(path, IsingParameters.planned(L, seed=5), 50_000, workers=2)
-    with open_ensemble(path) as data:
+    with open_dataset(path) as data:
         measured = data["magnetization"].values
     for power in (2, 4):
         exact = (weight * m**power).sum() / weight.sum()
@@ -99,7 +99,7 @@ def test_extension_continues_the_chains(tmp_path, parameters, reference):
     path = tmp_path / "grown.h5"
     for samples in (1, 700, SAMPLES):
         generate(path, parameters, samples)
-        with open_ensemble(path) as data:
+        with open_dataset(path) as data:
             assert data.sizes["sample"] == samples
     assert_identical(reference, path)
     assert generate(path, parameters, 10) == 0
@@ -126,7 +126,7 @@ def test_interrupted_run_goes_on(tmp_path, parameters, reference, small_shards):
     for stop_at in (200, 300, 600, 1000, 1200):
         with pytest.raises(KeyboardInterrupt):
             generate(path, parameters, SAMPLES, progress=interrupt_at(stop_at))
-        with open_ensemble(path) as data:
+        with open_dataset(path) as data:
             committed.append(data.sizes["sample"])
             assert data.attrs["n_samples_committed"] == committed[-1]
     # the file doubles; what it does not hold yet waits in shards
@@ -174,7 +174,7 @@ def test_metadata_says_how_independent_the_fields_are(tmp_path, parameters):
     generate(tmp_path / "wide.h5", parameters, 8000, workers=2)
     dense = IsingParameters.planned(16, seed=3, updates=1)
     generate(tmp_path / "dense.h5", dense, 8000, workers=2)
-    with open_ensemble(tmp_path / "wide.h5") as wide, open_ensemble(tmp_path / "dense.h5") as close:
+    with open_dataset(tmp_path / "wide.h5") as wide, open_dataset(tmp_path / "dense.h5") as close:
         assert wide.attrs["updates_between_samples"] == parameters.updates_between_samples
         assert 0.5 <= wide.attrs["tau_int_energy"] < 0.65
         assert 8000 * 0.75 < wide.attrs["n_effective"] <= 8000
@@ -187,7 +187,7 @@ def test_metadata_says_how_independent_the_fields_are(tmp_path, parameters):
 
 
 def test_fields_of_a_chain_are_a_fixed_number_of_updates_apart(reference, parameters):
-    with open_ensemble(reference) as data:
+    with open_dataset(reference) as data:
         for chain in range(parameters.n_chains):
             updates = data["update"].values[data["chain"].values == chain]
             assert set(np.diff(updates)) == {parameters.updates_between_samples}
@@ -211,7 +211,7 @@ def test_other_parameters_are_refused_and_harm_nothing(reference, parameters):
         generate(reference, IsingParameters.planned(16, seed=4), 10)
     assert reference.read_bytes() == before
     generate(reference, IsingParameters.planned(16, seed=4), 10, overwrite=True)
-    with open_ensemble(reference) as data:
+    with open_dataset(reference) as data:
         assert data.attrs["seed"] == 4
 
 
@@ -234,14 +234,14 @@ def test_foreign_and_truncated_files_are_refused(tmp_path, reference, parameters
     for path in (foreign, text, truncated):
         before = path.read_bytes()
         with pytest.raises(ValueError, match=path.name):
-            open_ensemble(path)
+            open_dataset(path)
         with pytest.raises(ValueError, match=path.name):
             generate(path, parameters, 10)
         assert path.read_bytes() == before
     with h5py.File(reference, "r+") as file:
         file.attrs["schema_version"] = 99
     with pytest.raises(ValueError, match="newer"):
-        open_ensemble(reference)
+        open_dataset(reference)
 
 
 @pytest.mark.parametrize(

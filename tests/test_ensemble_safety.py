@@ -14,7 +14,7 @@ from test_ensemble import assert_identical
 from torch.utils.data import DataLoader, Dataset
 
 from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.fields import open_ensemble
+from skild_physics.fields.lattice import open_dataset
 
 SKILD = str(Path(sys.executable).with_name("skild-physics"))
 
@@ -36,7 +36,7 @@ def test_killed_thirty_times(tmp_path):
         process.wait()
         killed += 1
         if path.exists():
-            with open_ensemble(path) as data:
+            with open_dataset(path) as data:
                 n = data.sizes["sample"]
                 assert data.attrs["n_samples_committed"] == n
                 assert abs(data["spins"][n - 1].values).min() == 1
@@ -72,13 +72,13 @@ def test_full_disk_keeps_what_was_committed(small_disk):
     assert last.startswith("Error: ")
     assert "No space left" in last or "disk" in last
     assert (small_disk / "ising.h5").read_bytes() == before
-    with open_ensemble(small_disk / "ising.h5") as data:
+    with open_dataset(small_disk / "ising.h5") as data:
         assert np.abs(data["spins"].values).min() == 1
 
 
 class Fields(Dataset):
     def __init__(self, path):
-        self.spins = open_ensemble(path)["spins"]
+        self.spins = open_dataset(path)["spins"]
 
     def __len__(self):
         return len(self.spins)
@@ -92,7 +92,7 @@ def test_several_dataloader_workers_read_at_once(tmp_path):
     generate(path, IsingParameters.planned(16, seed=3), 600)
     loader = DataLoader(Fields(path), batch_size=32, num_workers=2, shuffle=False)
     loaded = np.concatenate([batch.numpy() for batch in loader])
-    with open_ensemble(path) as data:
+    with open_dataset(path) as data:
         np.testing.assert_array_equal(loaded, data["spins"].values)
 
 

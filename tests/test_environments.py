@@ -12,7 +12,7 @@ import xarray as xr
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from skild_physics.fields import load_fields
+from skild_physics.fields import open_fields
 
 ROOT = Path(__file__).parents[1]
 SKILD = str(Path(sys.executable).with_name("skild-physics"))
@@ -42,7 +42,7 @@ def run(command, folder, code=0, **variables):
 
 
 def fields(path):
-    with load_fields(path) as data:
+    with open_fields(path) as data:
         return data.values
 
 

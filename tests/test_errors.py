@@ -14,7 +14,7 @@ import torch
 
 from skild_physics.cli import interpolate
 from skild_physics.cli.main import main
-from skild_physics.fields import open_source
+from skild_physics.fields import open_fields
 from skild_physics.files import InputError, check_folder, check_output
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def interpolating(run, monkeypatch):
     """The same of a command in which something happens."""
 
     def interpolating(event, before=""):
-        monkeypatch.setattr(interpolate, "read_fields", lambda *_: event())
+        monkeypatch.setattr(interpolate, "interpolate", lambda *_, **__: event())
         return run(f"{before} interpolate x.h5 --factor 2 --out y.h5")
 
     return interpolating
@@ -141,7 +141,7 @@ def test_options_are_named_as_they_are_spelled(run, tmp_path, arguments, message
 def test_from_python_parameters_are_named(tmp_path):
     np.save(tmp_path / "stack.npy", np.zeros((9, 8, 8)))
     with pytest.raises(InputError, match=r"^`size` is for folders"):
-        open_source(tmp_path / "stack.npy", size=5)
+        open_fields(tmp_path / "stack.npy", size=5)
     (tmp_path / "x.nc").touch()
     with pytest.raises(InputError, match="pass `overwrite=True` to replace it"):
         check_output(tmp_path / "x.nc", overwrite=False)
@@ -175,7 +175,7 @@ def test_debug_shows_the_traceback(interpolating):
         found, _, said = interpolating(raising(error), "--debug")
         assert found == code
         assert said[0] == "Traceback (most recent call last):"
-        assert any("read_fields" in line for line in said)
+        assert any("made = interpolate(" in line for line in said)
         assert said[-1].startswith("Error: ")
 
 

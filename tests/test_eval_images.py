@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from field_files import everything
 from PIL import Image
 from rich.console import Console
 from skimage import data
 
+import skild_physics as sk
 from skild_physics.cli.main import main
-from skild_physics.fields import open_pictures
+from skild_physics.fields import open_fields
+from skild_physics.files import InputError
 from skild_physics.quality.evaluate import evaluate
 from skild_physics.quality.extras import import_extra
+from skild_physics.tables import with_error
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET = "alexnet-owt-7be5be79.pth"
@@ -97,7 +101,7 @@ def run(monkeypatch, folder, arguments, capsys):
     """Exit code and what was printed."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["skild-physics", "eval-images", *arguments.split()])
-    monkeypatch.setattr("skild_physics.cli.eval_images.answers", Console(width=120))
+    monkeypatch.setattr("skild_physics.cli.console.answers", Console(width=120))
     try:
         main()
         code = 0
@@ -106,8 +110,8 @@ def run(monkeypatch, folder, arguments, capsys):
     return code, *capsys.readouterr()
 
 
-def streams(root, **sources):
-    return {label: open_pictures(root / source) for label, source in sources.items()}
+def opened(root, **sources):
+    return {label: open_fields(root / source) for label, source in sources.items()}
 
 
 def test_table_files_and_json(pictures, tmp_path, monkeypatch, capsys):
@@ -149,7 +153,7 @@ def test_values_are_of_8_bit_pixels(pictures, tmp_path):
     x = np.where(x == 1, 1.5, np.where(x == -1, -1.5, x + 0.003)).astype(np.float32)
     np.save(tmp_path / "fields.npy", x)
     found = [
-        evaluate({**streams(pictures, truth="held"), "y": open_pictures(path)}, ["psnr", "ssim"])
+        evaluate({**opened(pictures, truth="held"), "y": open_fields(path)}, ["psnr", "ssim"])
         for path in (pictures / "coarse.npz", tmp_path / "fields.npy")
     ]
     xr.testing.assert_equal(*found)
@@ -158,11 +162,11 @@ def test_values_are_of_8_bit_pixels(pictures, tmp_path):
 def test_results_do_not_depend_on_batches(pictures):
     sources = {"truth": "held", "noisy": "noisy", "coarse": "coarse.npz"}
     whole, parts = (
-        evaluate(streams(pictures, **sources), ["psnr", "ms-ssim"], batch_size=size)
+        evaluate(opened(pictures, **sources), ["psnr", "ms-ssim"], batch_size=size)
         for size in (24, 7)
     )
     xr.testing.assert_allclose(whole, parts, rtol=1e-12)
-    few = evaluate(streams(pictures, **sources), ["psnr", "ms-ssim"], samples=9)
+    few = evaluate(opened(pictures, **sources), ["psnr", "ms-ssim"], samples=9)
     xr.testing.assert_allclose(
         few.drop_vars("n_samples"), parts.drop_vars("n_samples")[{"image": slice(9)}]
     )
@@ -216,17 +220,17 @@ def test_ensembles_agree_with_torch_fidelity_itself(
     assert results["fid"].attrs["published_weights"] == 0
 
 
-def test_ensembles_need_no_pairs(pictures, weights):
-    sources = streams(pictures, truth="held", few="few", small="small.npz")
-    lines = []
-    results = evaluate(sources, ["fid"], weights=weights, log=lines.append)
+def test_ensembles_need_no_pairs(pictures, weights, caplog):
+    sources = opened(pictures, truth="held", few="few", small="small.npz")
+    caplog.set_level("INFO", "skild_physics")
+    results = evaluate(sources, ["fid"], weights=weights)
     assert results["n_samples"].values.tolist() == [24, 20, 24]
     assert results["fid"][1:].notnull().all()
-    assert any("20 pictures of few" in line for line in lines)
+    assert "20 pictures of few" in caplog.text
 
 
 def test_lpips_is_its_formula(pictures, weights):
-    sources = streams(pictures, truth="held", noisy="noisy")
+    sources = opened(pictures, truth="held", noisy="noisy")
     found = evaluate(sources, ["lpips"], weights=weights)["lpips"].sel(source="noisy")
     from torchvision.models import alexnet
 
@@ -238,8 +242,7 @@ def test_lpips_is_its_formula(pictures, weights):
     scale = torch.tensor([0.458, 0.448, 0.450])[:, None, None]
 
     def activations(name):
-        stream = open_pictures(pictures / name)
-        x = torch.from_numpy(np.concatenate(list(stream.read(0, 24))))
+        x = torch.from_numpy(everything(open_fields(pictures / name)))
         x = (x - shift) / scale
         for number, layer in enumerate(network.features[:12]):
             x = layer(x)
@@ -265,7 +268,7 @@ def test_grey_pictures(pictures, weights, tmp_path):
     )
     one, three = (
         evaluate(
-            {"truth": open_pictures(truth), "coarse": open_pictures(tmp_path / coarse)},
+            {"truth": open_fields(truth), "coarse": open_fields(tmp_path / coarse)},
             ["psnr", "ssim", "ms-ssim", "lpips"],
             weights=weights,
         )
@@ -282,8 +285,7 @@ def test_options_of_folders_beside_other_sources(pictures, tmp_path, monkeypatch
     arguments = f"truth=held coarse={tmp_path}/middle.npz --size 32 --out {tmp_path}/q.nc --json"
     code, out, err = run(monkeypatch, pictures, arguments, capsys)
     assert code == 0, err
-    held = open_pictures(pictures / "held", 32)
-    x = np.concatenate(list(held.read(0, 24)))
+    x = everything(open_fields(pictures / "held", size=32))
     y = np.moveaxis(np.load(tmp_path / "middle.npz")["arr_0"], -1, 1) / 127.5 - 1
     error = (127.5**2 * (x - y) ** 2).mean(axis=(1, 2, 3))
     assert json.loads(out)[0]["value"] == pytest.approx((10 * np.log10(255**2 / error)).mean())
@@ -329,7 +331,7 @@ def test_bad_input_is_one_line(pictures, monkeypatch, capsys, arguments, message
 def test_weights_of_another_network(pictures, tmp_path, metric, file):
     torch.save({"features.0.weight": torch.ones(3)}, tmp_path / file)
     with pytest.raises(ValueError, match=f"{file}: weights of another network"):
-        evaluate(streams(pictures, a="held", b="noisy"), [metric], weights=tmp_path)
+        evaluate(opened(pictures, a="held", b="noisy"), [metric], weights=tmp_path)
 
 
 def test_damaged_pictures_are_named_where_no_pairs_are(
@@ -338,7 +340,8 @@ def test_damaged_pictures_are_named_where_no_pairs_are(
     arguments = f"a=damaged --metrics is --weights {weights} --out {tmp_path}/q.nc"
     code, _, err = run(monkeypatch, pictures, arguments, capsys)
     assert code == 0, err
-    assert "a: 1 skipped: 07.png" in err
+    assert "skipped 07.png: not a picture" in err
+    assert "1 of 24 files skipped" in err
     assert "23 of a" in err
 
 
@@ -348,15 +351,14 @@ def test_fields_that_are_not_finite(tmp_path):
     x[1, 0, 2, 3] = np.nan
     np.save(tmp_path / "broken.npy", x)
     with pytest.raises(ValueError, match="b: fields with nan or infinity"):
-        evaluate(streams(tmp_path, a="whole.npy", b="broken.npy"), ["psnr"])
+        evaluate(opened(tmp_path, a="whole.npy", b="broken.npy"), ["psnr"])
 
 
 def test_photographs_give_many_fields(tmp_path):
-    stream = open_pictures("photographs-test", 128)
-    fields = np.concatenate(list(stream.read(0, stream.count)))
-    np.save(tmp_path / "fields.npy", fields)
-    results = evaluate({"truth": stream, "same": open_pictures(tmp_path / "fields.npy")}, ["psnr"])
-    assert results["n_samples"].values.tolist() == [len(fields)] * 2
+    truth = open_fields("photographs-test", size=128)
+    np.save(tmp_path / "fields.npy", everything(truth))
+    results = evaluate({"truth": truth, "same": open_fields(tmp_path / "fields.npy")}, ["psnr"])
+    assert results["n_samples"].values.tolist() == [len(truth)] * 2
     assert (results["psnr"].sel(source="same") == np.inf).all()
 
 
@@ -370,7 +372,7 @@ def test_networks_of_pyiqa(pictures, tmp_path):
     )
     state = {name: each.half() for name, each in clip.state_dict().items()}
     torch.save(state, tmp_path / "RN50.pt")
-    sources = streams(pictures, truth="held", noisy="noisy")
+    sources = opened(pictures, truth="held", noisy="noisy")
     results = evaluate(sources, ["musiq", "clipiqa"], samples=4, weights=tmp_path)
     assert results["musiq"].notnull().all()
     assert results["musiq"].std() > 0
@@ -389,3 +391,60 @@ def test_pyiqa_that_is_missing(pictures, monkeypatch, capsys, metric):
         f"Error: {metric} needs the package pyiqa: pip install 'skild_physics[iqa]' "
         "(its licence forbids commercial use)\n"
     )
+
+
+def test_the_call_is_the_command(pictures, weights, tmp_path, monkeypatch, capsys):
+    """Also of fields in memory, but for the names of their sources."""
+    metrics = ["psnr", "ssim", "lpips", "fid"]
+    options = {"samples": 20, "size": 32, "bootstrap": 200, "weights": weights}
+    words = [f"--metrics {','.join(metrics)}", *(f"--{k} {v}" for k, v in options.items())]
+    files = f"--out {tmp_path}/theirs.nc --csv {tmp_path}/theirs.csv"
+    sources = {"truth": "held", "noisy": "noisy", "small": "small.npz"}
+    labels = " ".join(f"{label}={source}" for label, source in sources.items())
+    code, _, err = run(monkeypatch, pictures, f"{labels} {' '.join(words)} {files}", capsys)
+    assert code == 0, err
+    outs = {"out": tmp_path / "ours.nc", "csv": tmp_path / "ours.csv"}
+    found = sk.eval_images(sources, metrics=metrics, **options, **outs)
+    theirs, ours = (
+        xr.load_dataset(tmp_path / f"{name}.nc", engine="h5netcdf") for name in ("theirs", "ours")
+    )
+    xr.testing.assert_identical(ours, theirs)
+    xr.testing.assert_equal(found.dataset, theirs)
+    assert (tmp_path / "ours.csv").read_text() == (tmp_path / "theirs.csv").read_text()
+    with pytest.raises(InputError, match="`overwrite=True`"):
+        sk.eval_images(sources, metrics=metrics, **options, **outs)
+    del options["size"]
+    held, noisy = (sk.open(pictures / name, size=32) for name in ("held", "noisy"))
+    small = np.load(pictures / "small.npz")["arr_0"]
+    again = sk.eval_images(truth=held, noisy=noisy.load(), small=small, metrics=metrics, **options)
+    xr.testing.assert_equal(again.dataset, found.dataset)
+    assert again.dataset.attrs["sources"] == ["truth=array", "noisy=array", "small=array"]
+
+
+def test_results_show_themselves(pictures):
+    sources = {label: pictures / label for label in ("held", "noisy")}
+    found = sk.eval_images(sources, metrics=["psnr"], bootstrap=200)
+    shown = repr(found)
+    row = found.rows[0]
+    assert with_error(row.value, row.stderr) in shown
+    assert "PSNR / dB" in shown
+    assert "(pictures: 24 of held, 24 of noisy; means over pictures" in shown
+    assert "<pre" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "nothing to evaluate"),
+        ({"a": "x", "metrics": ["mse"]}, "`metrics`: 'mse' is none of psnr"),
+        ({"a": np.zeros((9, 16, 16)), "size": 8}, "`size` is for folders of pictures"),
+        ({"a": np.zeros((9, 16, 16)), "data_dir": "."}, "`data_dir` is for cifar10"),
+        (
+            {"a": np.zeros((9, 2, 16, 16)), "b": np.zeros((9, 2, 16, 16)), "metrics": ["psnr"]},
+            "a: 2 channels; pictures have one or three",
+        ),
+    ],
+)
+def test_bad_values_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        sk.eval_images(**options)

@@ -12,12 +12,14 @@ import small_runs
 import torch
 from filelock import FileLock, Timeout
 
+from skild_physics.config import parse_config
+from skild_physics.config.training import TrainingConfig
+from skild_physics.machine import World
+from skild_physics.models.checkpoint import load
 from skild_physics.training import execution, trainer
-from skild_physics.training.checkpoint import load_model, load_state
-from skild_physics.training.config import TrainingConfig, parse_config
-from skild_physics.training.distributed import World
 from skild_physics.training.execution import Execution, choose, compiling, recorded
-from skild_physics.training.run import train
+from skild_physics.training.run import run
+from skild_physics.training.state import load_state
 from skild_physics.training.trainer import Trainer
 
 one_thread = pytest.fixture(scope="module", autouse=True)(small_runs.one_thread)
@@ -162,7 +164,7 @@ def test_a_trainer_times_what_it_will_do(values, monkeypatch, levels):
 @pytest.mark.parametrize("kind", ["one lattice", "active modes", "levels"])
 def test_examples_are_all_that_is_drawn(values, kind):
     if kind == "active modes":
-        values["training"] |= {"live_threshold": 0.5, "live_multiple": 2}
+        values["training"] |= {"snr_threshold": 0.5, "active_multiple": 2}
     if kind == "levels":
         values |= SCALE_SPACE
     objective = Trainer(parse_config(values), ALONE, print).objective
@@ -209,29 +211,29 @@ def test_a_resumed_run_computes_as_before(values, monkeypatch, tmp_path):
                 raise StopError
 
         with pytest.raises(StopError):
-            train(config, stop)
-    train(config)
+            run(config, progress=stop)
+    run(config)
     note = json.loads((tmp_path / "run" / "run.json").read_text())
     assert note["execution"] == way.to_json()
     values["training"] |= {"precision": "bfloat16", "threads": 1, "compile": False}
     whole = parse_config({**values, "out": str(tmp_path / "whole")})
-    train(whole)
+    run(whole)
     states = [load_state(tmp_path / name / "state.pt") for name in ("run", "whole")]
     for name, w in states[0]["network"].items():
         assert torch.equal(states[1]["network"][name], w)
     # the format is what a run is, the compiler and the threads are not
     values["training"] |= {"threads": 2}
     log = []
-    train(parse_config({**values, "out": str(tmp_path / "whole")}), log=log.append)
+    run(parse_config({**values, "out": str(tmp_path / "whole")}), log=log.append)
     assert "trained already" in log[0]
-    train(config, overwrite=True)
+    run(config, overwrite=True)
     note = json.loads((tmp_path / "run" / "run.json").read_text())
     assert note["execution"]["precision"] == "float32"
 
 
 def test_training_leaves_the_number_of_threads(values):
     values["training"]["threads"] = 3
-    train(parse_config(values))
+    run(parse_config(values))
     assert torch.get_num_threads() == 1
 
 
@@ -264,7 +266,7 @@ def test_a_failed_compilation_is_one_line_and_changes_nothing(
         values["training"]["compile"] = compile_
         values["out"] = str(tmp_path / str(compile_))
         log = []
-        weights.append(load_model(train(parse_config(values), log=log.append)).network.state_dict())
+        weights.append(load(run(parse_config(values), log=log.append)).network.state_dict())
         lines.append(log)
     said = [line for line in lines[0] if "torch.compile" in line]
     assert said == ["training without torch.compile, which failed: main.so: file too short"]
@@ -336,7 +338,7 @@ def test_all_that_a_run_compiles_is_compiled_at_its_start(values, monkeypatch, c
 
     monkeypatch.setattr(torch, "compile", lambda network, **options: Compiled(network))
     values |= SCALE_SPACE
-    values["training"] |= {"compile": True, "raising": 0.5}
+    values["training"] |= {"compile": True, "level_changes": 0.5}
     made = Trainer(parse_config(values), ALONE, print)
     assert len(seen) == 3
     for step in range(20):

@@ -1,6 +1,5 @@
 """Flexi-UNet: the compact U-Net at full size, the levels that a field needs at smaller ones."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,10 +7,7 @@ from hypothesis import strategies as st
 from small_runs import one_thread
 from torch import nn
 
-from skild_physics.diffusion.scalespace import level_ends
 from skild_physics.networks import CompactUNet, FlexiUNet
-from skild_physics.networks.arithmetic import flops_per_field
-from skild_physics.training.config import load_config
 
 threads = pytest.fixture(autouse=True, scope="module")(one_thread)
 
@@ -107,39 +103,3 @@ def test_what_it_cannot_take():
         network(fields(16)[0], lam, 24)
     with pytest.raises(ValueError, match="cannot take 16 x 16 fields to 8 x 8"):
         network(fields(16)[0], lam, 8)
-
-
-def test_flops_are_counted_as_by_hand():
-    convolution = nn.Conv2d(3, 5, 3, padding=1)
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.convolution = convolution
-
-        def forward(self, x, lam):
-            return self.convolution(x)
-
-    assert flops_per_field(Network(), 3, 8) == 2 * 3 * 5 * 9 * 64
-
-
-def test_arithmetic_per_step_as_published():
-    """497 : 273 : 210 for one, four and six levels at 256 pixels; ours is within four percent."""
-    settings = load_config("celeba256-ssd6").network
-    with torch.device("meta"):
-        network = FlexiUNet(
-            256,
-            settings.channels,
-            settings.blocks,
-            settings.patch,
-            settings.embedding,
-            field_channels=3,
-            basis="cosine",
-        )
-        sides = [256 // 2**level for level in range(6)]
-        cost = np.array([flops_per_field(network, 3, side) for side in sides])
-    assert (np.diff(cost) < 0).all()
-    for levels, published in ((1, 497), (4, 273), (6, 210)):
-        share = np.diff((0, *level_ends(levels, 1000))) / 1000
-        ratio = float(share @ cost[:levels]) / cost[0]
-        assert ratio == pytest.approx(published / 497, rel=0.04)

@@ -9,30 +9,21 @@ import torch
 
 import skild_physics
 from skild_physics import kspace
-from skild_physics.baselines.sr3 import super_resolve_conditional
+from skild_physics.config import parse_config
 from skild_physics.diffusion.adaptive import adaptive_denoiser
+from skild_physics.diffusion.integrators import ancestral, multistep, step_grid
+from skild_physics.diffusion.noise import SampleNoise
+from skild_physics.diffusion.observation import Observation, observed
 from skild_physics.diffusion.prediction import denoiser
-from skild_physics.diffusion.process import Process, white_process
-from skild_physics.diffusion.renormalization import enlarge
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.renormalization import rescaled
 from skild_physics.diffusion.resize import Resize, resize
-from skild_physics.diffusion.sampler import SampleNoise, ancestral, multistep, step_grid
-from skild_physics.diffusion.scalespace import LevelPosterior, ScaleSpace
-from skild_physics.diffusion.scalespace_sampling import (
-    estimator,
-    generate_scale_space,
-    legs,
-    reverse,
-    super_resolve_scale_space,
-)
+from skild_physics.diffusion.reverse import diffused, nothing, prior, sample
+from skild_physics.diffusion.sampler import SAMPLERS, Multistep, sampler_of
+from skild_physics.diffusion.scale_space import LevelPosterior, ScaleSpace
+from skild_physics.diffusion.scale_space_reverse import estimator, level_start
 from skild_physics.diffusion.schedule import LinearBetaSchedule, linear_to_resolution
-from skild_physics.diffusion.superresolution import (
-    SAMPLERS,
-    Observation,
-    Sampling,
-    generate,
-    super_resolve_observed,
-    super_resolve_paired,
-)
+from skild_physics.models.checkpoint import build_model
 from skild_physics.networks import CompactUNet, WhitenedInput
 
 COSINE = "cosine"
@@ -65,61 +56,68 @@ class Learning(torch.nn.Module):
         )
 
 
-def told(network, process):
-    return lambda fields: denoiser(
-        lambda x, lam: network(torch.cat([x, fields], dim=1), lam), process, "v"
+def conditional(network):
+    config = parse_config(
+        {
+            "out": ".",
+            "data": {"source": "none"},
+            "process": {
+                "white": {"size": 8, "basis": COSINE},
+                "schedule": {"kind": "linear-beta"},
+            },
+            "condition": {"factor": 2},
+        }
     )
+    return build_model(config, ("field",), *config.process.modes(), network)
 
 
-PROCESS, WHITE, SPACE = (
-    process_of(),
-    white_process(8, LinearBetaSchedule(0.1, 20.0), COSINE),
-    space_of(),
-)
+def level(network, n, given_level):
+    return level_start(SPACE, estimator(network, SPACE, "v"), float(n), 1, given_level)
+
+
+PROCESS, SPACE = process_of(), space_of()
 FIELDS = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 COARSE = FIELDS[..., :4, :4]
+NOTHING = nothing(3)
 WAYS = {
-    "generate": lambda f, s: generate(PROCESS, denoiser(f, PROCESS, "v"), 3, s),
-    "live modes": lambda f, s: generate(PROCESS, adaptive_denoiser(f, PROCESS, "v"), 3, s),
-    "paired": lambda f, s: super_resolve_paired(
-        PROCESS, denoiser(f, PROCESS, "v"), FIELDS, 2, 0.1, s
+    "prior": (lambda f: prior(PROCESS, denoiser(f, PROCESS, "v")), NOTHING),
+    "active modes": (lambda f: prior(PROCESS, adaptive_denoiser(f, PROCESS, "v")), NOTHING),
+    "diffused": (lambda f: diffused(PROCESS, denoiser(f, PROCESS, "v"), 2, 0.1), FIELDS),
+    "observed": (lambda f: observed(PROCESS, denoiser(f, PROCESS, "v"), 4, "box", 0.1), COARSE),
+    "rescaled": (
+        lambda f: rescaled(PROCESS, denoiser(f, PROCESS, "v"), process_of(4), 3, 0.1),
+        COARSE,
     ),
-    "observed": lambda f, s: super_resolve_observed(
-        PROCESS, denoiser(f, PROCESS, "v"), COARSE, "box", 0.1, s
-    ),
-    "rescaled": lambda f, s: enlarge(
-        PROCESS, denoiser(f, PROCESS, "v"), COARSE, process_of(4), 3, 0.1, s
-    ),
-    "told": lambda f, s: super_resolve_conditional(WHITE, told(f, WHITE), COARSE, s),
-    "scale space": lambda f, s: generate_scale_space(SPACE, estimator(f, SPACE, "v"), 3, s),
-    "scale space, coarse": lambda f, s: super_resolve_scale_space(
-        SPACE, estimator(f, SPACE, "v"), COARSE, s
-    ),
+    "conditional": (lambda f: conditional(f).observed(4, 2, None), COARSE),
+    "scale space": (lambda f: level(f, SPACE.T, None), NOTHING),
+    "scale space, coarse": (lambda f: level(f, SPACE.ends[0], 1), COARSE),
 }
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("way", WAYS)
 def test_sampling_keeps_no_graph(way, sampler):
-    network = Learning()
-    made = WAYS[way](network, Sampling(6, sampler, batch_size=2))
+    network, how = Learning(), sampler_of(sampler, n_evals=6)
+    start, given = WAYS[way]
+    made = sample(start(network), given, how, batch_size=2)
     assert made.result.numpy().shape == made.start.numpy().shape == (3, 1, 8, 8)
     assert network.kept
     assert not any(network.kept)
     assert torch.is_grad_enabled()
     with torch.inference_mode():
-        same = WAYS[way](Learning(), Sampling(6, sampler, batch_size=2))
+        same = sample(start(Learning()), given, how, batch_size=2)
     assert torch.equal(made.result, same.result)
 
 
 def test_every_loop_keeps_no_graph_when_called_by_itself():
     network, noise = Learning(), SampleNoise(0, range(3))
     steps, estimate = step_grid(PROCESS, PROCESS.T, 4), denoiser(network, PROCESS, "v")
-    way = legs(SPACE, SPACE.T, 1, Sampling(6))
     for made in (
         ancestral(PROCESS, estimate, FIELDS, steps, noise),
         multistep(PROCESS, estimate, FIELDS, steps),
-        reverse(SPACE, estimator(network, SPACE, "v"), COARSE, way, Sampling(6), noise),
+        level(network, SPACE.T, None).reverse(
+            COARSE, estimator(network, SPACE, "v"), Multistep(6), noise
+        ),
     ):
         assert not made.requires_grad
     assert not any(network.kept)
@@ -136,10 +134,11 @@ def test_a_denoiser_may_follow_gradients_of_its_own():
             (slope,) = torch.autograd.grad(x_0.square().sum(), x)
         return x_0 - 0.01 * slope
 
-    sampling = Sampling(5)
-    made = generate(PROCESS, guided, 2, sampling)
-    assert not made.result.requires_grad
-    assert not torch.equal(made.result, generate(PROCESS, plain, 2, sampling).result)
+    made, without = (
+        sample(prior(PROCESS, each), nothing(2), Multistep(5)).result for each in (guided, plain)
+    )
+    assert not made.requires_grad
+    assert not torch.equal(made, without)
     assert network.kept[:5] == [True] * 5
 
 
@@ -166,7 +165,7 @@ def tensors(value):
 def classes_with_caches():
     """Every class of the package that has cached properties, with their names."""
     for found in pkgutil.walk_packages(skild_physics.__path__, "skild_physics."):
-        if found.name.split(".")[1] in ("baselines", "diffusion", "networks", "training"):
+        if found.name.split(".")[1] in ("diffusion", "models", "networks", "training"):
             module = importlib.import_module(found.name)
             for each in vars(module).values():
                 if isinstance(each, type) and each.__module__ == module.__name__:
@@ -196,7 +195,7 @@ def test_no_cached_property_keeps_tensors_that_refuse_gradients():
 
 
 def test_a_mode_that_is_kept_does_not_keep_gradients_from_flowing():
-    """The estimate on live modes keeps frozen modes by a mask, which is cached."""
+    """The estimate on active modes keeps frozen modes by a mask, which is cached."""
     process = process_of(k_c=0.0)
     denoise = adaptive_denoiser(Learning(), process, "v", 0.01, 2)
     n = float(process.T)

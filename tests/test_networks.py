@@ -12,13 +12,13 @@ from scipy.fft import dctn, idctn
 from torch import nn
 
 from skild_physics import kspace
+from skild_physics.config import parse_config
 from skild_physics.diffusion.prediction import denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.schedule import LinearSchedule, LogLinearSchedule, linear_to_resolution
 from skild_physics.kspace import wavenumbers
 from skild_physics.networks import CompactUNet, NCSNpp, StepNetwork, WhitenedInput
 from skild_physics.spectrum import PowerLaw
-from skild_physics.training.config import parse_config
 
 one_thread = pytest.fixture(scope="module", autouse=True)(small_runs.one_thread)
 
@@ -282,7 +282,7 @@ def test_a_network_sees_its_field_with_modes_of_equal_variance(N):
 
 
 @pytest.mark.parametrize(
-    "other", [{"training": {"live_threshold": 0.1}}, {"condition": {"factor": 2}}]
+    "other", [{"training": {"snr_threshold": 0.1}}, {"condition": {"factor": 2}}]
 )
 def test_whitened_fields_go_with_full_lattices_only(other):
     values = {

@@ -9,11 +9,12 @@ from scipy import stats
 
 from skild_physics import kspace
 from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.fields import load_fields
+from skild_physics.fields import open_fields
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.compare import compare_with_exact
-from skild_physics.observables.evaluate import evaluate, torus_decay
+from skild_physics.observables.evaluate import eval_correlators
 from skild_physics.observables.exact import BETA_CRITICAL, enumerated_torus, torus_energy
+from skild_physics.observables.formulas import torus_decay
 from skild_physics.observables.jackknife import chi_square, jackknife
 from skild_physics.observables.measure import Plan, default_sides, joined, measure, measure_on
 
@@ -55,8 +56,8 @@ def test_four_by_four_against_enumeration(tmp_path):
     L = 4
     path = tmp_path / "ising.h5"
     generate(path, IsingParameters.planned(L, seed=8), 40_000, workers=2)
-    with load_fields(path) as fields:
-        (results,) = evaluate({"wolff": fields})
+    with open_fields(path) as fields:
+        results = eval_correlators({"wolff": fields}).dataset
     found = {c.observable: c for c in compare_with_exact(results, "wolff")}
     finite = [c for c in found.values() if not c.of_infinite_lattice]
     assert {c.observable for c in finite} == {
@@ -85,8 +86,8 @@ def test_four_by_four_against_enumeration(tmp_path):
 
 
 def test_exact_values_of_a_larger_torus(ensemble):
-    with load_fields(ensemble) as fields:
-        (results,) = evaluate({"wolff": fields})
+    with open_fields(ensemble) as fields:
+        results = eval_correlators({"wolff": fields}).dataset
     found = {c.observable: c for c in compare_with_exact(results, "wolff")}
     for name in ("energy per spin", "nearest neighbours", "specific heat", "eta"):
         assert abs(found[name].z) < 4, name
@@ -118,7 +119,7 @@ def test_gaussian_fields_have_no_connected_four_point_correlator():
     modes = sigma * np.random.default_rng(5).normal(size=(n, N, N))
     fields = kspace.inverse(modes, "periodic")
     fields = xr.DataArray((fields / fields.std()).astype(np.float32), dims=("sample", "y", "x"))
-    (results,) = evaluate({"gaussian": fields}, binarize="none")
+    results = eval_correlators({"gaussian": fields}, binarize="none").dataset
     for name in ("kappa4", "kappa4_cumulant"):
         pull = results[name][0] / results[f"{name}_stderr"][0]
         assert float(np.abs(pull).max()) < 4
@@ -140,7 +141,9 @@ def test_jackknife_of_a_mean_is_its_standard_error(n, blocks, seed):
 
 @pytest.mark.parametrize("n", [7, 8])
 def test_fewer_than_eight_fields_have_no_error_bars(n):
-    (results,) = evaluate({"few": spins(n), "as many": spins(n, seed=1), "more": spins(20)})
+    results = eval_correlators(
+        {"few": spins(n), "as many": spins(n, seed=1), "more": spins(20)}, beta=1.0
+    ).dataset
     for label, known in (("few", n > 7), ("as many", n > 7), ("more", True)):
         for name in ("kappa4", "energy", "two_point"):
             assert np.isfinite(results[name].sel(source=label)).all()
@@ -176,7 +179,7 @@ def covered(rho, n, replicas, seed):
         fields = xr.DataArray(
             np.broadcast_to(amplitude, (n, 4, 4)).astype(np.float32), dims=("sample", "y", "x")
         )
-        (results,) = evaluate({"x": fields}, Plan(sides=(1,)), binarize="none")
+        results = eval_correlators({"x": fields}, sides=(1,), binarize="none").dataset
         for i, (name, exact) in enumerate((("m2", 1.0), ("binder", 0.0))):
             error = float(results[f"{name}_stderr"][0])
             inside[i] += abs(float(results[name][0]) - exact) < error
@@ -216,8 +219,8 @@ def test_paired_residuals_cancel_what_both_share():
     truth = spins(256)
     model = truth.copy()
     model[:, 0, 0] *= -1
-    (paired,) = evaluate({"truth": truth, "model": model})
-    (unpaired,) = evaluate({"truth": truth, "model": model[:-1]})
+    paired = eval_correlators({"truth": truth, "model": model}).dataset
+    unpaired = eval_correlators({"truth": truth, "model": model[:-1]}).dataset
     shift = paired["kappa4"].diff("source")[0]
     np.testing.assert_allclose(paired["kappa4_residual"][1], shift, atol=1e-12)
     ratio = paired["kappa4_residual_stderr"][1] / unpaired["kappa4_residual_stderr"][1]
@@ -229,12 +232,12 @@ def test_paired_residuals_cancel_what_both_share():
 
 
 def test_a_wrong_model_is_seen_by_the_curve_as_a_whole(ensemble):
-    with load_fields(ensemble) as fields:
+    with open_fields(ensemble) as fields:
         truth = fields[:3000].load()
     # a twentieth of the spins at random
     flips = np.random.default_rng(1).random(truth.shape) < 0.05
     model = truth * np.where(flips, -1, 1).astype(np.int8)
-    (results,) = evaluate({"truth": truth, "model": model, "same law": truth[::-1]})
+    results = eval_correlators({"truth": truth, "model": model, "same law": truth[::-1]}).dataset
     p = dict(zip(results["source"].values, results["kappa4_residual_p_value"].values, strict=True))
     assert p["model"] < 1e-12
     assert p["same law"] > 1e-4
@@ -244,25 +247,25 @@ def test_continuous_fields_by_sign_and_as_they_are():
     truth = spins()
     rng = np.random.default_rng(1)
     model = truth * rng.uniform(0.05, 2, truth.shape).astype(np.float32)
-    (results,) = evaluate({"truth": truth, "model": model})
+    results = eval_correlators({"truth": truth, "model": model}).dataset
     assert results["source"].values.tolist() == ["truth", "model", "model (raw)"]
     assert float(np.abs(results["kappa4_residual"][1]).max()) == 0
     assert float(np.abs(results["kappa4_residual"][2]).min()) > 0
     near = np.mean(np.abs(model.values) < 0.1)
     np.testing.assert_allclose(results["near_zero"].values, [np.nan, near, near])
     for how in ("sign", "none"):
-        (one,) = evaluate({"truth": truth, "model": model}, binarize=how)
+        one = eval_correlators({"truth": truth, "model": model}, binarize=how).dataset
         assert one["source"].values.tolist() == ["truth", "model"]
 
 
 def test_rounds_of_block_spins_are_evaluations_of_block_spins(ensemble):
-    with load_fields(ensemble) as fields:
+    with open_fields(ensemble) as fields:
         plain = fields[:500].load()
-    rounds = evaluate({"x": plain}, Plan(rounds=2, clusters=True))
+    rounds = eval_correlators({"x": plain}, block_spins=2, clusters=True).datasets
     coarse = plain
     for k, found in enumerate(rounds):
         assert found.attrs["L"] == 16 >> k
-        (alone,) = evaluate({"x": coarse}, Plan(clusters=True))
+        alone = eval_correlators({"x": coarse}, clusters=True).dataset
         for name in ("kappa4", "binder", "two_point", "cluster_sizes", "energy_stderr"):
             np.testing.assert_array_equal(found[name], alone[name])
         values = block_spins(coarse.values)
@@ -273,8 +276,8 @@ def test_open_patches_are_averages_over_what_fits_in():
     """Patches of i.i.d. spins: kappa4 vanishes, and nothing wraps around."""
     fields = spins(2000, 6, seed=4)
     fields[:, :, 0] = fields[:, :, 5]
-    (torn,) = evaluate({"x": fields}, Plan(boundary="open", clusters=True))
-    (torus,) = evaluate({"x": fields}, Plan(clusters=True))
+    torn = eval_correlators({"x": fields}, boundary="open", clusters=True).dataset
+    torus = eval_correlators({"x": fields}, clusters=True).dataset
     assert torn["side"].values.tolist() == [1, 2]
     G, dG = torn["two_point"][0, :, 0], torn["two_point_stderr"][0, :, 0]
     assert abs(float(G[1])) < 4 * float(dG[1])
@@ -284,8 +287,8 @@ def test_open_patches_are_averages_over_what_fits_in():
 
 
 def test_shards_anywhere_add_up_to_the_ensemble(ensemble):
-    plan = Plan(rounds=1, clusters=True)
-    with load_fields(ensemble) as fields:
+    plan = Plan(block_spins=1, clusters=True)
+    with open_fields(ensemble) as fields:
         whole = measure(fields, plan, 40)
         parts = [measure(fields, plan, 40, blocks) for blocks in (range(13), range(13, 40))]
         with (
@@ -293,8 +296,11 @@ def test_shards_anywhere_add_up_to_the_ensemble(ensemble):
             Client(cluster) as client,
         ):
             far = measure_on(client, fields, plan, 40)
-    for other in (joined(parts), far):
-        for a, b in zip(whole, other, strict=True):
+            # what was taken of a file, not all that is in it
+            taken = fields[::7][100:]
+            few, far_few = measure(taken, plan, 40), measure_on(client, taken, plan, 40)
+    for one, other in ((whole, joined(parts)), (whole, far), (few, far_few)):
+        for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a.counts, b.counts)
             np.testing.assert_array_equal(a.energy, b.energy)
             for name, sums in a.sums.items():
@@ -302,22 +308,22 @@ def test_shards_anywhere_add_up_to_the_ensemble(ensemble):
 
 
 @pytest.mark.parametrize(
-    ("sources", "plan", "message"),
+    ("sources", "options", "message"),
     [
-        ({}, Plan(), "nothing"),
-        ({"a": spins(), "b": spins(L=6)}, Plan(), "b has 6 x 6"),
-        ({"a": spins()[:, :4]}, Plan(), "only square"),
-        ({"a": spins(n=1)}, Plan(), "single field"),
-        ({"a": spins()}, Plan(sides=(5,)), r"1 \.\. 4"),
-        ({"a": spins()}, Plan(sides=(0,)), r"1 \.\. 4"),
-        ({"a": spins()}, Plan(sides=(8,), boundary="open"), r"1 \.\. 7"),
-        ({"a": spins()}, Plan(rounds=3), "halved 3 times"),
-        ({"a": spins().astype(np.float32) * np.nan}, Plan(), "nan"),
+        ({}, {}, "nothing"),
+        ({"a": spins(), "b": spins(L=6)}, {}, "b has 6 x 6"),
+        ({"a": spins()[:, :4]}, {}, "only square"),
+        ({"a": spins(n=1)}, {}, "single field"),
+        ({"a": spins()}, {"sides": (5,)}, r"1 \.\. 4"),
+        ({"a": spins()}, {"sides": (0,)}, r"1 \.\. 4"),
+        ({"a": spins()}, {"sides": (8,), "boundary": "open"}, r"1 \.\. 7"),
+        ({"a": spins()}, {"block_spins": 3}, "halved 3 times"),
+        ({"a": spins().astype(np.float32) * np.nan}, {}, "nan"),
     ],
 )
-def test_bad_input_is_named(sources, plan, message):
+def test_bad_input_is_named(sources, options, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(sources, plan)
+        eval_correlators(sources, **options)
 
 
 def test_default_sides():

@@ -3,9 +3,9 @@ import torch
 from small_runs import needs_muon
 from torch import nn
 
+from skild_physics.config.training import TrainingConfig
 from skild_physics.files import InputError
 from skild_physics.networks import CompactUNet
-from skild_physics.training.config import TrainingConfig
 from skild_physics.training.optimizer import HIDDEN, MuonAndAdamW, build_optimizer
 
 RATE, BETAS = 0.01, (0.9, 0.99)

@@ -10,19 +10,13 @@ from PIL import Image
 from small_runs import make_inputs, one_thread, to_toml
 
 from skild_physics.cli.main import main
-from skild_physics.diffusion.superresolution import Sampling
-from skild_physics.fields import open_source, save_fields
+from skild_physics.config import load_config, parse_config
+from skild_physics.diffusion.sampler import Multistep, sampler_of
+from skild_physics.fields import open_fields
+from skild_physics.fields.writing import save
 from skild_physics.files import InputError, check_none_given
-from skild_physics.observables.evaluate import evaluate
-from skild_physics.observables.measure import Plan
-from skild_physics.training.build import (
-    build_network,
-    build_process,
-    build_scale_space,
-    spectrum_of,
-)
-from skild_physics.training.checkpoint import Model, load_model, save_model
-from skild_physics.training.config import load_config, parse_config
+from skild_physics.models.checkpoint import build_model, load, save_model
+from skild_physics.observables.evaluate import eval_correlators
 
 threads = pytest.fixture(autouse=True, scope="module")(one_thread)
 
@@ -33,10 +27,10 @@ COMPACT = {"channels": [8], "blocks": [1], "patch": 1}
 FLEXI = {"kind": "flexi", "channels": [8, 8], "blocks": [1, 1], "patch": 1}
 MODELS = {
     "skild": {"process": SKILD, "network": COMPACT},
-    "live": {
+    "active": {
         "process": SKILD,
         "network": COMPACT,
-        "training": {"live_threshold": 0.1, "live_multiple": 4},
+        "training": {"snr_threshold": 0.1, "active_multiple": 4},
     },
     "sr3": {"process": WHITE, "network": COMPACT, "condition": {"factor": 2}},
     "levels": {"process": LEVELS, "network": FLEXI},
@@ -52,12 +46,8 @@ def folder(tmp_path_factory):
         values = {"out": "run", "data": {"source": "train.h5", "heldout": 8}, **values}
         (folder / f"{name}.toml").write_text(to_toml(values))
         config = load_config(folder / f"{name}.toml")
-        process = build_process(config, *spectrum_of(config))
-        network = build_network(config, process, 1)
-        space = build_scale_space(config)
-        save_model(
-            folder / f"{name}.safetensors", Model(network, process, config, ("spin",), 0, space)
-        )
+        model = build_model(config, ("spin",), *config.process.modes())
+        save_model(folder / f"{name}.safetensors", model)
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
     for i in range(3):
@@ -66,7 +56,7 @@ def folder(tmp_path_factory):
     np.save(folder / "map.npy", np.ones((8, 8)))
     fields = rng.normal(size=(9, 8, 8)).astype(np.float32)
     np.save(folder / "stack.npy", fields)
-    save_fields(folder / "field.h5", fields, {})
+    save(fields, folder / "field.h5")
     return folder
 
 
@@ -107,11 +97,11 @@ REFUSED = [
         "skild",
         "--last-snr goes with several --steps, and not with",
     ),
-    (f"{GENERATE} --live-threshold 0.1", "levels", "--live-threshold is for live modes"),
-    (f"{GENERATE} --live-threshold 0", "ddpm", "--live-threshold is for live modes"),
-    (f"{SUPER} --live-threshold 0.1", "sr3", "--live-threshold is for live modes"),
-    (f"{SUPER} --live-threshold 0", "sr3", "--live-threshold is for live modes"),
-    (f"{SUPER} --live-threshold 0.1", "levels", "--live-threshold is for live modes"),
+    (f"{GENERATE} --live-threshold 0.1", "levels", "--live-threshold is for active modes"),
+    (f"{GENERATE} --live-threshold 0", "ddpm", "--live-threshold is for active modes"),
+    (f"{SUPER} --live-threshold 0.1", "sr3", "--live-threshold is for active modes"),
+    (f"{SUPER} --live-threshold 0", "sr3", "--live-threshold is for active modes"),
+    (f"{SUPER} --live-threshold 0.1", "levels", "--live-threshold is for active modes"),
     *((f"{SUPER} --keep 0.5", kind, "--keep goes with the protocol rescaled") for kind in MODELS),
     (f"{SUPER} --protocol observed --keep 0.5", "skild", "--keep goes with the protocol rescaled"),
     *(
@@ -139,14 +129,14 @@ REFUSED = [
     ("eval-correlators a={} --binarize none --block-spins 1", "field.h5", "--block-spins is of"),
     ("train {}.toml --dry-run --overwrite", "skild", "--overwrite does not go with --dry-run"),
     ("train {}.toml --json", "skild", "--json goes with --dry-run"),
-    ("train {}.toml --set training.raising=0.1", "skild", "training.raising goes with"),
-    ("train {}.toml --set training.raising=0.1", "ddpm", "training.raising goes with"),
-    ("train {}.toml --set training.live_multiple=4", "skild", "live_multiple goes with"),
+    ("train {}.toml --set training.level_changes=0.1", "skild", "training.level_changes goes with"),
+    ("train {}.toml --set training.level_changes=0.1", "ddpm", "training.level_changes goes with"),
+    ("train {}.toml --set training.active_multiple=4", "skild", "active_multiple goes with"),
     ("train {}.toml --set process.k_c=3.0", "sr3", "process.k_c goes with"),
     ("train {}.toml --set process.spectrum_kind=fit", "sr3", "process.spectrum_kind goes with"),
     ("train {}.toml --set process.degradation=box", "ddpm", "process.degradation goes with"),
     ("train {}.toml --set process.levels.gamma=0.5", "ddpm", "process.levels goes with"),
-    ("train {}.toml --set condition.factor=2", "live", "live_threshold: goes without condition"),
+    ("train {}.toml --set condition.factor=2", "active", "snr_threshold: goes without condition"),
     ("reproduce --samples 40000", "", "--samples goes with --retrain"),
     ("reproduce --set training.steps=3", "", "--set goes with --retrain"),
     ("reproduce photographs --samples 40000 --retrain", "", "--samples goes with the case ising"),
@@ -165,29 +155,29 @@ def test_an_option_that_does_not_apply_is_refused(run, folder, arguments, what, 
 
 
 def test_a_side_of_zero_is_not_the_default(run, tmp_path):
-    assert "L must lie in" in run(f"reproduce --L 0 --out {tmp_path}", 2)
+    assert "--L must be at least 3" in run(f"reproduce --L 0 --out {tmp_path}", 2)
 
 
-COMMON = {"steps", "sampler", "spacing", "seed", "process", "basis", "factor", "starting_step"}
-OPTIONAL = {"order", "last_snr", "live_threshold", "tau", "keep", "downsampling_of_input"}
+COMMON = {"n_evals", "sampler", "spacing", "seed", "process", "basis", "factor", "starting_step"}
+OPTIONAL = {"order", "last_snr", "snr_threshold", "snr", "keep", "downsampling_of_input"}
 WRITTEN = [
-    ("skild", "", {"order": 2, "last_snr": 1.0, "live_threshold": 0.0, "tau": 0.1}),
-    ("live", "", {"order": 2, "last_snr": 1.0, "live_threshold": 0.1, "tau": 0.1}),
+    ("skild", "", {"order": 2, "last_snr": 1.0, "snr_threshold": 0.0, "snr": 0.1}),
+    ("active", "", {"order": 2, "last_snr": 1.0, "snr_threshold": 0.1, "snr": 0.1}),
     (
-        "live",
+        "active",
         "--order 3 --last-snr 2 --live-threshold 0",
-        {"order": 3, "last_snr": 2.0, "live_threshold": 0.0, "tau": 0.1},
+        {"order": 3, "last_snr": 2.0, "snr_threshold": 0.0, "snr": 0.1},
     ),
     (
-        "live",
+        "active",
         "--protocol observed --downsampling box --sampler ancestral --spacing time",
-        {"live_threshold": 0.1, "tau": 0.1, "downsampling_of_input": "box"},
+        {"snr_threshold": 0.1, "snr": 0.1, "downsampling_of_input": "box"},
     ),
-    ("skild", "--steps 1", {"order": 2, "live_threshold": 0.0, "tau": 0.1}),
+    ("skild", "--steps 1", {"order": 2, "snr_threshold": 0.0, "snr": 0.1}),
     ("sr3", "", {"order": 2, "last_snr": 1.0}),
     ("sr3", "--sampler ancestral --spacing time", {}),
     ("levels", "", {"order": 2, "last_snr": 1.0}),
-    ("levels", "--sampler ancestral", {"last_snr": 1.0}),
+    ("levels", "--sampler ancestral --spacing log-resolution", {"last_snr": 1.0}),
 ]
 
 
@@ -216,7 +206,7 @@ def test_what_does_not_apply_is_not_written_by_generate(run, folder, kind):
     out = "made.h5 --overwrite --sampler ancestral --spacing time"
     run(GENERATE.format(kind).replace("x.h5", out))
     found = attributes(folder / "made.h5")
-    assert OPTIONAL & found.keys() == ({"live_threshold"} if kind == "skild" else set())
+    assert OPTIONAL & found.keys() == ({"snr_threshold"} if kind == "skild" else set())
 
 
 # in Python
@@ -232,10 +222,10 @@ def test_only_what_was_given_is_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sampling(sampler="ancestral", order=1), "`order`"),
-        (lambda: Sampling(spacing="time", last_snr=1.0), "`last_snr`"),
-        (lambda: Sampling(calls=1, last_snr=1.0), "`last_snr`"),
-        (lambda: open_source("photographs", resize=True), "`resize`"),
+        (lambda: sampler_of("ancestral", order=1), "`order`"),
+        (lambda: Multistep(spacing="time", last_snr=1.0), "`last_snr`"),
+        (lambda: Multistep(n_evals=1, last_snr=1.0), "`last_snr`"),
+        (lambda: open_fields("photographs", resize=True), "`resize`"),
     ],
 )
 def test_parameters_that_do_not_apply_are_refused(make, message):
@@ -243,15 +233,14 @@ def test_parameters_that_do_not_apply_are_refused(make, message):
         make()
 
 
-def test_live_thresholds_of_models(folder):
-    assert load_model(folder / "skild.safetensors").live_threshold() == 0.0
-    live = load_model(folder / "live.safetensors")
-    assert [live.live_threshold(wanted) for wanted in (None, 0.0, 0.3)] == [0.1, 0.0, 0.3]
+def test_thresholds_of_active_modes(folder):
+    assert load(folder / "skild.safetensors").threshold == 0.0
+    found = [load(folder / "active.safetensors", snr_threshold=t) for t in (None, 0.0, 0.3)]
+    assert [model.threshold for model in found] == [0.1, 0.0, 0.3]
     for kind in ("sr3", "levels", "ddpm"):
-        model = load_model(folder / f"{kind}.safetensors")
-        assert model.live_threshold() is None
-        with pytest.raises(InputError, match="`live_threshold`"):
-            model.live_threshold(0.0)
+        for threshold in (0.0, 0.1):
+            with pytest.raises(InputError, match="`snr_threshold` is for active modes"):
+                load(folder / f"{kind}.safetensors", snr_threshold=threshold)
 
 
 def test_clusters_are_of_spins():
@@ -259,15 +248,15 @@ def test_clusters_are_of_spins():
     rng = np.random.default_rng(0)
     fields = xr.DataArray(rng.normal(size=(20, 8, 8)), dims=("sample", "y", "x"))
     spins = np.sign(fields).astype(np.int8)
-    plan = Plan(rounds=1, clusters=True)
-    with pytest.raises(InputError, match="`rounds` is of spins"):
-        evaluate({"a": fields}, plan, "none")
+    options = {"block_spins": 1, "clusters": True}
+    with pytest.raises(InputError, match="`block_spins` is of spins"):
+        eval_correlators(a=fields, binarize="none", **options)
     for sources, binarize in (
         ({"a": fields}, "sign"),
         ({"a": spins}, "none"),
         ({"a": spins, "b": fields}, "none"),
     ):
-        first, second = evaluate(sources, plan, binarize)
+        first, second = eval_correlators(sources, binarize=binarize, **options).datasets
         assert "clusters" in first
         assert second.attrs["block_spin_rounds"] == 1
 

@@ -6,14 +6,14 @@ from scipy.stats import chi2
 
 from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance
-from skild_physics.fields import open_ensemble
+from skild_physics.fields.lattice import open_dataset
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy, torus_specific_heat
 from skild_physics.observables.jackknife import jackknife
 
 
 def energies_and_magnetizations(path, parameters, samples):
     generate(path, parameters, samples, workers=2)
-    with open_ensemble(path) as data:
+    with open_dataset(path) as data:
         return data["energy"].values, data["magnetization"].values
 
 

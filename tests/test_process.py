@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from strategies import process_and_steps, processes
 
 from skild_physics import kspace
+from skild_physics.diffusion.integrators import ancestral, step_grid
+from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.sampler import SampleNoise, ancestral, step_grid
 from skild_physics.diffusion.schedule import (
     LinearSchedule,
     LogLinearSchedule,
@@ -302,3 +303,40 @@ def test_bad_input_is_named(make, message):
     process = Process(torch.ones(4, 4), LinearSchedule(10, 1, 1), "cosine")
     with pytest.raises(ValueError, match=message):
         make(process)
+
+
+def steep(N):
+    return torch.tensor((kspace.wavenumbers(N, "periodic") ** 2 + 2) ** -0.875) * N**2
+
+
+@pytest.mark.parametrize("N", [16, 48])
+def test_resized_process_keeps_the_lattice_spacing(N):
+    """Equal momenta per site are attenuated equally and have equal variance; the law continues."""
+    process = Process(steep(24), linear_to_resolution(24, 6, 9, 0.1), "periodic", k_c=5.0)
+    other = process.resized(N)
+    for n in (10.0, 500.0, 1000.0):
+        assert float(other.lam(n)) * N**2 == pytest.approx(float(process.lam(n)) * 24**2)
+        assert float(other.resolution(n, 0.1)) / N == pytest.approx(
+            float(process.resolution(n, 0.1)) / 24
+        )
+    q, q_other = (kspace.wavenumbers(size, "periodic") / size for size in (24, N))
+    for u in range(3, 12, 2):
+        same = np.isclose(q_other, q[u, u])
+        if same.any():
+            np.testing.assert_allclose(other.S0.numpy()[same], float(process.S0[u, u]), rtol=1e-6)
+    # against the exact continuation (k^2 + 2)^-0.875 of this spectrum in k = q * 24
+    inner = q_other > 0.5
+    expected = (q_other[inner] * 24) ** -1.75 * 24**2
+    np.testing.assert_allclose(other.S0.numpy()[inner], expected, rtol=0.03)
+    assert other.k_c == pytest.approx(5.0 * N / 24)
+    log = Process(steep(8), LogLinearSchedule(-3, -1), "periodic").resized(16)
+    assert float(log.lam(1000)) == pytest.approx(0.1 / 4)
+    assert process.resized(24) is process
+
+
+def test_sides_that_a_process_cannot_have():
+    process = Process(steep(8), linear_to_resolution(8, 2, 9, 0.1), "periodic")
+    with pytest.raises(ValueError, match="N must be at least 4, got 2"):
+        process.resized(2)
+    with pytest.raises(ValueError, match=r"M must lie in 1\.\.8, got 9"):
+        process.cropped(9)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from skild_physics.training.published import fit_weights, read_published
+from skild_physics.models.published import fit_weights, read_published
 
 SOURCE = Path(__file__).parents[1] / "benchmarks" / "plain_ncsnpp.py"
 

@@ -1,3 +1,5 @@
+"""Inverse renormalisation: the spectra of larger critical lattices, and fields on them."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -8,23 +10,24 @@ from small_runs import make_inputs, one_thread, run_values
 
 from skild_physics import kspace
 from skild_physics.cli.main import cli
+from skild_physics.config import parse_config
 from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.diffusion.adaptive import live_intervals
+from skild_physics.diffusion.adaptive import active_intervals
 from skild_physics.diffusion.oracle import gaussian
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.renormalization import critical_denoiser, critical_process, enlarge
+from skild_physics.diffusion.renormalization import critical_denoiser, critical_process, rescaled
+from skild_physics.diffusion.reverse import diffused, sample
+from skild_physics.diffusion.sampler import Multistep
 from skild_physics.diffusion.schedule import (
     LinearBetaSchedule,
     LogLinearSchedule,
     linear_to_resolution,
 )
-from skild_physics.diffusion.superresolution import Sampling, super_resolve_paired
-from skild_physics.fields import load_fields, open_source
+from skild_physics.fields import open_fields
+from skild_physics.models.checkpoint import load
 from skild_physics.spectrum import measure_blocks, spectrum_from_blocks
 from skild_physics.spectrum.radial import radial_mean
-from skild_physics.training.checkpoint import load_model
-from skild_physics.training.config import parse_config
-from skild_physics.training.run import train
+from skild_physics.training.run import run
 
 quick = pytest.fixture(autouse=True, scope="module")(one_thread)
 TAU = 0.1
@@ -44,11 +47,10 @@ def test_enlarged_gaussian_fields_have_the_spectrum_of_the_larger_lattice(basis)
     noise = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     X = own.S0.sqrt().float() * noise
     fields = kspace.inverse(X, basis)
-    sampling = Sampling(calls=60, last_snr=100.0, batch_size=2000)
-    denoise = gaussian(process.S0).denoiser(process)
-    made = enlarge(process, denoise, fields, own, 4.0, TAU, sampling)
+    start = rescaled(process, gaussian(process.S0).denoiser(process), own, 4.0, TAU)
+    made = sample(start, fields, Multistep(60, last_snr=100.0), batch_size=2000)
     modes = kspace.forward(made.result, basis)[:, 0].double()
-    # 4.5 sigma of a variance of 6000 values, and what the last call's mean lacks
+    # 4.5 sigma of a variance of 6000 values, and what the last mean lacks
     variance = modes.square().mean(0) / process.S0
     np.testing.assert_allclose(variance, 1, atol=4.5 * (2 / count) ** 0.5 + 0.012)
     # large scales are those of the input, in the units of the larger lattice
@@ -68,8 +70,7 @@ def test_the_spectrum_of_a_larger_critical_lattice_is_foretold(tmp_path):
     for L, count in ((32, 20_000), (64, 6000)):
         path = tmp_path / f"{L}.h5"
         generate(path, IsingParameters.planned(L, seed=1), count, workers=2)
-        with open_source(path) as stream:
-            blocks = measure_blocks(stream)
+        blocks = measure_blocks(open_fields(path))
         spectra[L] = spectrum_from_blocks(blocks, "periodic")
     process = Process(
         torch.as_tensor(spectra[32].per_mode()),
@@ -156,8 +157,8 @@ def test_a_schedule_that_ends_nowhere_in_particular():
 
 
 def test_the_network_sees_lattices_of_the_spacings_it_was_trained_on():
-    """Live modes of larger critical lattices: the trained sizes, or larger boxes of the same."""
-    model = load_model("bundled")
+    """Active modes of larger critical lattices: the trained sizes, or larger boxes of the same."""
+    model = load("bundled")
     seen = []
 
     def network(x, lam):
@@ -166,7 +167,7 @@ def test_the_network_sees_lattices_of_the_spacings_it_was_trained_on():
 
     network.multiple = 4
     model = replace(model, network=network)
-    trained = live_intervals(model.process, 0.01, 16)
+    trained = active_intervals(model.process, 0.01, 16)
     assert set(trained) == {16, 32, 48, 64}
     longest = {}
     start = 0.0
@@ -180,7 +181,7 @@ def test_the_network_sees_lattices_of_the_spacings_it_was_trained_on():
         denoise(torch.zeros(1, 1, 256, 256), n)
     assert {M for M, _ in seen} <= {16, 32, 48, 64, 96, 128, 192, 256}
     for M, lam in seen:
-        # told as in training, at some share of live modes
+        # told as in training, at some share of active modes
         assert any(
             0.99 * min(values) <= lam <= 1.01 * max(values) for values in longest.values()
         ), (M, lam)
@@ -189,9 +190,9 @@ def test_the_network_sees_lattices_of_the_spacings_it_was_trained_on():
 def test_on_the_same_lattice_it_is_the_paired_start():
     process = critical(8)
     fields = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    denoise, sampling = gaussian(process.S0).denoiser(process), Sampling(calls=4)
-    ours = enlarge(process, denoise, fields, process, 4.0, TAU, sampling)
-    paired = super_resolve_paired(process, denoise, fields, 2.0, TAU, sampling)
+    denoise = gaussian(process.S0).denoiser(process)
+    ours = sample(rescaled(process, denoise, process, 4.0, TAU), fields, Multistep(4))
+    paired = sample(diffused(process, denoise, 2.0, TAU), fields, Multistep(4))
     torch.testing.assert_close(ours.start, paired.start)
     torch.testing.assert_close(ours.result, paired.result)
 
@@ -208,7 +209,7 @@ def test_what_cannot_be_enlarged(fields, resolution, message):
     process = critical(16)
     denoise = gaussian(process.S0).denoiser(process)
     with pytest.raises(ValueError, match=message):
-        enlarge(process, denoise, fields, critical(8), resolution, TAU, Sampling())
+        sample(rescaled(process, denoise, critical(8), resolution, TAU), fields, Multistep())
 
 
 def test_again_and_again_from_the_command_line(tmp_path):
@@ -216,7 +217,7 @@ def test_again_and_again_from_the_command_line(tmp_path):
     values = run_values(folder, folder / "run", steps=2)
     values["process"]["schedule"]["resolution"] = 0.5
     values["process"]["k_c"] = 3.0
-    train(parse_config(values))
+    run(parse_config(values))
     source = folder / "train.h5"
     for L in (64, 128):
         out = tmp_path / f"{L}.h5"
@@ -224,7 +225,7 @@ def test_again_and_again_from_the_command_line(tmp_path):
         command += ["--steps", 3, "--samples", 4, "--out", out]
         done = CliRunner().invoke(cli, [str(c) for c in command], catch_exceptions=False)
         assert done.exit_code == 0
-        with load_fields(out) as fields:
-            assert fields.shape == (4, L, L)
-            assert fields.attrs["effective_resolution"] == pytest.approx(L / 4)
+        fields = open_fields(out)
+        assert fields.shape == (4, L, L)
+        assert fields.attrs["effective_resolution"] == pytest.approx(L / 4)
         source = out

@@ -10,9 +10,10 @@ from scipy.stats import chi2, gamma, kstest
 
 from skild_physics import kspace
 from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.fields import FieldStream, open_source
+from skild_physics.fields import open_fields
 from skild_physics.kspace import BASES, MOMENTA
 from skild_physics.spectrum import (
+    How,
     ModeMoments,
     PowerLaw,
     Spectrum,
@@ -86,24 +87,6 @@ def test_lattice_momentum_is_the_root_of_the_laplacians_eigenvalue():
         )
 
 
-def stream(fields, basis="cosine"):
-    """Fields (sample, N, N) or (sample, channel, N, N) as a stream."""
-    fields = fields if fields.ndim == 4 else fields[:, None]
-
-    def read(start, stop):
-        for first in range(start, stop, 50):
-            yield fields[first : min(first + 50, stop)]
-
-    return FieldStream(
-        name="test",
-        size=fields.shape[-1],
-        channels=tuple("abc"[: fields.shape[1]]),
-        count=len(fields),
-        basis=basis,
-        read=read,
-    )
-
-
 def gaussian_fields(N, basis, law, n, seed):
     """Fields whose modes are independent with the variance of the law (paper's normalisation)."""
     sigma = np.sqrt(law(kspace.wavenumbers(N, basis))) / kspace.normalization_factor(N, basis)
@@ -120,7 +103,7 @@ def gaussian_fields(N, basis, law, n, seed):
 )
 def test_known_spectrum_is_measured_and_fitted(basis, N, law, seed):
     spectrum = spectrum_from_blocks(
-        measure_blocks(stream(gaussian_fields(N, basis, law, 1500, seed)), basis), basis
+        measure_blocks(open_fields(gaussian_fields(N, basis, law, 1500, seed)), basis), basis
     )
     k, modes, _ = shells(N, basis)
     expected = law(k) * np.sqrt(2 / (modes * 1499))
@@ -220,7 +203,7 @@ def test_goodness_of_fit_allows_for_fields_that_are_not_gaussian():
     for seed in range(60):
         fields = gaussian_fields(N, "cosine", law, n, seed)
         contrast = np.random.default_rng([1, seed]).lognormal(0, 0.5, size=(n, 1, 1))
-        spectrum = spectrum_from_blocks(measure_blocks(stream(fields * contrast)), "cosine")
+        spectrum = spectrum_from_blocks(measure_blocks(open_fields(fields * contrast)), "cosine")
         plain.append(spectrum.fit.deviance / spectrum.fit.degrees_of_freedom)
         p_values.append(spectrum.goodness.p_value)
     assert np.mean(plain) > 1.5
@@ -233,7 +216,7 @@ def test_goodness_of_fit_rejects_a_wrong_law():
     fields = gaussian_fields(16, "cosine", law, 2000, 0)
     bumped = kspace.inverse(kspace.forward(fields, "cosine") * np.sqrt(bump), "cosine")
     good, bad = (
-        spectrum_from_blocks(measure_blocks(stream(f)), "cosine") for f in (fields, bumped)
+        spectrum_from_blocks(measure_blocks(open_fields(f)), "cosine") for f in (fields, bumped)
     )
     assert good.goodness.p_value > 1e-3
     assert bad.goodness.p_value < 1e-6
@@ -251,7 +234,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(contrast):
             rng = np.random.default_rng([8, seed])
             factor = rng.lognormal(0, contrast, size=(n, 1, 1))
             fields = fields * factor / np.exp(contrast**2)
-        spectrum = spectrum_from_blocks(measure_blocks(stream(fields), "periodic"), "periodic")
+        spectrum = spectrum_from_blocks(measure_blocks(open_fields(fields), "periodic"), "periodic")
         off = np.abs(log_parameters(spectrum.fit.law) - log_parameters(law))
         for name, covariance in (
             ("jackknife", spectrum.covariance),
@@ -272,10 +255,11 @@ def test_critical_ising_has_its_exponent(tmp_path):
     """alpha = (2 - eta)/2 = 7/8 at L = 256, from modes 6 to 24 in the lattice momentum: above the
     box's own scale, below the (q a)^2 corrections that paper_figures/ising_spectrum.py shows."""
     generate(tmp_path / "L256.h5", IsingParameters.planned(256, seed=11), 4000, workers=2)
-    with open_source(tmp_path / "L256.h5") as fields:
+    with open_fields(tmp_path / "L256.h5") as fields:
         blocks = measure_blocks(fields)
     low, high = 2 * np.pi * 6 * 0.999, 2 * np.pi * 24 * 1.001
-    spectrum = spectrum_from_blocks(blocks, "periodic", k_min=low, k_max=high, momentum="lattice")
+    how = How(k_min=low, k_max=high, momentum="lattice")
+    spectrum = spectrum_from_blocks(blocks, "periodic", how)
     stderr = spectrum.law_stderr[2]
     assert 0.001 < stderr < 0.005
     assert abs(spectrum.fit.law.alpha - 7 / 8) < min(0.01, 4 * stderr)
@@ -285,7 +269,7 @@ def test_critical_ising_has_its_exponent(tmp_path):
 def test_blocks_and_batches_change_nothing():
     fields = gaussian_fields(8, "periodic", PowerLaw(1, 2, 1), 130, seed=0)
     first, second = (
-        reduce(ModeMoments.merge, measure_blocks(stream(fields), "periodic", n_blocks=n))
+        reduce(ModeMoments.merge, measure_blocks(open_fields(fields), "periodic", n_blocks=n))
         for n in (2, 17)
     )
     np.testing.assert_allclose(first.variance, second.variance, rtol=1e-12)
@@ -320,7 +304,7 @@ def test_paper_fit_gives_the_published_numbers(name, C, k0_squared, alpha):
     """All printed digits but the last of k0^2: the optimum is 1.940558, where an optimiser of
     ordinary tolerance stops anywhere within 1e-5."""
     variance = np.load(PUBLISHED / f"{name}_var.npy").astype(np.float64)
-    fit = spectrum_from_variance(variance, 50_000, "paper").fit
+    fit = spectrum_from_variance(variance, 50_000, how=How("paper")).fit
     assert round(fit.law.C, 5) == C
     assert round(fit.law.alpha, 6) == alpha
     assert fit.law.k0_squared == pytest.approx(k0_squared, abs=3e-6)
@@ -330,7 +314,7 @@ def test_paper_fit_gives_the_published_numbers(name, C, k0_squared, alpha):
 def test_variance_map():
     """A map alone gives the same law; its errors are Gaussian, or unknown."""
     fields = gaussian_fields(10, "cosine", PowerLaw(1, 20, 1), 300, seed=4)
-    measured = spectrum_from_blocks(measure_blocks(stream(fields)), "cosine")
+    measured = spectrum_from_blocks(measure_blocks(open_fields(fields)), "cosine")
     mapped = spectrum_from_variance(measured.variance, 300)
     assert mapped.fit.law == measured.fit.law
     np.testing.assert_array_equal(mapped.covariance, measured.fit.covariance)
@@ -347,7 +331,7 @@ def test_variance_map():
 def test_fewer_than_eight_fields_have_no_error_bars(tmp_path):
     fields = gaussian_fields(8, "periodic", PowerLaw(1, 2, 1), 8, seed=0)
     for n in (7, 8):
-        spectrum = spectrum_from_blocks(measure_blocks(stream(fields[:n])), "periodic")
+        spectrum = spectrum_from_blocks(measure_blocks(open_fields(fields[:n])), "periodic")
         assert np.isfinite(spectrum.profile).all()
         for errors in (spectrum.S_stderr, spectrum.profile_stderr, spectrum.covariance):
             assert (np.isfinite(errors) == (n == 8)).all()
@@ -359,10 +343,9 @@ def test_fewer_than_eight_fields_have_no_error_bars(tmp_path):
 
 def test_saved_and_loaded(tmp_path):
     fields = gaussian_fields(8, "periodic", PowerLaw(1, 2, 1), 50, seed=0)
-    blocks = measure_blocks(stream(fields), "periodic")
-    spectrum = spectrum_from_blocks(
-        blocks, "periodic", k_min=5, k_max=30, source="test", momentum="lattice"
-    )
+    blocks = measure_blocks(open_fields(fields), "periodic")
+    how = How(k_min=5, k_max=30, momentum="lattice")
+    spectrum = spectrum_from_blocks(blocks, "periodic", how, source="test")
     path = tmp_path / "spectrum.nc"
     for written in (spectrum, spectrum_from_variance(spectrum.variance, basis="periodic")):
         written.save(path)
@@ -374,14 +357,14 @@ def test_saved_and_loaded(tmp_path):
     assert data["S"].dims == ("k",)
     assert data["k"].attrs["units"] == "radian / box side"
     with pytest.raises(ValueError, match="shells"):
-        spectrum_from_blocks(blocks, "periodic", k_min=20, k_max=21)
+        spectrum_from_blocks(blocks, "periodic", How(k_min=20, k_max=21))
 
 
 @pytest.mark.parametrize("basis", BASES)
 def test_per_mode_variance_is_that_of_orthonormal_modes(basis):
     law = PowerLaw(1, 2, 1)
     fields = gaussian_fields(12, basis, law, 4000, seed=2)
-    spectrum = spectrum_from_blocks(measure_blocks(stream(fields), basis), basis)
+    spectrum = spectrum_from_blocks(measure_blocks(open_fields(fields), basis), basis)
     total = kspace.forward(fields, basis).var(axis=0, ddof=1).sum()
     # shells of the orthonormal DC mode mix nothing, so the total power is kept up to their spread
     assert spectrum.per_mode().sum() == pytest.approx(total, rel=0.02)
@@ -405,4 +388,4 @@ def test_per_mode_variance_is_that_of_orthonormal_modes(basis):
 )
 def test_bad_data_is_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        spectrum_from_blocks(measure_blocks(stream(fields)), "cosine")
+        spectrum_from_blocks(measure_blocks(open_fields(fields)), "cosine")

@@ -1,3 +1,5 @@
+"""Conditional models: SR3, white and with a coarse field as further channels."""
+
 import json
 
 import numpy as np
@@ -8,18 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import make_inputs, one_thread, run_values, to_toml
 
+import skild_physics as sk
 from skild_physics import kspace
-from skild_physics.baselines.sr3 import coarse_part, interpolated, super_resolve_conditional
 from skild_physics.cli.main import cli
-from skild_physics.diffusion.downsampling import downsample
+from skild_physics.config import parse_config
+from skild_physics.config.training import ConditionConfig
 from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.reverse import sample
 from skild_physics.diffusion.schedule import LinearBetaSchedule
-from skild_physics.diffusion.superresolution import Sampling
-from skild_physics.fields import load_fields
-from skild_physics.training.build import build_process, spectrum_of
-from skild_physics.training.checkpoint import load_model
-from skild_physics.training.config import parse_config
-from skild_physics.training.run import train
+from skild_physics.fields import open_fields
+from skild_physics.fields.downsampling import downsample
+from skild_physics.models.checkpoint import load
+from skild_physics.models.conditional import Conditional, coarse_part, interpolated
+from skild_physics.training.run import run
 
 quick = pytest.fixture(autouse=True, scope="module")(one_thread)
 
@@ -59,7 +62,7 @@ def white(N, basis="periodic", **schedule):
 
 def test_the_white_process_is_that_of_ddpm():
     config = white(8, beta_0=0.1, beta_1=20.0)
-    process = build_process(config, *spectrum_of(config))
+    process = config.process.build(*config.process.modes())
     alpha, sigma = process.marginal(torch.tensor([100.0, 300.0, 500.0, 1000.0]))
     assert torch.equal(alpha, alpha[:, :1, :1].expand_as(alpha))
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
@@ -95,8 +98,9 @@ def test_impossible_betas(betas):
 
 def test_given_coarse_gaussian_fields_samples_have_the_posterior_distribution():
     """White x_0 given its means over cells: these exactly, and N(0, 1) for all else."""
-    config, N, M = white(8), 8, 4
-    process = build_process(config, *spectrum_of(config))
+    N, M = 8, 4
+    config = white(N).model_copy(update={"condition": ConditionConfig(factor=2)})
+    process = config.process.build(*config.process.modes())
     x_0 = torch.randn(3000, 1, N, N, generator=torch.Generator().manual_seed(1))
     y = downsample(x_0, "box", M, "periodic")
 
@@ -108,19 +112,21 @@ def test_given_coarse_gaussian_fields_samples_have_the_posterior_distribution():
         interpolated(torch.eye(M * M).reshape(-1, 1, M, M), 2, "periodic").reshape(M * M, -1)
     )
 
-    def denoiser(told):
-        coarse = (told.flatten(1) @ solve).reshape(-1, 1, M, M)
-        known = coarse.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    class Exact(Conditional):
+        def denoiser(self, conditioning):
+            coarse = (conditioning.flatten(1) @ solve).reshape(-1, 1, M, M)
+            known = coarse.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
 
-        def estimate(x_n, n):
-            x = kspace.inverse(x_n, "periodic")
-            alpha = float(process.marginal(n).alpha[0, 0])
-            return kspace.forward(known + alpha * (x - mean_over_cells(x)), "periodic")
+            def estimate(x_n, n):
+                x = kspace.inverse(x_n, "periodic")
+                alpha = float(process.marginal(n).alpha[0, 0])
+                return kspace.forward(known + alpha * (x - mean_over_cells(x)), "periodic")
 
-        return estimate
+            return estimate
 
-    sampling = Sampling(calls=100, last_snr=1000.0, batch_size=1000)
-    made = super_resolve_conditional(process, denoiser, y, sampling).result
+    model = Exact(torch.nn.Identity(), process, config, ("field",))
+    start = model.observed(M, 2, "box")
+    made = sample(start, y, sk.Multistep(100, last_snr=1000.0), batch_size=1000).result
     torch.testing.assert_close(downsample(made, "box", M, "periodic"), y, atol=0.01, rtol=0)
     rest = made - mean_over_cells(made)
     # 3/4 of the variance, 144,000 independent values: sigma of their mean square 0.0028
@@ -148,7 +154,7 @@ def trained(tmp_path_factory):
     }
     values["condition"] = {"factor": 2}
     values["training"]["prediction"] = "eps"
-    train(parse_config(values))
+    run(parse_config(values))
     return folder, values
 
 
@@ -163,42 +169,42 @@ def test_training_resumes_to_the_same_weights(trained, tmp_path):
             raise RuntimeError("interrupted")
 
     with pytest.raises(RuntimeError, match="interrupted"):
-        train(parse_config(half), progress=interrupt)
-    train(parse_config(half))
-    whole, resumed = (load_model(p) for p in (folder / "run", tmp_path / "half"))
+        run(parse_config(half), progress=interrupt)
+    run(parse_config(half))
+    whole, resumed = (load(p) for p in (folder / "run", tmp_path / "half"))
     assert whole.config.condition is not None
     for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_what_it_is_told_reaches_the_network(trained):
-    model = load_model(trained[0] / "run")
+def test_the_conditioning_reaches_the_network(trained):
+    model = load(trained[0] / "run")
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    told = torch.ones(2, 1, 8, 8)
+    conditioning = torch.ones(2, 1, 8, 8)
     with torch.inference_mode():
-        one, other = model.told(told)(x, 700.0), model.told(-told)(x, 700.0)
+        one, other = (model.denoiser(c)(x, 700.0) for c in (conditioning, -conditioning))
     assert float((one - other).abs().max()) > 1e-3
 
 
 def test_both_protocols_from_the_command_line(trained, tmp_path):
     folder = trained[0]
 
-    def run(*arguments):
+    def command(*arguments):
         arguments = [str(argument) for argument in arguments]
         assert CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code == 0
 
     coarse = tmp_path / "coarse.h5"
     full = folder / "train.h5"
-    run("coarse-grain", full, "--factor", 2, "--samples", 6, "--out", coarse)
+    command("coarse-grain", full, "--factor", 2, "--samples", 6, "--out", coarse)
     common = ["--factor", 2, "--steps", 4]
-    run("super-resolve", folder / "run", full, *common, "--samples", 6, "--out", tmp_path / "p.h5")
-    run("super-resolve", folder / "run", coarse, *common, "--protocol", "observed", "--out",
-        tmp_path / "o.h5")  # fmt: skip
-    with load_fields(tmp_path / "p.h5") as paired, load_fields(tmp_path / "o.h5") as observed:
-        # both are told the same coarse fields and draw the same noise
-        np.testing.assert_allclose(paired.values, observed.values, atol=1e-4)
-        assert paired.attrs["effective_resolution"] == 4
-    for message, command in (
+    resolve = "super-resolve", folder / "run"
+    command(*resolve, full, *common, "--samples", 6, "--out", tmp_path / "p.h5")
+    command(*resolve, coarse, *common, "--protocol", "observed", "--out", tmp_path / "o.h5")
+    paired, observed = (open_fields(tmp_path / f"{name}.h5") for name in "po")
+    # both are conditioned on the same coarse fields and draw the same noise
+    np.testing.assert_allclose(paired.values, observed.values, atol=1e-4)
+    assert paired.attrs["effective_resolution"] == 4
+    for message, arguments in (
         ("factor 2 only", ("super-resolve", folder / "run", full, "--factor", 4)),
         (
             "trained on fields coarse-grained by box",
@@ -207,17 +213,20 @@ def test_both_protocols_from_the_command_line(trained, tmp_path):
                 *("--protocol", "observed", "--downsampling", "gaussian"),
             ),
         ),
-        ("is conditional; use super-resolve", ("generate", folder / "run")),
+        ("a conditional model cannot generate", ("generate", folder / "run")),
     ):
         with pytest.raises(ValueError, match=message):
-            run(*command, "--out", tmp_path / "q.h5")
+            command(*arguments, "--out", tmp_path / "q.h5")
     assert not (tmp_path / "q.h5").exists()
 
 
 def test_a_coarse_side_that_does_not_divide(trained):
-    model = load_model(trained[0] / "run")
-    with pytest.raises(ValueError, match="divides 8"):
-        super_resolve_conditional(model.process, model.told, torch.zeros(1, 1, 3, 3), Sampling())
+    model = load(trained[0] / "run")
+    for verb, side in ((model.super_resolve, 4), (model.reconstruct, 8)):
+        with pytest.raises(ValueError, match=f"takes fields of {side} x {side} here, got 3 x 3"):
+            verb(np.zeros((1, 3, 3), np.float32), 2)
+    with pytest.raises(ValueError, match="the fields are 3 x 3, the model takes 4 x 4"):
+        sample(model.observed(4, 2, "box"), torch.zeros(1, 1, 3, 3), sk.Multistep())
 
 
 def test_a_factor_that_does_not_divide_is_refused(trained):
@@ -225,7 +234,7 @@ def test_a_factor_that_does_not_divide_is_refused(trained):
     values["condition"] = {"factor": 3}
     values["out"] += "-three"
     with pytest.raises(ValueError, match=r"condition\.factor = 3"):
-        train(parse_config(values))
+        run(parse_config(values))
 
 
 def test_white_and_its_schedule_go_together():
@@ -240,13 +249,13 @@ def test_white_and_its_schedule_go_together():
                 },
             }
         )
-    with pytest.raises(ValueError, match="live_threshold"):
-        parse_config(white(8).to_json() | {"training": {"live_threshold": 0.1}})
+    with pytest.raises(ValueError, match="snr_threshold"):
+        parse_config(white(8).to_json() | {"training": {"snr_threshold": 0.1}})
 
 
 def test_an_even_process_needs_no_spectrum():
     config = white(6, "cosine")
-    process = build_process(config, *spectrum_of(config))
+    process = config.process.build(*config.process.modes())
     assert isinstance(process, Process)
     assert process.basis == "cosine"
     assert not process.frozen.any()

@@ -1,18 +1,18 @@
 """Resolution-adaptive evaluation: the network sees only the modes that still carry a signal.
 
 At step n a mode whose signal-to-noise ratio abar / (1 - abar) is below a threshold is noise that
-says nothing about the field. The live modes fill a low square of M x M modes, and the network can
+says nothing about the field. The active modes fill a low square of M x M modes, and the network can
 be evaluated on the M x M lattice that holds them, with the same pixel values,
 
     X_M = (M / N) X[:M, :M],
 
 at (N / M)^2 times less arithmetic. The other modes have the estimate 0, with which every sampler
 advances them in closed form; for data N(0, S0) this changes x_m by at most alpha_n alpha_m x_n per
-mode, which is of the order of the threshold unless a single step goes far. Since the network is
-told lambda in units of its own pixels, what it sees at M is what it would see of a smaller lattice.
+mode, which is of the order of the threshold unless a single step goes far. Since lambda is given to
+the network in units of its own pixels, it sees at M what it would see of a smaller lattice.
 
-In the periodic basis an even M has room for one wave only at its highest wavenumber, so live modes
-must lie below it.
+In the periodic basis an even M has room for one wave only at its highest wavenumber, so active
+modes must lie below it.
 """
 
 import math
@@ -42,8 +42,8 @@ def _check(process: Process, threshold: float, multiple: int) -> None:
         raise InputError(f"multiple must divide the lattice size {process.N}, got {multiple}")
 
 
-def live_size(process: Process, n: float, threshold: float, multiple: int = 1) -> int:
-    """Side M of the smallest square of modes that holds all live modes at step n.
+def active_size(process: Process, n: float, threshold: float, multiple: int = 1) -> int:
+    """Side M of the smallest square of modes that holds all active modes at step n.
 
     Args:
         process: the process.
@@ -56,22 +56,22 @@ def live_size(process: Process, n: float, threshold: float, multiple: int = 1) -
     """
     _check(process, threshold, multiple)
     lam = float(process.lam(n))
-    k_live = math.sqrt(math.log1p(1 / threshold) / lam) if lam else math.inf
-    if k_live < process.k_c:
-        k_live = 0.0
+    k_active = math.sqrt(math.log1p(1 / threshold) / lam) if lam else math.inf
+    if k_active < process.k_c:
+        k_active = 0.0
     for M in range(multiple, process.N, multiple):
-        if math.pi * _next(M, process) > k_live:
+        if math.pi * _next(M, process) > k_active:
             return M
     return process.N
 
 
-def live_intervals(process: Process, threshold: float, multiple: int = 1) -> dict[int, float]:
+def active_intervals(process: Process, threshold: float, multiple: int = 1) -> dict[int, float]:
     """The last step n at which each side M is needed, from N down; the last one ends at T.
 
     Steps in (end of the next larger M, end of M] are evaluated at M.
 
     Raises:
-        InputError: as :func:`live_size`.
+        InputError: as :func:`active_size`.
     """
     _check(process, threshold, multiple)
     ends: dict[int, float] = {}
@@ -99,39 +99,31 @@ def adaptive_denoiser(
     threshold: float = 0.01,
     multiple: int = 1,
 ) -> Denoiser:
-    """Like :func:`skild_physics.diffusion.prediction.denoiser`, evaluated on the live modes only.
+    """Like :func:`skild_physics.diffusion.prediction.denoiser`, evaluated on the active modes only.
 
     Args:
         network: takes fields of any side that is a multiple of ``multiple``.
         process: the process.
         prediction: what the network predicts.
         threshold: signal-to-noise ratio below which a mode is taken for noise.
-        multiple: see :func:`live_size`.
+        multiple: see :func:`active_size`.
 
     Raises:
-        InputError: as :func:`live_size`, or an unknown prediction.
+        InputError: as :func:`active_size`, or an unknown prediction.
     """
     _check(process, threshold, multiple)
     small = {process.N: denoiser(network, process, prediction)}
 
     def estimate(x_n: Tensor, n: float) -> Tensor:
-        M, N = live_size(process, n, threshold, multiple), process.N
+        M, N = active_size(process, n, threshold, multiple), process.N
         if M not in small:
             small[M] = denoiser(network, process.cropped(M), prediction)
         if M == N:
             return small[M](x_n, n)
         x_0 = torch.zeros_like(x_n)
-        live = modes_below_edge(M, process)
+        known = modes_below_edge(M, process)
         low = small[M](x_n[..., :M, :M] * (M / N), n)
-        x_0[..., :live, :live] = low[..., :live, :live] * (N / M)
+        x_0[..., :known, :known] = low[..., :known, :known] * (N / M)
         return torch.where(process.frozen, x_n, x_0)
 
     return estimate
-
-
-def arithmetic_saved(
-    process: Process, steps: Tensor, threshold: float = 0.01, multiple: int = 1
-) -> float:
-    """Sites of full evaluations over sites of adaptive ones, along ``steps``: at least 1."""
-    sizes = [live_size(process, n, threshold, multiple) for n in steps[:-1].tolist()]
-    return len(sizes) * process.N**2 / sum(M**2 for M in sizes)

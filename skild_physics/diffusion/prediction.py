@@ -16,7 +16,7 @@ where the signal is already known. That is preconditioning with the exact linear
 Divisors alpha and A are floored at 1e-6, where the estimate is noise in any case. A mode that
 nothing attenuates is known: x_0 = x_n, whatever the network says.
 
-The network works in pixel space, on fields of any size M, and is told how far the diffusion has
+The network works in pixel space, on fields of any size M, and is given how far the diffusion has
 proceeded in units of its own pixels, lambda M^2: what it sees of a lattice does not depend on how
 large the lattice is.
 """

@@ -20,8 +20,8 @@ edge of the M x M lattice, which the lattice spoils, are noise:
 
     x_n = alpha_n sqrt(S0_N / S0_M) X_M + sigma_n eps,    N(0, S0_N) where M has no mode.
 
-A network trained at one size serves all larger ones. While more than half of the modes are alive it
-sees a larger box of the same lattice spacing, lambda being told in units of its pixels. Once no
+A network trained at one size serves all larger ones. While more than half of the modes are active
+it sees a larger box of the same lattice spacing, lambda being in units of its pixels. Once no
 more are, the low modes of the N x N lattice are those of an N/2 x N/2 one, up to the factor above,
 and it is shown that lattice: down to the size it was trained at, where the box is felt as it was
 then. So the step can be taken again and again (Efthymiou et al., arXiv 1810.02372; Bachtis et al.,
@@ -29,7 +29,7 @@ arXiv 2107.00466).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,12 +38,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_physics import kspace
-from skild_physics.diffusion.adaptive import live_size, modes_below_edge
+from skild_physics.diffusion.adaptive import active_size, modes_below_edge
+from skild_physics.diffusion.noise import Noise
 from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.sampler import SampleNoise
+from skild_physics.diffusion.reverse import Start
 from skild_physics.diffusion.schedule import LinearSchedule, LogLinearSchedule, Schedule
-from skild_physics.diffusion.superresolution import Sampled, Sampling, no_progress, reverse
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis, half_periods, wavenumbers
 
@@ -89,14 +89,14 @@ def critical_process(process: Process, N: int, eta: float = 0.25) -> Process:
 
 
 def critical_denoiser(
-    denoisers: Sequence[tuple[Process, Denoiser]], live_threshold: float
+    denoisers: Sequence[tuple[Process, Denoiser]], snr_threshold: float
 ) -> Denoiser:
     """The estimate of x_0 on the largest of a series of lattices, each step on the smallest it can.
 
     Args:
         denoisers: processes of critical fields of growing size, all in the same basis, with a
             denoiser for each.
-        live_threshold: signal-to-noise ratio below which a mode is taken for noise.
+        snr_threshold: signal-to-noise ratio below which a mode is taken for noise.
     """
     largest = denoisers[-1][0]
 
@@ -107,7 +107,7 @@ def critical_denoiser(
                 break
             end = float(process.lam(process.T))
             n_here = process.step_at(min(lam, end))
-            if live_size(process, n_here, live_threshold, process.N // 4) > process.N // 2:
+            if active_size(process, n_here, snr_threshold, process.N // 4) > process.N // 2:
                 continue
             low = modes_below_edge(process.N, process)
             ratio = torch.sqrt(process.S0[:low, :low] / largest.S0[:low, :low]).to(x_n)
@@ -158,41 +158,28 @@ def _finer(schedule: Schedule, ratio: float) -> Schedule:
     raise InputError("only linear and log-linear schedules can be continued to larger lattices")
 
 
-def enlarge(
-    process: Process,
-    denoise: Denoiser,
-    fields: Tensor,
-    own: Process,
-    resolution: float,
-    tau: float,
-    sampling: Sampling,
-    progress: Callable[[int], None] = no_progress,
-) -> Sampled:
-    """Critical fields of N x N sites whose large scales are those of critical M x M fields.
+def rescaled(
+    process: Process, denoise: Denoiser, own: Process, resolution: float, snr: float
+) -> Start:
+    """The start of N x N fields whose large scales are those of given critical M x M ones.
 
     Args:
         process: the process of N x N fields.
-        denoise: estimate of x_0 for it.
-        fields: critical fields, shape (sample, channel, M, M), of any real dtype.
-        own: the process of fields of their size, for its spectrum.
+        denoise: the estimate of x_0 for it.
+        own: the process of the given fields (B, C, M, M), for its spectrum.
         resolution: R at the start, in pixels per side; what is finer is drawn anew.
-        tau: signal-to-noise ratio that counts as resolved.
-        sampling: how to sample.
-        progress: called with the number of fields done.
+        snr: signal-to-noise ratio that counts as resolved.
 
     Raises:
-        InputError: fields of another size than ``own`` or larger than N, or a resolution that is
-            not between 0 and M, or beyond the end of the schedule.
+        InputError: M larger than N, or a resolution that is not between 0 and M, or beyond the end
+            of the schedule; in drawing, fields of another size.
     """
     M, N = own.N, process.N
-    if fields.shape[-2:] != (M, M) or M > N:
-        raise InputError(
-            f"fields must be {M} x {M} and at most {N} wide, got {fields.shape[-2]} x "
-            f"{fields.shape[-1]}"
-        )
+    if M > N:
+        raise InputError(f"fields must be at most {N} wide, got {M} x {M}")
     if not 0 < resolution <= M:
         raise InputError(f"resolution must lie between 0 and {M}, got {resolution:g}")
-    n = process.step_at_resolution(resolution, tau)
+    n = process.step_at_resolution(resolution, snr)
     alpha, _ = process.marginal(n)
     low = modes_below_edge(M, process) if M < N else N
     known = torch.zeros_like(alpha)
@@ -201,10 +188,12 @@ def enlarge(
     ratio = torch.sqrt(process.S0[:low, :low] / own.S0.to(process.S0)[:low, :low])
     carried = (known[:low, :low] * ratio).float()
 
-    def start(first: int, last: int, noise: SampleNoise) -> tuple[Tensor, Denoiser]:
-        X = kspace.forward(fields[first:last].to(spread), process.basis)
+    def draw(given: Tensor, noise: Noise) -> tuple[Tensor, Denoiser]:
+        if given.shape[-2:] != (M, M):
+            raise InputError(f"fields must be {M} x {M}, got {given.shape[-2]} x {given.shape[-1]}")
+        X = kspace.forward(given.to(spread), process.basis)
         x = torch.zeros(*X.shape[:-2], N, N).to(X)
         x[..., :low, :low] = carried * X[..., :low, :low]
         return x + spread * noise.like(x), denoise
 
-    return reverse(process, start, len(fields), n, sampling, progress)
+    return Start(process, n, resolution, draw, snr)

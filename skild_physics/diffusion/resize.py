@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from skild_physics.diffusion.downsampling import downsampling_matrix
+from skild_physics.fields.downsampling import downsampling_matrix
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 

@@ -1,268 +1,221 @@
-"""Reversing the SKILD process from step n_0 to 0 with an estimate D(x_n, n) of x_0.
+"""How to go from the start of the reverse process to x_0: samplers as small frozen callables.
 
-ancestral   x_m = A D + C x_n + std z, with the coefficients of q(x_m | x_n, x_0) and D in place of
-            x_0; the last step adds no noise. std is that of the posterior, exact for data of one
-            point, or that of the stationary process ("gaussian"), exact at any step size for data
-            N(0, S0).
-multistep   exponential integrators in the log-SNR l = ln(alpha / sigma), which every mode has to
-            itself, since the process is diagonal. For a stochasticity tau >= 0 the reversed process
-                d(x / sigma) = -tau^2 (x / sigma) dl + (1 + tau^2) e^l D dl + sqrt(2) tau dW_l
-            has the same marginals: tau = 0 is the probability flow, tau = 1 the reversed SDE. With
-            h = l_m - l_n, c = 1 + tau^2 and D interpolated in l by a polynomial through some
-            calls, D(l_n + s) = D_n + D' s + D'' s^2, a step is exact:
-                x_m = (sigma_m / sigma_n) e^(-tau^2 h) x_n + alpha_m (I_0 D_n + I_1 D' + I_2 D'')
-                      + sigma_m sqrt(1 - e^(-2 tau^2 h)) z,
-                I_j = c int_0^h e^(-c (h - s)) s^j ds,
-                I_0 = 1 - e^(-c h),   I_1 = h - I_0 / c,   I_2 = h^2 - 2 I_1 / c.
-            One call a step. Predicted with p estimates the deterministic flow has order p (if the
-            first step, which is of order 1, is shorter than the others; Adams-Bashforth type). When
-            the estimate at the end of a step is known the step is taken again with it in place of
-            the oldest: no more calls, the same order, several times less error (Adams-Moulton
-            type). For images: Lu et al., DPM-Solver++,
-            arXiv 2211.01095; Zhao et al., UniPC, arXiv 2302.04867; Xue et al., SA-Solver,
-            arXiv 2309.05019. Order 1 with tau = 1 is the ancestral sampler.
+    Multistep   deterministic, an exponential integrator of several estimates
+    Stochastic  the same with noise, the reversed SDE
+    Ancestral   the paper's, which wants hundreds of evaluations
 
-The step to n = 0, where l is infinite, returns D. Modes that nothing attenuates (the zero mode if
-k_c = 0) are kept as they are.
-
-No graph of gradients is kept; a denoiser that follows gradients of its own enables them itself.
+See :mod:`skild_physics.diffusion.integrators` for the mathematics. A sampler holds its own knobs
+only; seeds, batches and outputs belong to the call that uses it.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol, get_args
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from skild_physics.diffusion.integrators import (
+    SPACINGS,
+    Spacing,
+    ancestral,
+    default_last_snr,
+    multistep,
+    step_grid,
+)
+from skild_physics.diffusion.noise import Noise
 from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
-from skild_physics.files import InputError
-
-Spacing = Literal["time", "resolution", "log-resolution"]
-SPACINGS: tuple[str, ...] = get_args(Spacing)
+from skild_physics.files import InputError, check_none_given
 
 
-class Noise(Protocol):
-    """A source of standard normal draws of the shape of a tensor."""
+@dataclass(frozen=True)
+class Sampler:
+    """A way from the modes x_n at a step n to x_0.
 
-    def like(self, x: Tensor) -> Tensor:
-        """Independent N(0, 1) draws, shape, dtype and device of x."""
-        ...
-
-
-class SampleNoise:
-    """Normal draws with one generator per sample, so that batches do not change results.
-
-    Args:
-        seed: integer root seed.
-        indices: number of each sample in its ensemble.
-    """
-
-    def __init__(self, seed: int, indices: Sequence[int]):
-        self._generators = []
-        for index in indices:
-            word = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)
-            self._generators.append(torch.Generator().manual_seed(int(word[0])))
-
-    def like(self, x: Tensor) -> Tensor:
-        """Independent N(0, 1) draws, shape, dtype and device of x, one generator per x[i]."""
-        if len(x) != len(self._generators):
-            raise InputError(f"x must hold {len(self._generators)} samples, got {len(x)}")
-        draws = [torch.randn(x.shape[1:], generator=g) for g in self._generators]
-        return torch.stack(draws).to(x)
-
-
-def default_last_snr(calls: int) -> float:
-    """Near the best with a trained Ising model; the last call returns a mean."""
-    return calls / 4
-
-
-def step_grid(
-    process: Process,
-    start: float,
-    calls: int,
-    spacing: Spacing = "log-resolution",
-    last_snr: float | None = None,
-) -> Tensor:
-    """Descending steps from ``start`` to 0, one interval per network call.
-
-    Args:
-        process: the process to reverse.
-        start: first step, in (0, T].
-        calls: number of intervals.
-        spacing: "time" spaces evenly in n; "resolution" and "log-resolution" evenly in the
-            effective resolution or its logarithm, up to where the mode of highest wavenumber has
-            the signal-to-noise ratio ``last_snr``. From there the last call jumps to 0.
-        last_snr: see spacing; None: calls / 4, near the best with a trained Ising model. The last
-            call returns a mean, so fields of Gaussian detail want more, 30 say, and more calls.
+    Attributes:
+        n_evals: evaluations of the network per field.
+        spacing: what the steps are evenly spaced in, "time", "resolution" or "log-resolution"; see
+            :func:`skild_physics.diffusion.integrators.step_grid`.
+        last_snr: signal-to-noise ratio of the finest mode at the last evaluation, which returns a
+            mean: raise it (and n_evals) for fields of Gaussian detail, whose variance a mean lacks.
+            None: n_evals / 4.
 
     Raises:
-        InputError: calls < 1, an unknown spacing, start outside (0, T], or last_snr not positive.
+        InputError: a value out of range, or a last_snr where steps are spaced in time.
     """
-    if calls < 1:
-        raise InputError(f"calls must be at least 1, got {calls}")
-    if spacing not in SPACINGS:
-        raise InputError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
-    if not 0 < start <= process.T:
-        raise InputError(f"start must lie above 0 and at most at {process.T}, got {start}")
-    if last_snr is None:
-        last_snr = default_last_snr(calls)
-    if not 0 < last_snr < float("inf"):
-        raise InputError(f"`last_snr` must be positive and finite, got {last_snr}")
-    lam_start = float(process.lam(start))
-    evenly = torch.linspace(start, 0, calls + 1, dtype=torch.float64)
-    lam_last = np.log1p(1 / last_snr) / process.k_max**2
-    if spacing == "time" or calls == 1 or lam_last >= lam_start:
-        return evenly
-    last = process.step_at(lam_last)
-    return torch.cat([steps_between(process, start, last, calls - 1, spacing), evenly[-1:]])
+
+    n_evals: int
+    spacing: Spacing = "log-resolution"
+    last_snr: float | None = None
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.n_evals < 1:
+            raise InputError(f"`n_evals` must be at least 1, got {self.n_evals}")
+        if self.spacing not in SPACINGS:
+            raise InputError(f"`spacing` must be one of {SPACINGS}, got {self.spacing!r}")
+        if not self.ends_at_snr:
+            whose = "goes with several `n_evals`, and not with `spacing=time`"
+            check_none_given({"last_snr": self.last_snr}, whose)
+        if not 0 < self.ends_at < float("inf"):
+            raise InputError(f"`last_snr` must be positive and finite, got {self.last_snr}")
+
+    @property
+    def ends_at_snr(self) -> bool:
+        """Whether a signal-to-noise ratio sets the step of the last evaluation."""
+        return self.spacing != "time" and self.n_evals > 1
+
+    @property
+    def ends_at(self) -> float:
+        """The signal-to-noise ratio of the last evaluation, where it is none's choice, too."""
+        return default_last_snr(self.n_evals) if self.last_snr is None else self.last_snr
+
+    @abstractmethod
+    def integrate(
+        self, process: Process, denoise: Denoiser, x: Tensor, steps: Tensor, noise: Noise
+    ) -> Tensor:
+        """Modes at steps[-1] from modes x (B, C, N, N) at steps[0], along descending steps."""
+
+    def __call__(
+        self, process: Process, denoise: Denoiser, x: Tensor, n: float, noise: Noise
+    ) -> Tensor:
+        """Modes x_0 from modes x (B, C, N, N) at step n.
+
+        Args:
+            process: to reverse.
+            denoise: the estimate of x_0.
+            x: modes at step n.
+            n: step in (0, T].
+            noise: source of all draws.
+
+        Raises:
+            InputError: a step or a last_snr out of range.
+        """
+        steps = step_grid(process, n, self.n_evals, self.spacing, self.last_snr)
+        return self.integrate(process, denoise, x, steps, noise)
+
+    def describe(self) -> dict[str, Any]:
+        """How fields were sampled, for their file; None stands for what does not apply."""
+        return {
+            "sampler": self.name,
+            "n_evals": self.n_evals,
+            "order": None,
+            "spacing": self.spacing,
+            "last_snr": self.ends_at if self.ends_at_snr else None,
+        }
 
 
-def steps_between(
-    process: Process, start: float, end: float, intervals: int, spacing: Spacing
-) -> Tensor:
-    """Descending steps from ``start`` to ``end`` > 0, evenly spaced, see :func:`step_grid`."""
-    if spacing == "time":
-        return torch.linspace(start, end, intervals + 1, dtype=torch.float64)
-    # the effective resolution is proportional to 1 / sqrt(lambda), whatever its threshold
-    first, last = (float(process.lam(n)) ** -0.5 for n in (start, end))
-    if spacing == "resolution":
-        R = np.linspace(first, last, intervals + 1)
-    else:
-        R = np.geomspace(first, last, intervals + 1)
-    steps = process.schedule.time(torch.as_tensor(R[1:-1] ** -2.0)) * process.T
-    return torch.tensor([start, *steps.tolist(), end], dtype=torch.float64)
+@dataclass(frozen=True)
+class Multistep(Sampler):
+    """The probability flow, with estimates of earlier steps used again; deterministic.
+
+    Attributes:
+        order: estimates that a step uses: 1, 2 or 3.
+
+    >>> import skild_physics as sk
+    >>> sk.Multistep(n_evals=10).ends_at
+    2.5
+    """
+
+    n_evals: int = 20
+    order: int = 2
+
+    name: ClassVar[str] = "multistep"
+
+    @property
+    def noise_level(self) -> float:
+        """Stochasticity of the reversed process: 0 is the flow, 1 the reversed SDE."""
+        return 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in (1, 2, 3):
+            raise InputError(f"`order` must be 1, 2 or 3, got {self.order}")
+
+    def integrate(
+        self, process: Process, denoise: Denoiser, x: Tensor, steps: Tensor, noise: Noise
+    ) -> Tensor:
+        """See :meth:`Sampler.integrate`."""
+        return multistep(process, denoise, x, steps, self.order, self.noise_level, noise)
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`Sampler.describe`."""
+        return super().describe() | {"order": self.order}
 
 
-@torch.no_grad()
-def ancestral(
-    process: Process,
-    denoise: Denoiser,
-    x: Tensor,
-    steps: Tensor,
-    noise: Noise,
-    variance: Literal["posterior", "gaussian"] = "posterior",
-) -> Tensor:
-    """Modes x_0 sampled along ``steps``, from modes x at steps[0], shape (B, C, N, N).
+@dataclass(frozen=True)
+class Stochastic(Multistep):
+    """The reversed SDE: noise corrects errors of the estimate, which the flow keeps.
+
+    Attributes:
+        stochasticity: 0 is the probability flow, 1 the reversed SDE.
+
+    >>> import skild_physics as sk
+    >>> sk.Stochastic(n_evals=40).stochasticity
+    1.0
+    """
+
+    stochasticity: float = 1.0
+
+    name: ClassVar[str] = "stochastic"
+
+    @property
+    def noise_level(self) -> float:
+        """See :attr:`Multistep.noise_level`."""
+        return self.stochasticity
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.stochasticity < float("inf"):
+            raise InputError(f"`stochasticity` must not be negative, got {self.stochasticity}")
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`Sampler.describe`."""
+        return super().describe() | {"stochasticity": self.stochasticity}
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """The sampler of the papers: a draw of q(x_m | x_n, x_0) at every step, evenly in time.
+
+    >>> import skild_physics as sk
+    >>> sk.Ancestral(100).spacing
+    'time'
+    """
+
+    n_evals: int = 1000
+    spacing: Spacing = "time"
+
+    name: ClassVar[str] = "ancestral"
+
+    def integrate(
+        self, process: Process, denoise: Denoiser, x: Tensor, steps: Tensor, noise: Noise
+    ) -> Tensor:
+        """See :meth:`Sampler.integrate`."""
+        return ancestral(process, denoise, x, steps, noise)
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    kind.name: kind for kind in (Multistep, Stochastic, Ancestral)
+}
+
+
+def sampler_of(name: str, **knobs: Any) -> Sampler:
+    """The sampler of a name, with its own defaults where a knob is None.
 
     Raises:
-        InputError: steps do not descend, or an unknown variance.
+        InputError: an unknown name, a knob that it does not have, or as :class:`Sampler`.
     """
-    if variance not in ("posterior", "gaussian"):
-        raise InputError(f"variance must be 'posterior' or 'gaussian', got {variance!r}")
-    for n, m in pairwise(_descending(steps)):
-        posterior = process.posterior(n, m)
-        x = posterior.from_x0.to(x) * denoise(x, n) + posterior.from_xn.to(x) * x
-        if variance == "gaussian":
-            x = x + process.transition_std(n, m).to(x) * noise.like(x)
-        elif m > 0:
-            x = x + posterior.std.to(x) * noise.like(x)
-    return x
+    if name not in SAMPLERS:
+        raise InputError(f"`sampler` must be one of {', '.join(SAMPLERS)}, got {name!r}")
+    kind = SAMPLERS[name]
+    given = {knob: value for knob, value in knobs.items() if value is not None}
+    for knob in given.keys() - _knobs(kind):
+        having = [other.name for other in SAMPLERS.values() if knob in _knobs(other)]
+        check_none_given({knob: True}, f"goes with {' and '.join(having)} sampling")
+    return kind(**given)
 
 
-@torch.no_grad()
-def multistep(
-    process: Process,
-    denoise: Denoiser,
-    x: Tensor,
-    steps: Tensor,
-    order: int = 2,
-    stochasticity: float = 0.0,
-    noise: Noise | None = None,
-    corrector: bool = True,
-) -> Tensor:
-    """Modes x_0 by an exponential integrator, from modes x at steps[0], shape (B, C, N, N).
-
-    Args:
-        process: the process to reverse.
-        denoise: estimate of x_0.
-        x: modes at steps[0].
-        steps: descending steps, shape (calls + 1,).
-        order: number of estimates that a step uses, 1, 2 or 3; fewer in the first steps.
-        stochasticity: tau; 0 is the probability flow, 1 the reversed SDE.
-        noise: source of the draws if stochasticity > 0.
-        corrector: take each step again once the estimate at its end is known, unless order is 1.
-
-    Raises:
-        InputError: an order other than 1, 2, 3, a negative stochasticity, one without noise, or
-            steps that do not descend.
-    """
-    if order not in (1, 2, 3):
-        raise InputError(f"order must be 1, 2 or 3, got {order}")
-    if not 0 <= stochasticity < float("inf"):
-        raise InputError(f"stochasticity must not be negative, got {stochasticity}")
-    if stochasticity > 0 and noise is None:
-        raise InputError("a stochasticity above 0 needs noise")
-    tau2 = stochasticity**2
-    frozen = process.frozen
-    # estimates so far, newest first, each with its place in log-SNR
-    known: list[tuple[Tensor, Tensor]] = []
-    step: _Step | None = None
-    for n, m in pairwise(_descending(steps)):
-        u_n = torch.where(frozen, 1.0, process.exponent(n))
-        l_n = -_log_ratio(u_n)
-        known = [(denoise(x, n), l_n), *known[: order - 1]]
-        if step is not None and corrector and order > 1:
-            x = torch.where(frozen, x, step.end(known))
-        if m == 0:
-            return torch.where(frozen, x, known[0][0])
-        u_m = torch.where(frozen, 1.0, process.exponent(m))
-        h = torch.where(frozen, 1.0, -_log_ratio(u_m) - l_n)
-        kept = torch.sqrt(torch.expm1(-u_m) / torch.expm1(-u_n)) * torch.exp(-tau2 * h)
-        base = kept.to(x) * x
-        if noise is not None and tau2 > 0:
-            std = process.marginal(m).sigma * torch.sqrt(-torch.expm1(-2 * tau2 * h))
-            base = base + std.to(x) * noise.like(x)
-        step = _Step(base, torch.exp(-u_m / 2), l_n, h, 1 + tau2)
-        x = torch.where(frozen, x, step.end(known))
-    return x
-
-
-def _descending(steps: Tensor) -> list[float]:
-    values: list[float] = steps.tolist()
-    if any(m >= n for n, m in pairwise(values)):
-        raise InputError(f"steps must descend, got {values}")
-    return values
-
-
-def _log_ratio(u: Tensor) -> Tensor:
-    """ln(sigma / alpha) up to a constant, from u = -ln abar: ln sqrt(e^u - 1)."""
-    return (u + torch.log(-torch.expm1(-u))) / 2
-
-
-class _Step(NamedTuple):
-    """A step of width h from l_n, for any polynomial that the estimates are taken to follow."""
-
-    base: Tensor
-    alpha_m: Tensor
-    l_n: Tensor
-    h: Tensor
-    c: float
-
-    def end(self, known: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """x_m with the polynomial through (estimate, place in log-SNR)."""
-        places = [place - self.l_n for _, place in known]
-        x = self.base
-        for weight, (estimate, _) in zip(_weights(self.h, self.c, places), known, strict=True):
-            x = x + (self.alpha_m * weight).to(x) * estimate
-        return x
-
-
-def _weights(h: Tensor, c: float, places: list[Tensor]) -> list[Tensor]:
-    """What the estimates at l_n + places contribute to a step of width h, in units of alpha_m."""
-    I_0 = -torch.expm1(-c * h)
-    if len(places) == 1:
-        return [I_0]
-    I_1 = h - I_0 / c
-    p, q = places[:2]
-    # Newton's form: D(s) = D_p + (s - p) [p, q] + (s - p)(s - q) [p, q, r]
-    first = (I_1 - p * I_0) / (q - p)
-    if len(places) == 2:
-        return [I_0 - first, first]
-    r = places[2]
-    I_2 = h**2 - 2 * I_1 / c
-    second = (I_2 - (p + q) * I_1 + p * q * I_0) / (r - p)
-    on_pq, on_qr = first - second / (q - p), second / (r - q)
-    return [I_0 - on_pq, on_pq - on_qr, on_qr]
+def _knobs(kind: type[Sampler]) -> set[str]:
+    return {each.name for each in fields(kind)}

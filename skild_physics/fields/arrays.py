@@ -1,14 +1,16 @@
 """Stacks of fields and variance maps in NumPy's .npy and .npz files, never unpickled."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from skild_physics.fields.stream import FieldStream, batch_length, scaled, slices
+from skild_physics.fields.lazy import labelled, scaled
 from skild_physics.files import InputError
 
 MAX_CHANNELS = 4
@@ -68,46 +70,73 @@ def load_variance_map(path: str | Path) -> NDArray[np.float64]:
     return variance
 
 
-def array_stack(path: str | Path) -> FieldStream:
+def array_file(path: str | Path) -> xr.DataArray:
     """Fields of a .npy file, lazily, or of the first array of an .npz file, in memory.
 
-    The shape is (sample, N, N), (sample, channel, N, N) or (sample, N, N, channel) with up to 4
-    channels; the first that fits is taken. Bytes 0 .. 255 are mapped to [-1, 1]; floats and
-    signed integers are taken as they are.
+    Raises:
+        InputError: the file cannot be read, or as :func:`array_fields`.
+    """
+    array = _open(path)
+    if not isinstance(array, np.memmap):
+        return array_fields(array, str(path))
+    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
+    again = partial(np.memmap, path, array.dtype, "r", array.offset, array.shape, order)
+    return array_fields(array, str(path), again)
+
+
+def check_numbers(dtype: np.dtype[Any], source: str) -> None:
+    """Refuse what is no field.
 
     Raises:
-        InputError: the file cannot be read, or its shape or type is another.
+        InputError: not of bytes, signed integers or floats.
     """
-    path = Path(path)
-    array = _open(path)
-    if _is_map(array.shape):
-        raise InputError(
-            f"{path}: shape {array.shape} is a variance map, not a stack of fields "
-            "(few fields: save them as (sample, 1, N, N))"
-        )
-    if array.dtype.kind == "u" and array.dtype != np.uint8:
-        raise InputError(f"{path}: holds {array.dtype}; save uint8, signed integers or floats")
-    match array.shape:
-        case (_, N, M) if N == M:
-            fields = array[:, None]
-        case (_, channels, N, M) if N == M and 1 <= channels <= MAX_CHANNELS:
-            fields = array
-        case (_, N, M, channels) if N == M and 1 <= channels <= MAX_CHANNELS:
-            fields = np.moveaxis(array, -1, 1)
-        case _:
-            fields = array[:0]
+    if dtype.kind not in "fi" and dtype != np.uint8:
+        raise InputError(f"{source}: holds {dtype}; fields are uint8, signed integers or floats")
+
+
+def array_fields(
+    array: NDArray[Any], source: str = "array", again: Callable[[], NDArray[Any]] | None = None
+) -> xr.DataArray:
+    """Fields of an array (sample, N, N), (sample, channel, N, N) or (sample, N, N, channel).
+
+    The first of these shapes that fits is taken, with up to 4 channels. Bytes 0 .. 255 are mapped
+    to [-1, 1]; floats and signed integers are taken as they are.
+
+    Args:
+        array: the fields.
+        source: their name, or that of their file.
+        again: maps them anew whenever they are read, so that what was read before leaves the
+            memory; None: they stay where they are.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    check_numbers(array.dtype, source)
+    fields = _arranged(array)
     if fields.size == 0:
         raise InputError(
-            f"{path}: shape {array.shape}; a stack of fields is (sample, N, N), "
+            f"{source}: shape {array.shape}; a stack of fields is (sample, N, N), "
             "(sample, channel, N, N) or (sample, N, N, channel) with 1 to 4 channels"
         )
+    is_bytes = fields.dtype == np.uint8
+
+    def read(numbers: NDArray[np.int64]) -> NDArray[Any]:
+        found = (_arranged(again()) if again else fields)[numbers]
+        return scaled(found) if is_bytes else np.asarray(found)
+
     count, n_channels, size, _ = fields.shape
-    dtype = np.result_type(fields.dtype, np.float32)
-
-    def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
-        for part in slices(start, min(stop, count), batch_length(n_channels, size)):
-            batch = fields[part]
-            yield scaled(batch) if batch.dtype == np.uint8 else np.array(batch, dtype, order="C")
-
     names = tuple(f"channel {i + 1}" for i in range(n_channels)) if n_channels > 1 else ("field",)
-    return FieldStream(path.name, size, names, count, "cosine", read)
+    dtype = np.float32 if is_bytes else fields.dtype
+    return labelled(read, count, size, names, "unknown", Path(source).name, dtype=dtype)
+
+
+def _arranged(array: NDArray[Any]) -> NDArray[Any]:
+    """The same values as (sample, channel, N, N), or none if they are no such stack."""
+    match array.shape:
+        case (_, N, M) if N == M:
+            return array[:, None]
+        case (_, channels, N, M) if N == M and 1 <= channels <= MAX_CHANNELS:
+            return array
+        case (_, N, M, channels) if N == M and 1 <= channels <= MAX_CHANNELS:
+            return np.moveaxis(array, -1, 1)
+    return array[:0]

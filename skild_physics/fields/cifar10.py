@@ -4,16 +4,17 @@ import io
 import os
 import pickle
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
 import pooch
+import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
+from skild_physics.fields.images import RGB, Split
+from skild_physics.fields.lazy import labelled, scaled
 from skild_physics.files import InputError
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -52,7 +53,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ADMITTED[module, name]
 
 
-def cifar10(data_dir: str | Path | None = None, split: Split = "train") -> FieldStream:
+def cifar10(data_dir: str | Path | None = None, split: Split = "train") -> xr.DataArray:
     """The photographs of CIFAR-10, 32 x 32 in three channels, as float32 in [-1, 1].
 
     Args:
@@ -64,14 +65,8 @@ def cifar10(data_dir: str | Path | None = None, split: Split = "train") -> Field
     """
     path = _archive(Path(data_dir) if data_dir else platformdirs.user_cache_path("skild_physics"))
     pixels = _pixels(path, _MEMBERS[split])
-    count, channels, size, _ = pixels.shape
-
-    def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
-        for part in slices(start, min(stop, count), batch_length(channels, size)):
-            yield scaled(pixels[part])
-
     name = "cifar10" if split == "train" else "cifar10-test"
-    return FieldStream(name, size, ("red", "green", "blue"), count, "cosine", read)
+    return labelled(lambda numbers: scaled(pixels[numbers]), len(pixels), SIZE, RGB, "cosine", name)
 
 
 def _archive(folder: Path) -> Path:

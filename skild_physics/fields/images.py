@@ -2,20 +2,23 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from skild_physics.fields.stream import FieldStream, batch_length, scaled, slices
-from skild_physics.files import InputError
+from skild_physics.fields.lazy import UnusableError, labelled, scaled
+from skild_physics.files import InputError, check_none_given
 
-DEFAULT_SIZE = 128
+Split = Literal["train", "test"]
+RGB = ("red", "green", "blue")
+MOST_THREADS = 8
 # Pillow only recognises most of these; for EPS it would run Ghostscript
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
@@ -28,72 +31,90 @@ def picture_suffixes() -> set[str]:
 
 def image_folder(
     folder: str | Path,
-    size: int = DEFAULT_SIZE,
+    size: int | None = None,
     *,
     tile: bool = False,
     resize: bool = False,
     grey: bool = False,
-    strict: bool = False,
     threads: int | None = None,
-) -> FieldStream:
-    """All pictures below a folder, by sorted path, as float32 in [-1, 1].
+) -> xr.DataArray:
+    """All pictures below a folder, by sorted path, as float32 in [-1, 1], decoded when looked at.
 
     By default the central size x size pixels of each picture, at their native resolution. Pictures
     are turned upright as their EXIF data say; transparency and all frames but the first are
-    dropped. Pictures that are damaged, smaller than ``size``, larger than Pillow's limit, or hold
-    32-bit numbers are skipped and named. Hidden files and folders are not looked at.
+    dropped. Hidden files and folders are not looked at. Reading a picture that is damaged, smaller
+    than ``size``, larger than Pillow's limit, or of 32-bit numbers raises
+    :class:`skild_physics.fields.lazy.UnusableError`.
 
     Args:
         folder: where to look, in subfolders too.
-        size: sites N per axis.
-        tile: take every patch of a centred grid of size x size patches without overlap.
+        size: sites N per axis; None: that of the pictures, if all are squares of one size.
+        tile: take every patch of a centred grid of size x size patches without overlap; those of
+            one picture have the same coordinate `picture`.
         resize: shrink before cropping: halve with a box filter while the shorter side is at least
             twice the size, then make it the size with a bicubic filter.
         grey: luminance, one channel, instead of red, green and blue.
-        strict: a picture that would be skipped is an error.
         threads: decoding threads; None: one per core, up to 8. Results do not depend on it.
 
     Raises:
-        InputError: no pictures, an unreadable folder, size < 1, or both tile and resize. Reading
-            raises it if every picture was skipped, or the first one when ``strict``.
+        InputError: no pictures, an unreadable folder, size < 1, both tile and resize, or no size
+            where pictures are of several.
     """
     folder = Path(folder)
-    if size < 1:
+    if size is not None and size < 1:
         raise InputError(f"`size` must be at least 1, got {size}")
     if tile and resize:
         raise InputError("`tile` and `resize` exclude each other")
     files = _pictures(folder)
     if not files:
         raise InputError(f"{folder}: no pictures in this folder")
-    channels = ("grey",) if grey else ("red", "green", "blue")
-    threads = threads or min(8, os.cpu_count() or 1)
-    ahead = threads * (1 if tile else 8)
-    prepare = partial(_patches, folder, size=size, tile=tile, resize=resize, grey=grey)
-    skipped: dict[str, str] = {}
+    if size is None:
+        check_none_given({"tile": tile, "resize": resize}, f"of {folder} goes with `size`")
+        size = picture_size(folder)
+    decode = partial(_patches, folder, size=size, tile=tile, resize=resize, grey=grey)
+    # patches of one picture are asked for one after another
+    prepare = lru_cache(maxsize=2 * MOST_THREADS if tile else 0)(decode)
+    counts = [_tiles(folder / file, size) if tile else 1 for file in files]
+    picture = np.repeat(np.arange(len(files)), counts)
+    first = np.cumsum([0, *counts])
+    threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+    shape = (1 if grey else 3, size, size)
 
-    def fields(start: int, stop: int) -> Iterator[NDArray[Any]]:
-        with ThreadPoolExecutor(threads) as pool:
-            for part in slices(start, min(stop, len(files)), ahead):
-                results = _quietly(pool, prepare, files[part])
-                for file, result in zip(files[part], results, strict=True):
-                    if not isinstance(result, str):
-                        yield from result
-                    elif strict:
-                        raise InputError(f"{folder / file}: {result}")
-                    else:
-                        skipped[file] = result
-        if len(skipped) == len(files):
-            first, reason = next(iter(skipped.items()))
-            raise InputError(
-                f"{folder}: all {len(files)} pictures were skipped, the first {first}: {reason}"
-            )
+    def read(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        wanted = dict.fromkeys(picture[numbers].tolist())
+        with ThreadPoolExecutor(min(threads, max(1, len(wanted)))) as pool:
+            results = _quietly(pool, prepare, [files[i] for i in wanted])
+        found = dict(zip(wanted, results, strict=True))
+        fields = np.empty((len(numbers), *shape), np.float32)
+        for field, number in zip(fields, numbers.tolist(), strict=True):
+            i = int(picture[number])
+            result = found[i]
+            if isinstance(result, str):
+                raise UnusableError(folder, files[i], result)
+            field[:] = scaled(result[number - first[i]])
+        return fields
 
-    def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
-        for group in _groups(fields(start, stop), batch_length(len(channels), size)):
-            yield scaled(np.stack(group))
+    fields = labelled(
+        read,
+        len(picture),
+        size,
+        ("grey",) if grey else RGB,
+        "cosine",
+        folder.resolve().name,
+        picture=picture if tile else None,
+    )
+    fields.encoding["source"] = str(folder)
+    return fields
 
-    name = folder.resolve().name
-    return FieldStream(name, size, channels, len(files), "cosine", read, skipped)
+
+def _tiles(path: Path, size: int) -> int:
+    """The number of patches of a picture, of which the header is read; 1 if it cannot be used."""
+    try:
+        with Image.open(path, formats=_formats()) as opened:
+            return max(1, (opened.width // size) * (opened.height // size))
+    except Exception:
+        # reading the picture says which are damaged and why
+        return 1
 
 
 def picture_size(folder: str | Path) -> int:
@@ -224,14 +245,3 @@ def _resized(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize(
         (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
     )
-
-
-def _groups(fields: Iterable[NDArray[Any]], length: int) -> Iterator[list[NDArray[Any]]]:
-    group: list[NDArray[Any]] = []
-    for field in fields:
-        group.append(field)
-        if len(group) == length:
-            yield group
-            group = []
-    if group:
-        yield group

@@ -4,16 +4,16 @@ Real pictures that need no download: six to train on, one of them grey, and two 
 cup of coffee, to test on.
 """
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
-from skild_physics.fields.images import patches
-from skild_physics.fields.stream import FieldStream, Split, batch_length, scaled, slices
+from skild_physics.fields.images import RGB, Split, patches
+from skild_physics.fields.lazy import labelled, scaled
 from skild_physics.files import InputError
 
 DEFAULT_SIZE = 64
@@ -50,8 +50,8 @@ def photograph_files(split: Split) -> list[Path]:
     return found
 
 
-def photographs(size: int = DEFAULT_SIZE, split: Split = "train") -> FieldStream:
-    """Patches of photographs, as float32 in [-1, 1] in three channels; a photograph is an item.
+def photographs(size: int = DEFAULT_SIZE, split: Split = "train") -> xr.DataArray:
+    """Patches of photographs, as float32 in [-1, 1] in three channels; each knows its photograph.
 
     Args:
         size: pixels N per side.
@@ -70,17 +70,22 @@ def photographs(size: int = DEFAULT_SIZE, split: Split = "train") -> FieldStream
         raise InputError(f"`size` must be at most {smallest}, a photograph's side, got {size}")
     stride = size // 4 if split == "train" else size
 
-    def read(start: int, stop: int) -> Iterator[NDArray[np.floating]]:
-        for picture in pictures[start:stop]:
-            scales = [picture]
-            if split == "train":
-                half = (picture.width // 2, picture.height // 2)
-                scales.append(picture.resize(half, Image.Resampling.BOX))
-            for each in scales:
-                if min(each.size) >= size:
-                    found = patches(each, size, stride)
-                    for part in slices(0, len(found), batch_length(3, size)):
-                        yield scaled(found[part])
-
-    name = "photographs" if split == "train" else "photographs-test"
-    return FieldStream(name, size, ("red", "green", "blue"), len(pictures), "cosine", read)
+    found: list[NDArray[np.uint8]] = []
+    number: list[int] = []
+    for i, picture in enumerate(pictures):
+        scales = [picture]
+        if split == "train":
+            half = (picture.width // 2, picture.height // 2)
+            scales.append(picture.resize(half, Image.Resampling.BOX))
+        found += [patches(each, size, stride) for each in scales if min(each.size) >= size]
+        number += [i] * (sum(map(len, found)) - len(number))
+    pixels = np.concatenate(found)
+    return labelled(
+        lambda numbers: scaled(pixels[numbers]),
+        len(pixels),
+        size,
+        RGB,
+        "cosine",
+        "photographs" if split == "train" else "photographs-test",
+        picture=np.array(number),
+    )

@@ -34,7 +34,7 @@ class FlexiUNet(CompactUNet):
         embedding: width of the embedding of log lambda.
         field_channels: C.
         basis: how fields go on beyond their edges.
-        told_channels: channels that the input has in addition, for conditional models.
+        conditioning: channels that the input has in addition, for conditional models.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class FlexiUNet(CompactUNet):
         embedding: int = 64,
         field_channels: int = 1,
         basis: Basis = "periodic",
-        told_channels: int = 0,
+        conditioning: int = 0,
     ):
-        super().__init__(channels, blocks, patch, embedding, field_channels, basis, told_channels)
+        super().__init__(channels, blocks, patch, embedding, field_channels, basis, conditioning)
         self.size = size
         first = channels[0]
         self.enter = nn.ModuleList(nn.Conv2d(first, c, 1) for c in channels[1:])

@@ -173,7 +173,7 @@ class NCSNpp(nn.Module):
         attention: sides of the levels that attend.
         dropout: probability.
         field_channels: C.
-        told_channels: channels that the input has in addition, for conditional models.
+        conditioning: channels that the input has in addition, for conditional models.
 
     N must be a multiple of ``multiple``.
 
@@ -190,7 +190,7 @@ class NCSNpp(nn.Module):
         attention: tuple[int, ...] = (32, 16, 8),
         dropout: float = 0.1,
         field_channels: int = 3,
-        told_channels: int = 0,
+        conditioning: int = 0,
     ):
         super().__init__()
         self.multiple = 2 ** (len(multipliers) - 1)
@@ -207,11 +207,11 @@ class NCSNpp(nn.Module):
         modules: list[nn.Module] = [
             _linear(channels, 4 * channels),
             _linear(4 * channels, 4 * channels),
-            _conv(field_channels + told_channels, channels),
+            _conv(field_channels + conditioning, channels),
         ]
         widths = [channels * multiplier for multiplier in multipliers]
         skips = [channels]
-        pyramid = field_channels + told_channels
+        pyramid = field_channels + conditioning
         for level, width in enumerate(widths):
             for _ in range(blocks):
                 modules.append(block(skips[-1], width))

@@ -1,6 +1,6 @@
 """Networks that count steps, as published ones do, under the interface that knows lambda only.
 
-A network N(x, n) that was trained on a schedule lambda(n / T) at one size L is told the step at
+A network N(x, n) that was trained on a schedule lambda(n / T) at one size L is given the step at
 which this schedule reaches lambda,
 
     f(x, lambda L^2) = factor * N(x, T lambda^(-1)(lambda)),

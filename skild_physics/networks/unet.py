@@ -86,7 +86,7 @@ class CompactUNet(nn.Module):
         embedding: width of the embedding of log lambda.
         field_channels: C.
         basis: how fields go on beyond their edges.
-        told_channels: channels that the input has in addition, for conditional models.
+        conditioning: channels that the input has in addition, for conditional models.
 
     N must be a multiple of ``multiple``.
     """
@@ -99,7 +99,7 @@ class CompactUNet(nn.Module):
         embedding: int = 64,
         field_channels: int = 1,
         basis: Basis = "periodic",
-        told_channels: int = 0,
+        conditioning: int = 0,
     ):
         super().__init__()
         self.patch = patch
@@ -110,7 +110,7 @@ class CompactUNet(nn.Module):
             nn.Linear(16, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
         self.basis = basis
-        self.stem = nn.Conv2d((field_channels + told_channels) * patch**2, channels[0], 3)
+        self.stem = nn.Conv2d((field_channels + conditioning) * patch**2, channels[0], 3)
         self.down = nn.ModuleList(
             _Level(c, b, embedding, basis) for c, b in zip(channels, blocks, strict=True)
         )

@@ -4,10 +4,10 @@ For R replica chains of n samples each, with Gamma(t) the autocovariance about t
 
     tau_int(W) = 1/2 + sum_{t=1..W} Gamma(t) / Gamma(0),
 
-so that tau_int = 1/2 for independent samples and N of them are worth N / (2 tau_int). The window W
-is the smallest one at which g(W) = exp(-W / tau) - tau / sqrt(W N) turns negative, with
-1 / tau = ln((2 tau_int + 1) / (2 tau_int - 1)) / S (eqs. 51, 52), S = 1.5. The bias of order 1/N is
-removed (eq. 49) and the error is tau_int sqrt(4 (W + 1/2 - tau_int) / N) (eq. 42).
+so that tau_int = 1/2 for independent samples and N of them have the effective size N / (2 tau_int).
+The window W is the smallest one at which g(W) = exp(-W / tau) - tau / sqrt(W N) turns negative,
+with 1 / tau = ln((2 tau_int + 1) / (2 tau_int - 1)) / S (eqs. 51, 52), S = 1.5. The bias of order
+1/N is removed (eq. 49) and the error is tau_int sqrt(4 (W + 1/2 - tau_int) / N) (eq. 42).
 """
 
 from typing import NamedTuple
@@ -56,3 +56,21 @@ def integrated_autocorrelation_time(samples: NDArray[np.float64]) -> Autocorrela
     tau_int = max(tau_int, 0.5) * (1 + (2 * window + 1) / total)
     stderr = tau_int * np.sqrt(4 * max(window + 0.5 - tau_int, 0) / total)
     return AutocorrelationTime(float(tau_int), float(stderr), window)
+
+
+def tau_int_of_chains(series: NDArray[np.float64], chain: NDArray[np.integer]) -> float:
+    """tau_int of a series (sample,) of several chains, in samples of a chain.
+
+    Chains are cut to the length of the shortest; if that is a single sample, tau_int is taken to be
+    1/2, that of independent ones.
+
+    Args:
+        series: shape (sample,), each chain in the order of its time.
+        chain: the chain of each sample, shape (sample,).
+    """
+    counts = np.unique(chain, return_counts=True)[1]
+    length = counts.min()
+    if length < 2:
+        return 0.5
+    chains = np.split(series[np.argsort(chain, kind="stable")], np.cumsum(counts)[:-1])
+    return integrated_autocorrelation_time(np.stack([own[:length] for own in chains])).tau_int

@@ -43,14 +43,14 @@ def compare_with_exact(results: xr.Dataset, source: str) -> list[Comparison]:
     """All comparisons that are possible for a source of Ising spins on the torus.
 
     Args:
-        results: of :func:`skild_physics.observables.evaluate.evaluate`, for fields that are not
-            block spins.
+        results: of :func:`skild_physics.observables.evaluate.eval_correlators`, for fields that
+            are not block spins.
         source: label of the source.
     """
-    L, beta = int(results.attrs["L"]), float(results.attrs["beta"])
-    if L < 3 or results.attrs["boundary"] != "periodic" or results.attrs["block_spin_rounds"]:
+    here, about = results.sel(source=source), results.attrs
+    L, beta = int(about["L"]), float(here["beta"] if "beta" in here else about["beta"])
+    if L < 3 or not beta > 0 or about["boundary"] != "periodic" or about["block_spin_rounds"]:
         return []
-    here = results.sel(source=source)
     G, dG = here["two_point"].values, here["two_point_stderr"].values
     found = []
 

@@ -18,7 +18,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.fields import load_fields
 from skild_physics.files import InputError
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.clusters import cluster_sizes
@@ -43,14 +42,14 @@ class Plan:
             than a round's lattice has are left out there. None: powers of two.
         boundary: of the fields.
         binarize: take the sign of continuous fields, zero counting as +1.
-        rounds: how often spins are replaced by majority block spins of 2 x 2.
+        block_spins: how often spins are replaced by majority block spins of 2 x 2.
         clusters: measure clusters of equal spins, too.
     """
 
     sides: tuple[int, ...] | None = None
     boundary: Boundary = "periodic"
     binarize: bool = True
-    rounds: int = 0
+    block_spins: int = 0
     clusters: bool = False
 
     def sides_of(self, L: int) -> NDArray[np.int64]:
@@ -135,7 +134,7 @@ def measure(
     edges = np.linspace(0, len(fields), n_blocks + 1).astype(np.int64)
     blocks = range(n_blocks) if blocks is None else blocks
     edges = edges[blocks.start : blocks.stop + 1]
-    found = [_Sums(fields.shape[1] >> k, edges) for k in range(plan.rounds + 1)]
+    found = [_Sums(fields.shape[1] >> k, edges) for k in range(plan.block_spins + 1)]
     for first, values in _batches(fields, int(edges[0]), int(edges[-1])):
         zero: Means = {}
         if values.dtype != np.int8:
@@ -210,24 +209,29 @@ def joined(shards: list[list[Blocks]]) -> list[Blocks]:
     ]
 
 
-def _measured_shard(path: str, plan: Plan, n_blocks: int, blocks: range) -> list[Blocks]:
-    with load_fields(path) as fields:
-        return measure(fields, plan, n_blocks, blocks)
-
-
-def measure_on(client: Any, fields: xr.DataArray, plan: Plan, n_blocks: int) -> list[Blocks]:
+def measure_on(
+    client: Any,
+    fields: xr.DataArray,
+    plan: Plan,
+    n_blocks: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Blocks]:
     """:func:`measure` by the workers of a Dask client, which must see the same files.
 
     Raises:
         InputError: fields that were not opened from a file, or as :func:`measure`.
     """
-    path = fields.encoding.get("source")
-    if path is None:
+    if fields.encoding.get("source") is None:
         raise InputError("only fields in files can be measured by a scheduler's workers")
-    shards = min(n_blocks, 4 * max(1, len(client.scheduler_info()["workers"])))
-    edges = np.linspace(0, n_blocks, shards + 1).astype(int).tolist()
+    n_shards = min(n_blocks, 4 * max(1, len(client.scheduler_info()["workers"])))
+    edges = np.linspace(0, n_blocks, n_shards + 1).astype(int).tolist()
+    # fields that have not been read are sent as the name of their file and what is taken from it
     jobs = [
-        client.submit(_measured_shard, path, plan, n_blocks, range(*pair), pure=False)
+        client.submit(measure, fields, plan, n_blocks, range(*pair), pure=False)
         for pair in pairwise(edges)
     ]
-    return joined(client.gather(jobs))
+    shards = []
+    for job, edge in zip(jobs, edges[1:], strict=True):
+        shards.append(job.result())
+        progress(len(fields) * edge // n_blocks)
+    return joined(shards)

@@ -17,9 +17,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from skild_physics.fields import FieldStream
-from skild_physics.fields.stream import batch_length
+from skild_physics.fields.lazy import BATCH_VALUES, log_skipped
 from skild_physics.files import check_none_given
+from skild_physics.progress import Progress, logger, silent
 from skild_physics.quality.distances import frechet_distance, inception_score, kernel_distance
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.networks import clipiqa, inception, lpips, musiq
@@ -29,7 +29,7 @@ from skild_physics.quality.similarity import (
     similarity_scales,
     structural_similarity,
 )
-from skild_physics.quality.sources import batches_of, check_none_skipped, pictures_to_read
+from skild_physics.quality.sources import batches_of, pictures_to_read
 from skild_physics.quality.weights import WeightFile
 
 FEATURES, LOGITS = "2048", "logits_unbiased"
@@ -61,27 +61,25 @@ class _Measured:
 
 
 def evaluate(
-    sources: Mapping[str, FieldStream],
+    sources: Mapping[str, xr.DataArray],
     metrics: Sequence[str],
     *,
     samples: int | None = None,
     batch_size: int = 32,
     weights: Path | None = None,
     device: torch.device | None = None,
-    log: Callable[[str], None] = lambda line: None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Metrics of pictures.
 
     Args:
-        sources: streams by label; the first is the reference of the metrics that compare.
+        sources: fields by label; the first is the reference of the metrics that compare.
         metrics: names out of :data:`METRICS`.
         samples: take the first so many pictures of each source; None: all.
         batch_size: pictures at a time.
         weights: folder of the networks' weights; None: see :func:`find_weights`.
         device: what networks run on; None: the CPU.
-        log: told what limits the meaning of the numbers, and what is being done.
-        progress: told how many pictures are done, of all sources together.
+        progress: shows how many pictures are done, of all sources together.
 
     Returns:
         For metrics of pictures variables (source, image), nan where there is none; for FID and IS
@@ -98,19 +96,22 @@ def evaluate(
         check_none_given({"weights": weights}, "is for networks, which no metric here needs")
     for metric, file in instruments.weights.items():
         if not file.published:
-            log(f"{metric}: {file.path} is not the published file; compare with nothing published")
-    measured = _measure(sources, counts, metrics, instruments, batch_size, progress)
+            logger.info(
+                f"{metric}: {file.path} is not the published file; compare with nothing published"
+            )
+    with progress("evaluate", sum(counts.values())) as show:
+        measured = _measure(sources, counts, metrics, instruments, batch_size, show)
     results = _of_pictures(list(sources), metrics, measured)
     reference, *others = sources
     for metric in metrics:
         if not METRICS[metric].per_picture:
-            log(f"computing {metric} and its scatter")
+            logger.info(f"computing {metric} and its scatter")
             labels = others if METRICS[metric].compares else list(sources)
             _add(results, metric, labels, _of_ensembles(metric, reference, labels, measured))
     if "fid" in metrics:
         for label, count in measured.counts.items():
             if count < int(FEATURES):
-                log(
+                logger.info(
                     f"fid: {count} pictures of {label} are fewer than the {FEATURES} features: "
                     "their covariance is singular and FID far too large"
                 )
@@ -121,7 +122,7 @@ def evaluate(
             "published_weights": int(file.published),
         }
     if "ms-ssim" in metrics:
-        results["ms_ssim"].attrs["scales"] = similarity_scales(sources[reference].size)
+        results["ms_ssim"].attrs["scales"] = similarity_scales(sources[reference].shape[-1])
     return results
 
 
@@ -150,7 +151,7 @@ def _in_parts(similarity: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., T
     """In parts of a batch that keep float64 copies of large pictures small."""
 
     def found(x: Tensor, y: Tensor) -> Tensor:
-        length = batch_length(x.shape[1], x.shape[-1])
+        length = max(1, BATCH_VALUES // x[0].numel())
         parts = zip(torch.split(x, length), torch.split(y, length), strict=True)
         return torch.cat([similarity(*part) for part in parts])
 
@@ -158,20 +159,22 @@ def _in_parts(similarity: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., T
 
 
 def _measure(
-    sources: Mapping[str, FieldStream],
+    sources: Mapping[str, xr.DataArray],
     counts: Mapping[str, int],
     metrics: Sequence[str],
     instruments: _Instruments,
     batch_size: int,
-    progress: Callable[[int], None],
+    show: Callable[..., None],
 ) -> _Measured:
     reference = next(iter(sources))
     is_paired = any(METRICS[metric].paired for metric in metrics)
     measured = _Measured(defaultdict(list), defaultdict(list), dict.fromkeys(sources, 0))
-    readers = [batches_of(label, s, counts[label], batch_size) for label, s in sources.items()]
+    skipped: dict[str, dict[str, str]] = {label: {} for label in sources}
+    readers = [
+        batches_of(label, s, counts[label], batch_size, None if is_paired else skipped[label])
+        for label, s in sources.items()
+    ]
     for batches in zip_longest(*readers):
-        if is_paired:
-            check_none_skipped(sources)
         for label, batch in zip(sources, batches, strict=True):
             if batch is None:
                 continue
@@ -183,7 +186,9 @@ def _measure(
             for layer, features in instruments.features(batch).items():
                 measured.features[layer, label].append(features)
             measured.counts[label] += len(batch)
-        progress(sum(measured.counts.values()))
+        show(sum(measured.counts.values()))
+    for label, fields in sources.items():
+        log_skipped(skipped[label], fields)
     return measured
 
 

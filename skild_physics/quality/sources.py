@@ -5,22 +5,24 @@ from itertools import chain, islice
 
 import numpy as np
 import torch
+import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_physics.fields import FieldStream
+from skild_physics.fields import batches, channels_of
+from skild_physics.fields.lazy import UnusableError
 from skild_physics.fields.writing import pixels
 from skild_physics.files import InputError
 from skild_physics.quality.metrics import METRICS
 
 
 def pictures_to_read(
-    sources: Mapping[str, FieldStream], metrics: Sequence[str], samples: int | None
+    sources: Mapping[str, xr.DataArray], metrics: Sequence[str], samples: int | None
 ) -> dict[str, int]:
     """The number of pictures of each source, if they can be compared.
 
     Args:
-        sources: streams by label, the reference first.
+        sources: fields by label, the reference first.
         metrics: what they are to be compared by.
         samples: the first so many of each; None: all.
 
@@ -36,29 +38,29 @@ def pictures_to_read(
         raise InputError(
             f"{', '.join(comparing)} compare with a reference: give it and another source"
         )
-    for label, stream in sources.items():
-        if len(stream.channels) not in (1, 3):
-            raise InputError(
-                f"{label}: {len(stream.channels)} channels; pictures have one or three"
-            )
-        if len(stream.channels) != len(first.channels):
+    colours, size = len(channels_of(first)), first.shape[-1]
+    for label, fields in sources.items():
+        channels, side = len(channels_of(fields)), fields.shape[-1]
+        if channels not in (1, 3):
+            raise InputError(f"{label}: {channels} channels; pictures have one or three")
+        if channels != colours:
             kinds = {1: "grey", 3: "in colour"}
             raise InputError(
-                f"{reference} is {kinds[len(first.channels)]}, {label} is "
-                f"{kinds[len(stream.channels)]}; `grey=True` opens folders as grey pictures"
+                f"{reference} is {kinds[colours]}, {label} is {kinds[channels]}; `grey=True` opens "
+                "folders as grey pictures"
             )
         for metric in metrics:
-            if stream.size < METRICS[metric].smallest:
+            if side < METRICS[metric].smallest:
                 raise InputError(
                     f"{metric} needs at least {METRICS[metric].smallest} pixels per side; "
-                    f"{label} has {stream.size}"
+                    f"{label} has {side}"
                 )
-        if paired and stream.size != first.size:
+        if paired and side != size:
             raise InputError(
-                f"{', '.join(paired)} compare pairs: {reference} has {first.size} x {first.size} "
-                f"pixels, {label} {stream.size} x {stream.size}; fid, kid and is need no pairs"
+                f"{', '.join(paired)} compare pairs: {reference} has {size} x {size} pixels, "
+                f"{label} {side} x {side}; fid, kid and is need no pairs"
             )
-    counts = {label: _count(stream) for label, stream in sources.items()}
+    counts = {label: len(fields) for label, fields in sources.items()}
     for label, count in counts.items():
         if samples is not None and count < samples:
             raise InputError(f"{label} has {count} pictures, fewer than `samples={samples}`")
@@ -71,39 +73,39 @@ def pictures_to_read(
     return {label: samples or count for label, count in counts.items()}
 
 
-def _count(stream: FieldStream) -> int:
-    """Fields of a stream; an item may give many, then all are read."""
-    first = sum(map(len, stream.read(0, 1)))
-    return stream.count if first == 1 else sum(map(len, stream.read(0, stream.count)))
-
-
-def check_none_skipped(sources: Mapping[str, FieldStream]) -> None:
-    """Pairs hold only if no picture was left out.
-
-    Raises:
-        InputError: a picture was damaged or too small, and skipped.
-    """
-    for label, stream in sources.items():
-        for name, reason in stream.skipped.items():
-            raise InputError(
-                f"{label}: {name} cannot be used ({reason}), and pictures are compared in pairs; "
-                "remove it and its partners"
-            )
-
-
-def batches_of(label: str, stream: FieldStream, count: int, length: int) -> Iterator[Tensor]:
+def batches_of(
+    label: str,
+    fields: xr.DataArray,
+    count: int,
+    length: int,
+    skipped: dict[str, str] | None,
+) -> Iterator[Tensor]:
     """The first ``count`` pictures as pixels, uint8 (image, channel, y, x), ``length`` at a time.
 
+    Args:
+        label: of the source.
+        fields: its pictures.
+        count: how many are wanted.
+        length: pictures of a batch.
+        skipped: takes those that cannot be used; None: they are compared in pairs, which hold only
+            if none is left out.
+
     Raises:
-        InputError: fields with nan or infinity, or that cannot be read.
+        InputError: fields with nan or infinity, or that cannot be read or used.
     """
     batch: list[NDArray[np.uint8]] = []
-    for field in islice(chain.from_iterable(stream.read(0, stream.count)), count):
-        if not np.isfinite(field).all():
-            raise InputError(f"{label}: fields with nan or infinity")
-        batch.append(pixels(field))
-        if len(batch) == length:
-            yield torch.from_numpy(np.stack(batch))
-            batch = []
+    try:
+        for field in islice(chain.from_iterable(batches(fields, skipped=skipped)), count):
+            if not np.isfinite(field).all():
+                raise InputError(f"{label}: fields with nan or infinity")
+            batch.append(pixels(field))
+            if len(batch) == length:
+                yield torch.from_numpy(np.stack(batch))
+                batch = []
+    except UnusableError as error:
+        raise InputError(
+            f"{label}: {error.file} cannot be used ({error.reason}), and pictures are compared in "
+            "pairs; remove it and its partners"
+        ) from None
     if batch:
         yield torch.from_numpy(np.stack(batch))

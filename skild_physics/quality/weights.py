@@ -29,7 +29,7 @@ class WeightFile:
 
 
 def default_folder() -> Path:
-    """Where weights are looked for unless told otherwise: in the user's cache."""
+    """Where weights are looked for by default: in the user's cache."""
     return platformdirs.user_cache_path("skild_physics") / "weights"
 
 

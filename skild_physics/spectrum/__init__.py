@@ -2,6 +2,8 @@
 
 from skild_physics.spectrum.fit import Fit, PowerLaw, fit_power_law
 from skild_physics.spectrum.measure import (
+    How,
+    fit_spectrum,
     measure_blocks,
     spectrum_from_blocks,
     spectrum_from_variance,
@@ -11,10 +13,12 @@ from skild_physics.spectrum.types import Spectrum
 
 __all__ = [
     "Fit",
+    "How",
     "ModeMoments",
     "PowerLaw",
     "Spectrum",
     "fit_power_law",
+    "fit_spectrum",
     "measure_blocks",
     "spectrum_from_blocks",
     "spectrum_from_variance",

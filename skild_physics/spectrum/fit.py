@@ -51,8 +51,9 @@ class PowerLaw:
     alpha: float
 
     def __call__(self, k: ArrayLike) -> NDArray[np.float64]:
-        """S0 at wavenumbers k, any shape."""
-        return self.C * (np.square(k) + self.k0_squared) ** -self.alpha
+        """S0 at wavenumbers k, any shape; a pure power of k is infinite at 0."""
+        with np.errstate(divide="ignore"):
+            return self.C * (np.square(k) + self.k0_squared) ** -self.alpha
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Measure a spectrum and its error bars from a stream of fields.
+"""Measure a spectrum and its error bars.
 
 Fields are gathered into blocks of consecutive samples; every derived quantity theta (a shell's
 variance, a parameter of the fit) gets the delete-one-block jackknife error
@@ -9,18 +9,31 @@ where theta_b leaves block b out. Unlike the Gaussian formula S sqrt(2/nu) this 
 non-Gaussian modes, and for correlated samples as long as blocks are longer than the correlation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.fields import FieldStream
-from skild_physics.fields.stream import slices
-from skild_physics.files import InputError
+from skild_physics.fields import (
+    basis_of,
+    batches,
+    channels_of,
+    is_variance_map,
+    load_variance_map,
+    open_fields,
+    pictures_of,
+)
+from skild_physics.fields.lazy import log_skipped, slices
+from skild_physics.files import InputError, check_none_given, check_output
 from skild_physics.kspace import Basis, Momentum, Normalization, normalization_factor
 from skild_physics.observables.jackknife import Replicas
+from skild_physics.progress import Progress, silent
 from skild_physics.spectrum.fit import (
     Fit,
     Goodness,
@@ -39,47 +52,160 @@ CACHED_VALUES = 2**17
 """Values transformed at a time: a megabyte, so that the passes over them stay in the cache."""
 
 
-def measure_blocks(
-    stream: FieldStream,
+def fit_spectrum(
+    source: Any,
+    *,
     basis: Basis | None = None,
-    n_blocks: int = N_BLOCKS,
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[ModeMoments]:
-    """Moments of blocks of consecutive items of a stream, in bounded memory.
+    method: Method = "likelihood",
+    k_min: float | None = None,
+    k_max: float | None = None,
+    momentum: Momentum = "continuum",
+    k0_squared: float | None = None,
+    normalization: Normalization | None = None,
+    strict: bool = False,
+    n_samples: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **of_pictures: Any,
+) -> Spectrum:
+    """The variance spectrum of fields, and the law S0(k) = C (k^2 + k0^2)^(-alpha) fitted to it.
 
     Args:
-        stream: the fields; its items (pictures, lattices) are never divided between blocks.
-        basis: basis of the modes; None: the natural one of the stream.
-        n_blocks: number of blocks; fewer if there are fewer items.
-        progress: called with the number of items done.
+        source: anything that :func:`skild_physics.fields.open_fields` takes, with its options
+            ``size``, ``tile``, ``resize``, ``grey`` and ``data_dir``; or a .npy file of a variance
+            map, (N, N) or (channel, N, N), in the normalisation of the paper.
+        basis: of the modes; None: the natural one of the fields, cosine for a variance map.
+        method: "likelihood" weighs every shell by its degrees of freedom; "paper": plain least
+            squares; see :mod:`skild_physics.spectrum.fit`.
+        k_min: smallest wavenumber of the fit, radians per box side; None fits from the first shell.
+        k_max: largest wavenumber of the fit, radians per box side.
+        momentum: what k means: "continuum", pi sqrt(u^2 + v^2), or "lattice", 2N sin(k/2N).
+        k0_squared: hold k0^2 at this value; 0 fits a pure power of k.
+        normalization: "paper" doubles the variance of cosine modes with u = 0 or v = 0; "isotropic"
+            does not; None: the paper's.
+        strict: a picture that cannot be used is an error; else it is left out, and named in the log
+            of the package.
+        n_samples: of a variance map, the number of fields behind it.
+        out: NetCDF file to write.
+        overwrite: replace an existing file.
+        progress: shows how many fields are done.
 
     Raises:
-        InputError: fields hold nan or infinity, or what the stream raises.
+        InputError: data that cannot be read, fewer than two fields, nan, too few shells between
+            k_min and k_max, or options that do not apply.
+
+    >>> import skild_physics as sk
+    >>> spectrum = sk.fit_spectrum(sk.generate_ising(L=16, samples=256), k_min=6, k_max=40)
+    >>> 0.5 < spectrum.fit.law.alpha < 1.5
+    True
     """
-    basis = basis or stream.basis
-    edges = np.linspace(0, stream.count, min(n_blocks, stream.count) + 1).astype(int)
+    if out is not None:
+        check_output(out, overwrite)
+    how = How(method, k_min, k_max, momentum, k0_squared)
+    if isinstance(source, str | Path) and Path(source).suffix == ".npy" and is_variance_map(source):
+        of_fields = {"normalization": normalization, "strict": strict, **of_pictures}
+        check_none_given(of_fields, f"is for fields; {source} is a variance map")
+        variance, name = load_variance_map(source), Path(source).name
+        found = spectrum_from_variance(variance, n_samples, basis or "cosine", name, how)
+    else:
+        check_none_given({"n_samples": n_samples}, f"is for variance maps; {source} is counted")
+        fields, skipped = open_fields(source, **of_pictures), dict[str, str]()
+        blocks = measure_blocks(
+            fields, basis, skipped=None if strict else skipped, progress=progress
+        )
+        log_skipped(skipped, fields)
+        found = spectrum_from_blocks(
+            blocks,
+            basis or basis_of(fields),
+            how,
+            source=str(fields.attrs.get("source", "fields")),
+            channels=channels_of(fields),
+            normalization=normalization or "paper",
+        )
+        if isinstance(source, str | Path):
+            fields.close()
+    if out is not None:
+        found.save(out)
+    return found
+
+
+@dataclass(frozen=True)
+class How:
+    """How a law is fitted, see :func:`fit_spectrum`."""
+
+    method: Method = "likelihood"
+    k_min: float | None = None
+    k_max: float | None = None
+    momentum: Momentum = "continuum"
+    k0_squared: float | None = None
+
+    def inside(self, k: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which shells are fitted.
+
+        Raises:
+            InputError: fewer than four.
+        """
+        low = -np.inf if self.k_min is None else self.k_min
+        high = np.inf if self.k_max is None else self.k_max
+        inside: NDArray[np.bool_] = (k >= low) & (k <= high)
+        if inside.sum() < 4:
+            raise InputError(
+                f"a fit needs at least 4 shells, got {inside.sum()} between k = {low:g} and "
+                f"{high:g} (shells lie at {k[0]:.4g} .. {k[-1]:.4g} radians per box side)"
+            )
+        return inside
+
+
+def measure_blocks(
+    fields: xr.DataArray,
+    basis: Basis | None = None,
+    n_blocks: int = N_BLOCKS,
+    skipped: dict[str, str] | None = None,
+    progress: Progress = silent,
+) -> list[ModeMoments]:
+    """Moments of blocks of consecutive fields, in bounded memory.
+
+    Args:
+        fields: (sample, y, x) or (sample, channel, y, x); patches of one picture are never divided
+            between blocks.
+        basis: basis of the modes; None: the natural one of the fields.
+        n_blocks: number of blocks; fewer if there are fewer fields.
+        skipped: takes pictures that cannot be used, see :func:`skild_physics.fields.batches`.
+        progress: shows how many fields are done.
+
+    Raises:
+        InputError: fields hold nan or infinity, or cannot be read.
+    """
+    basis, picture = basis or basis_of(fields), pictures_of(fields)
+    items = int(picture[-1]) + 1
+    edges = np.linspace(0, items, min(n_blocks, items) + 1).astype(int)
     blocks = []
-    for start, stop in pairwise(edges.tolist()):
-        total: ModeMoments | None = None
-        for batch in stream.read(start, stop):
-            for piece in slices(0, len(batch), max(1, CACHED_VALUES // batch[0].size)):
-                part = ModeMoments.of(batch[piece], basis)
-                total = part if total is None else total.merge(part)
-        if total is not None:
-            blocks.append(total)
-        progress(stop)
+    name = fields.attrs.get("source", "fields")
+    with progress(f"measure {name}", len(fields)) as show:
+        for start, stop in pairwise(np.searchsorted(picture, edges).tolist()):
+            total: ModeMoments | None = None
+            for batch in batches(fields, start, stop, skipped):
+                for piece in slices(0, len(batch), max(1, CACHED_VALUES // batch[0].size)):
+                    part = ModeMoments.of(batch[piece], basis)
+                    total = part if total is None else total.merge(part)
+            if total is not None:
+                blocks.append(total)
+            show(stop)
+    if not blocks and skipped:
+        first, reason = next(iter(skipped.items()))
+        raise InputError(
+            f"{name}: all {len(skipped)} pictures were skipped, the first {first}: {reason}"
+        )
     return blocks
 
 
 def spectrum_from_blocks(
     blocks: list[ModeMoments],
     basis: Basis,
-    method: Method = "likelihood",
-    k_min: float | None = None,
-    k_max: float | None = None,
+    how: How = How(),
+    *,
     source: str = "",
-    momentum: Momentum = "continuum",
-    k0_squared: float | None = None,
     channels: Sequence[str] | None = None,
     normalization: Normalization = "paper",
 ) -> Spectrum:
@@ -88,12 +214,8 @@ def spectrum_from_blocks(
     Args:
         blocks: moments of consecutive blocks of fields, at least two.
         basis: the basis the moments were taken in.
-        method: how to fit, see :mod:`skild_physics.spectrum.fit`.
-        k_min: smallest wavenumber of the fit, radians per box side; None fits from the first shell.
-        k_max: largest wavenumber of the fit, radians per box side.
+        how: the law is fitted.
         source: name of the data, kept with the result.
-        momentum: whether k is the continuum wavenumber or the lattice momentum.
-        k0_squared: hold k0^2 at this value.
         channels: names of the channels; None numbers them.
         normalization: of the reported spectrum.
 
@@ -106,15 +228,15 @@ def spectrum_from_blocks(
     total = reduce(ModeMoments.merge, blocks)
     N = total.mean.shape[-1]
     factor2 = normalization_factor(N, basis, normalization) ** 2
-    k, modes, _ = shells(N, basis, momentum)
-    inside = _range(k, k_min, k_max)
+    k, modes, _ = shells(N, basis, how.momentum)
+    inside = how.inside(k)
 
     def fit(S: NDArray[np.float64], count: int) -> Fit:
         profile = S.mean(axis=0)[inside]
-        return fit_power_law(k[inside], profile, modes[inside], count, method, k0_squared)
+        return fit_power_law(k[inside], profile, modes[inside], count, how.method, how.k0_squared)
 
     def radial(moments: ModeMoments) -> NDArray[np.float64]:
-        return radial_mean(moments.variance * factor2, basis, momentum)
+        return radial_mean(moments.variance * factor2, basis, how.momentum)
 
     S = radial(total)
     best = fit(S, total.count)
@@ -135,7 +257,7 @@ def spectrum_from_blocks(
         channels=tuple(channels or _numbered(len(S))),
         basis=basis,
         normalization=normalization,
-        momentum=momentum,
+        momentum=how.momentum,
         n_samples=total.count,
         S=S,
         S_stderr=Replicas(S, replicas).stderr,
@@ -152,26 +274,18 @@ def spectrum_from_blocks(
 def spectrum_from_variance(
     variance: NDArray[np.float64],
     n_samples: int | None = None,
-    method: Method = "likelihood",
-    k_min: float | None = None,
-    k_max: float | None = None,
-    source: str = "",
     basis: Basis = "cosine",
-    momentum: Momentum = "continuum",
-    k0_squared: float | None = None,
+    source: str = "",
+    how: How = How(),
 ) -> Spectrum:
     """A spectrum from a per-mode variance map, with the errors of Gaussian modes.
 
     Args:
         variance: shape (channel, N, N), in the paper's normalisation.
         n_samples: number of fields behind it; None leaves all errors unknown (nan).
-        method: how to fit, see :mod:`skild_physics.spectrum.fit`.
-        k_min: smallest wavenumber of the fit, radians per box side; None fits from the first shell.
-        k_max: largest wavenumber of the fit, radians per box side.
-        source: name of the data, kept with the result.
         basis: basis of the modes.
-        momentum: whether k is the continuum wavenumber or the lattice momentum.
-        k0_squared: hold k0^2 at this value.
+        source: name of the data, kept with the result.
+        how: the law is fitted.
 
     Raises:
         InputError: n_samples below two, or what :func:`spectrum_from_blocks` raises.
@@ -179,20 +293,22 @@ def spectrum_from_variance(
     if n_samples is not None and n_samples < 2:
         raise InputError(f"`n_samples` must be at least 2, got {n_samples}")
     N = variance.shape[-1]
-    k, modes, _ = shells(N, basis, momentum)
-    inside = _range(k, k_min, k_max)
-    S = radial_mean(variance, basis, momentum)
+    k, modes, _ = shells(N, basis, how.momentum)
+    inside = how.inside(k)
+    S = radial_mean(variance, basis, how.momentum)
     profile = S.mean(axis=0)
     known = np.nan if n_samples is None else 1.0
     count = n_samples or 2
-    fit = fit_power_law(k[inside], profile[inside], modes[inside], count, method, k0_squared)
+    fit = fit_power_law(
+        k[inside], profile[inside], modes[inside], count, how.method, how.k0_squared
+    )
     gaussian = known * np.sqrt(2 / (modes * (count - 1)))
     return Spectrum(
         variance=variance,
         channels=_numbered(len(S)),
         basis=basis,
         normalization="paper",
-        momentum=momentum,
+        momentum=how.momentum,
         n_samples=n_samples,
         S=S,
         S_stderr=S * gaussian,
@@ -208,18 +324,6 @@ def spectrum_from_variance(
 
 def _numbered(channels: int) -> tuple[str, ...]:
     return tuple(f"channel {i + 1}" for i in range(channels))
-
-
-def _range(k: NDArray[np.float64], k_min: float | None, k_max: float | None) -> NDArray[np.bool_]:
-    low = -np.inf if k_min is None else k_min
-    high = np.inf if k_max is None else k_max
-    inside: NDArray[np.bool_] = (k >= low) & (k <= high)
-    if inside.sum() < 4:
-        raise InputError(
-            f"a fit needs at least 4 shells, got {inside.sum()} between k = {low:g} and {high:g} "
-            f"(shells lie at {k[0]:.4g} .. {k[-1]:.4g} radians per box side)"
-        )
-    return inside
 
 
 def _leave_one_out(blocks: list[ModeMoments]) -> list[ModeMoments]:

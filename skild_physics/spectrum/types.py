@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from rich.table import Table
 
-from skild_physics import __version__
 from skild_physics.files import InputError, replacing
 from skild_physics.kspace import (
     BASES,
@@ -21,9 +21,15 @@ from skild_physics.kspace import (
 from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.spectrum.fit import PARAMETERS, Fit, Goodness, PowerLaw
 from skild_physics.spectrum.radial import shells
+from skild_physics.tables import Printed, with_error
+from skild_physics.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEMA = "skild_physics.spectrum"
 SCHEMA_VERSION = 2
+P_REJECTED = 1e-3
 
 K_ATTRS = {
     "continuum": {"units": "radian / box side", "long_name": "wavenumber k"},
@@ -31,8 +37,8 @@ K_ATTRS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Spectrum:
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectrum(Printed):
     """Per-mode variance, radial profile and power law of a dataset.
 
     Attributes:
@@ -53,6 +59,11 @@ class Spectrum:
         fit_range: smallest and largest wavenumber fitted, radians per box side.
         n_blocks: number of jackknife blocks; 0 if errors are Gaussian.
         source: name of the data.
+
+    >>> import skild_physics as sk
+    >>> spectrum = sk.fit_spectrum(sk.generate_ising(L=16, samples=64))
+    >>> spectrum.per_mode().shape
+    (16, 16)
     """
 
     variance: NDArray[np.float64]
@@ -102,6 +113,53 @@ class Spectrum:
         if self.n_samples is None:
             return "unknown: the number of fields behind the variance map was not given"
         return f"Gaussian modes, {self.n_samples} fields"
+
+    def tables(self) -> list[Table]:
+        """The fitted parameters with their errors."""
+        law, (C, k02, alpha) = self.fit.law, self.law_stderr
+        table = Table("parameter", "value", title=f"{self.source}: S0(k) = C (k^2 + k0^2)^(-alpha)")
+        table.add_row("C", with_error(law.C, C))
+        table.add_row("k0^2  [(rad/side)^2]", with_error(law.k0_squared, k02))
+        table.add_row("alpha", with_error(law.alpha, alpha))
+        return [table]
+
+    def notes(self) -> list[str]:
+        """How it was fitted, how well, and whether the law is to be believed."""
+        fit, good = self.fit, self.goodness
+        notes = [
+            f"{fit.method} fit, k = {self.fit_range[0]:.4g} .. {self.fit_range[1]:.4g} radians "
+            f"per box side ({self.momentum}), {self.basis} basis, "
+            f"{self.n_samples or 'unknown number of'} fields; errors: {self.errors}"
+        ]
+        if self.n_samples is None:
+            notes.append("with n_samples, the number of fields behind the map, errors are known")
+        notes.append(
+            f"the shells scatter about the law by {100 * fit.scatter:.2g} % (root mean square)"
+        )
+        if fit.on_bound:
+            names = ", ".join(fit.on_bound)
+            notes.append(f"warning: on its bound, so no optimum and no error bar: {names}")
+        if fit.method == "paper" or self.n_samples is None:
+            return notes
+        notes.append(
+            f"goodness of fit: chi-square {good.chi_square:.1f} for {good.degrees_of_freedom:.1f} "
+            f"degrees of freedom, p = {good.p_value:.2g}"
+            + (" (from the blocks: modes need not be Gaussian)" if self.n_blocks else "")
+        )
+        if good.p_value < P_REJECTED:
+            notes.append(
+                "warning: this law is rejected in this range of k, so the errors are those of the "
+                "best approximation to the data by it; narrow k_min .. k_max, or use the measured "
+                "spectrum, which needs no law"
+            )
+        return notes
+
+    def plot(self) -> "Figure":
+        """The spectrum on logarithmic axes with its fit, and their ratio below."""
+        # imported here: measuring does not need matplotlib
+        from skild_physics.plots import spectrum_figure
+
+        return spectrum_figure([self])
 
     def per_mode(
         self, kind: Literal["measured", "fit"] = "measured", N: int | None = None

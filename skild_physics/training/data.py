@@ -8,29 +8,24 @@ Spins and 8-bit pixels are both p / 127.5 - 1 for a byte p, so one byte per valu
 in memory; everything else is held as float32. What does not fit is read again whenever drawn.
 """
 
-import os
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from skild_physics.fields import FieldStream, open_source
-from skild_physics.fields.stream import scaled
+from skild_physics.config.training import Symmetry
+from skild_physics.fields import basis_of, batches, channels_of, open_fields, pictures_of
+from skild_physics.fields.lazy import UnusableError, scaled
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 
-Symmetry = Literal["torus", "mirror", "none"]
 Take = Callable[[Tensor], Tensor]
 
 _SYMMETRIES: dict[tuple[str, ...], Symmetry] = {
@@ -69,16 +64,12 @@ class TrainingFields:
 
 
 def open_training_fields(
-    source: str | Path,
+    source: Any,
     *,
     heldout: int = 0,
     symmetry: Symmetry | None = None,
-    size: int | None = None,
-    tile: bool = False,
-    resize: bool = False,
-    grey: bool = False,
-    data_dir: str | Path | None = None,
     memory: int = 4 * 2**30,
+    **of_pictures: Any,
 ) -> tuple[TrainingFields, TrainingFields | None]:
     """The fields of a source to train on, and those held out (None if none are).
 
@@ -86,55 +77,51 @@ def open_training_fields(
     drawn, and a picture that must be skipped is replaced by the next usable one of its part.
 
     Args:
-        source: the word ``cifar10``, a folder, a .npy stack or an HDF5 file, see
-            :func:`open_source`, as for ``size``, ``tile``, ``resize``, ``grey`` and ``data_dir``.
+        source: anything that :func:`open_fields` takes.
         heldout: number of items, the last of the source, that are never trained on. All tiles of a
             picture are one item.
         symmetry: None: "torus" for spins, "mirror" for pictures, "none" for others.
-        size: sites per axis, of folders of pictures.
-        tile: every patch of a picture; only if all of them fit in memory.
-        resize: shrink pictures first.
-        grey: luminance instead of colours.
-        data_dir: folder of the CIFAR-10 archive.
         memory: bytes that loaded fields may take.
+        of_pictures: see :func:`open_fields`; tiles only if all of them fit in memory.
 
     Raises:
-        InputError: what :func:`open_source` raises; ``heldout`` leaves nothing to train on; no
+        InputError: what :func:`open_fields` raises; ``heldout`` leaves nothing to train on; no
             usable picture in a part; tiles that do not fit in memory; "torus" for fields that are
             not periodic.
     """
-    stream = open_source(source, size=size, tile=tile, resize=resize, grey=grey, data_dir=data_dir)
-    with ExitStack() as stack:
-        stack.enter_context(stream)
-        if not 0 <= heldout < stream.count:
-            raise InputError(
-                f"{source}: heldout must be at least 0 and less than the {stream.count:,} items, "
-                f"got {heldout:,}"
-            )
-        if symmetry == "torus" and stream.basis != "periodic":
-            raise InputError(
-                f"{source}: the symmetry 'torus' is for periodic fields, not for the "
-                f"{stream.basis} basis of this source"
-            )
-        if symmetry is None:
-            symmetry = _SYMMETRIES.get(stream.channels, "none")
-        first = stream.count - heldout
-        parts = [(0, first), (first, stream.count)][: 2 if heldout else 1]
-        loaded = _load(stream, parts, memory)
-        if loaded is not None:
-            found = [(sum(map(len, batches)), _from_memory(stream, batches)) for batches in loaded]
-        elif tile:
-            raise InputError(
-                f"{source}: the tiles of {stream.count:,} pictures take more than "
-                f"{memory / 2**30:.3g} GiB of memory; choose fewer pictures, or no tiles"
-            )
-        else:
-            found = [(stop - start, _from_stream(stream, start, stop)) for start, stop in parts]
-            # the source stays open, to be read from
-            stack.pop_all()
-    source_is = stream.name, stream.channels, stream.size, stream.basis
+    fields = open_fields(source, **of_pictures)
+    picture, name = pictures_of(fields), str(fields.attrs.get("source", "fields"))
+    items = int(picture[-1]) + 1
+    if not 0 <= heldout < items:
+        raise InputError(
+            f"{name}: `heldout` must be at least 0 and less than the {items:,} items, got "
+            f"{heldout:,}"
+        )
+    basis, channels = basis_of(fields), channels_of(fields)
+    if symmetry == "torus" and basis != "periodic":
+        raise InputError(
+            f"{name}: the symmetry 'torus' is for periodic fields, not for the {basis} basis of "
+            "this source"
+        )
+    if symmetry is None:
+        symmetry = _SYMMETRIES.get(channels, "none")
+    first = int(np.searchsorted(picture, items - heldout))
+    parts = [fields[:first], fields[first:]] if heldout else [fields]
+    skipped: dict[str, str] = {}
+    loaded = _load(parts, memory, skipped)
+    if loaded is not None:
+        found = [(sum(map(len, batches)), _from_memory(batches)) for batches in loaded]
+        fields.close()
+    elif items < len(fields):
+        raise InputError(
+            f"{name}: the tiles of {items:,} pictures take more than {memory / 2**30:.3g} GiB of "
+            "memory; choose fewer pictures, or no tiles"
+        )
+    else:
+        found = [(len(part), _from_source(part, skipped)) for part in parts]
     training, *others = [
-        TrainingFields(*source_is, count, symmetry, take, stream.skipped) for count, take in found
+        TrainingFields(name, channels, fields.shape[-1], basis, count, symmetry, take, skipped)
+        for count, take in found
     ]
     return training, others[0] if others else None
 
@@ -207,34 +194,35 @@ def _compact(batch: NDArray[np.floating]) -> NDArray[Any]:
 
 
 def _load(
-    stream: FieldStream, parts: list[tuple[int, int]], memory: int
+    parts: list[xr.DataArray], memory: int, skipped: dict[str, str]
 ) -> list[list[NDArray[Any]]] | None:
     """Compact batches of each part, or None once they exceed the memory."""
-    if stream.count * len(stream.channels) * stream.size**2 > memory:
+    if sum(part.size for part in parts) > memory:
         return None
     loaded: list[list[NDArray[Any]]] = []
-    for start, stop in parts:
+    for part in parts:
         loaded.append([])
-        for batch in stream.read(start, stop):
+        for batch in batches(part, skipped=skipped):
             loaded[-1].append(_compact(batch))
             memory -= loaded[-1][-1].nbytes
             if memory < 0:
                 return None
         if not loaded[-1]:
-            raise _nothing_usable(stream, start, stop)
+            raise _nothing_usable(part, skipped)
     return loaded
 
 
-def _nothing_usable(stream: FieldStream, start: int, stop: int) -> InputError:
-    name, reason = next(reversed(stream.skipped.items()))
+def _nothing_usable(part: xr.DataArray, skipped: dict[str, str]) -> InputError:
+    name, reason = next(reversed(skipped.items()))
+    first, last = part["sample"].values[[0, -1]] + 1
     return InputError(
-        f"{stream.name}: all pictures {start + 1:,} .. {stop:,} of {stream.count:,} were skipped, "
-        f"the last {name}: {reason}"
+        f"{part.attrs['source']}: all pictures {first:,} .. {last:,} were skipped, the last "
+        f"{name}: {reason}"
     )
 
 
-def _from_memory(stream: FieldStream, batches: list[NDArray[Any]]) -> Take:
-    shape = (len(stream.channels), stream.size, stream.size)
+def _from_memory(batches: list[NDArray[Any]]) -> Take:
+    shape = batches[0].shape[1:]
     ends = np.cumsum([len(batch) for batch in batches]).tolist()
 
     def take(indices: Tensor) -> Tensor:
@@ -248,27 +236,21 @@ def _from_memory(stream: FieldStream, batches: list[NDArray[Any]]) -> Take:
     return take
 
 
-def _from_stream(stream: FieldStream, start: int, stop: int) -> Take:
-    shape = (len(stream.channels), stream.size, stream.size)
-    threads = min(8, os.cpu_count() or 1)
+def _from_source(part: xr.DataArray, skipped: dict[str, str]) -> Take:
+    shape = (len(channels_of(part)), *part.shape[-2:])
 
     def read(index: int) -> NDArray[Any]:
-        item = start + index
-        for usable in chain(range(item, stop), range(start, item)):
-            for batch in stream.read(usable, usable + 1):
+        for usable in chain(range(index, len(part)), range(index)):
+            for batch in batches(part, usable, usable + 1, skipped):
                 found: NDArray[Any] = batch[0]
                 return found
-        raise _nothing_usable(stream, start, stop)
+        raise _nothing_usable(part, skipped)
 
     def take(indices: Tensor) -> Tensor:
-        fields = np.empty((len(indices), *shape), np.float32)
-        # each read of pictures sets and restores these filters, which belong to the whole process:
-        # threads that overlap must find them set already
-        with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            for i, values in enumerate(pool.map(read, indices.tolist())):
-                fields[i] = values
-        return torch.from_numpy(fields)
+        try:
+            fields = part[indices.numpy()].values.reshape(-1, *shape)
+        except UnusableError:
+            fields = np.stack([read(index) for index in indices.tolist()])
+        return torch.from_numpy(fields.astype(np.float32, copy=False))
 
     return take

@@ -19,7 +19,7 @@ import platformdirs
 import torch
 from filelock import FileLock, Timeout
 
-from skild_physics.training.config import TrainingConfig
+from skild_physics.config.training import TrainingConfig
 
 Log = Callable[[str], None]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skild_physics.config.training import TrainingConfig
 from skild_physics.files import InputError
-from skild_physics.training.config import TrainingConfig
 
 HIDDEN = 16
 """Convolutions of fewer channels on either side touch fields, and stay with AdamW."""

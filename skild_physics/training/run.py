@@ -15,7 +15,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -23,35 +23,32 @@ from typing import Any, TextIO
 
 import torch
 
-from skild_physics import __version__
+from skild_physics.config import Config, parse_config
 from skild_physics.files import InputError, check_folder, json_text, replacing
-from skild_physics.training.checkpoint import load_state, previous, save_model, save_state
-from skild_physics.training.config import Config, parse_config
-from skild_physics.training.distributed import World, joined_world
-from skild_physics.training.evaluation import (
-    FIELDS,
-    PICTURES,
-    error_variances,
-    heldout_loss,
-    sample_pictures,
-)
+from skild_physics.machine import World, joined_world, keep_freed_memory, kept_threads, peak_memory
+from skild_physics.models.base import Model
+from skild_physics.models.checkpoint import save_model
+from skild_physics.training.evaluation import FIELDS, PICTURES, heldout_loss
 from skild_physics.training.execution import Execution, recorded
-from skild_physics.training.hardware import keep_freed_memory, kept_threads, peak_memory
+from skild_physics.training.state import load_state, previous, save_state
 from skild_physics.training.trainer import Log, Trainer, learning_rate
+from skild_physics.version import __version__
 
 Progress = Callable[[int, float], None]
 
 
-def dry_run(config: Config, log: Log = lambda line: None, steps: int = 5) -> dict[str, Any]:
+def dry_run(
+    config: Config, log: Log = lambda line: None, steps: int = 5, **parts: Any
+) -> dict[str, Any]:
     """Take a few steps of a run, write nothing, and say what the run would need.
 
     Raises:
-        InputError: as :func:`train`.
+        InputError: as :func:`run`.
         FloatingPointError: the loss is not finite.
     """
     keep_freed_memory()
     with joined_world() as world, kept_threads():
-        trainer = Trainer(config, world, log)
+        trainer = Trainer(config, world, log, **parts)
         log(trainer.summary())
         seconds = []
         for step in range(steps + 2):
@@ -70,15 +67,16 @@ def dry_run(config: Config, log: Log = lambda line: None, steps: int = 5) -> dic
         }
 
 
-def train(
+def trained(
     config: Config,
     progress: Progress = lambda step, loss: None,
     log: Log = lambda line: None,
     overwrite: bool = False,
-) -> Path:
-    """Run, or go on with, a training and return the path of its inference checkpoint.
+    **parts: Any,
+) -> tuple[Path, Model | None]:
+    """Run, or go on with, a training: its inference checkpoint; the model if it was trained now.
 
-    Under torchrun all processes call it; process 0 writes, and calls ``progress`` and ``log``.
+    Under torchrun all processes call it; process 0 alone writes and calls ``progress`` and ``log``.
     SIGINT and SIGTERM end it after the current step, with that step's state saved.
 
     Args:
@@ -86,6 +84,8 @@ def train(
         progress: called after every step with the number of steps done and a running loss.
         log: receives lines of text about the run.
         overwrite: discard an existing run in the same folder.
+        parts: what is not as the configuration says, see
+            :class:`skild_physics.training.trainer.Trainer`.
 
     Raises:
         InputError: inputs are missing or do not fit together, or the folder holds another run.
@@ -96,28 +96,34 @@ def train(
     with joined_world() as world, kept_threads(), _stop_signals() as caught:
         if not world.is_main:
             progress, log = lambda step, loss: None, lambda line: None
-        return _train(config, world, progress, log, overwrite, caught)
+        return _run(config, world, progress, log, overwrite, caught, parts)
 
 
-def _train(
+def run(config: Config, **how: Any) -> Path:
+    """The inference checkpoint of a training, see :func:`trained`."""
+    return trained(config, **how)[0]
+
+
+def _run(
     config: Config,
     world: World,
     progress: Progress,
     log: Log,
     overwrite: bool,
     caught: list[int],
-) -> Path:
+    parts: Mapping[str, Any],
+) -> tuple[Path, Model | None]:
     settings, out = config.training, config.out
     model_path, state_path = out / "model.safetensors", out / "state.pt"
     state, source = (None, None) if overwrite else _state_of(config, state_path, log)
     if state is not None and state["step"] >= settings.steps and model_path.exists():
         log(f"{model_path}: trained already, {settings.steps} steps")
-        return model_path
+        return model_path, None
     if world.is_main:
         # the folder itself is made once the inputs are known to fit
         check_folder(next(each for each in (out, *out.parents) if each.exists()))
     keep_freed_memory()
-    trainer = Trainer(config, world, log, None if overwrite else _recorded(config))
+    trainer = Trainer(config, world, log, None if overwrite else _recorded(config), **parts)
     start, running = 0, math.nan
     if state is not None:
         trainer.load(state)
@@ -126,7 +132,7 @@ def _train(
     world.barrier()
     if world.is_main:
         _claim(config, trainer, overwrite, source)
-    told = _say_skipped(trainer, 0, log)
+    logged = _say_skipped(trainer, 0, log)
     log(trainer.summary() + (f", going on from step {start:,}" if start else ""))
 
     def save(step: int) -> None:
@@ -138,7 +144,7 @@ def _train(
         world.barrier()
 
     if start == settings.steps:
-        _measure_errors(trainer, start)
+        trainer.calibrate(start, FIELDS)
         save(start)
 
     began = time.perf_counter()
@@ -173,7 +179,7 @@ def _train(
             if (step % settings.evaluate_every == 0 or last) and lines is not None:
                 _show(trainer, step, lines, log)
             if saving:
-                told = _say_skipped(trainer, told, log)
+                logged = _say_skipped(trainer, logged, log)
                 save(step)
             stop = torch.tensor([max(caught, default=0)], device=world.device)
             number = int(world.gathered(stop).max())
@@ -183,32 +189,24 @@ def _train(
                 log(f"stopped by {signal.Signals(number).name} after step {step:,}, which is saved")
                 raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
     log(f"peak memory {peak_memory(world.device) / 2**30:.2f} GiB")
-    return model_path
+    return model_path, trainer.model(settings.steps)
 
 
-def _say_skipped(trainer: Trainer, told: int, log: Log) -> int:
-    """Name the pictures that were left out since ``told`` of them; returns how many there are."""
+def _say_skipped(trainer: Trainer, logged: int, log: Log) -> int:
+    """Name the pictures that were left out since ``logged`` of them; returns how many there are."""
     skipped = list(trainer.fields.skipped.items())
-    for name, reason in skipped[told:]:
+    for name, reason in skipped[logged:]:
         log(f"skipped {name}: {reason}")
-    if len(skipped) > told:
+    if len(skipped) > logged:
         log(f"{len(skipped)} pictures skipped so far")
     return len(skipped)
-
-
-def _measure_errors(trainer: Trainer, step: int) -> None:
-    """What sampling from a scale-space model needs to know of its estimates."""
-    model, heldout = trainer.model(step), trainer.heldout
-    if model.scale_space is not None:
-        fields = heldout.take(torch.arange(min(FIELDS, heldout.count)))
-        trainer.error_variance = error_variances(model, fields, trainer.part)
 
 
 def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     """Held-out losses and a picture of samples."""
     heldout = trainer.heldout
     fields = heldout.take(torch.arange(min(FIELDS, heldout.count)))
-    _measure_errors(trainer, step)
+    trainer.calibrate(step, FIELDS)
     model = trainer.model(step)
     if len(fields) > 1:
         found = heldout_loss(
@@ -221,7 +219,7 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
             spread = f" (no error bar from {len(fields)} fields)"
         log(f"step {step:,}: held-out loss {found.mean:.5f}{spread}, in bands of t: {bands}")
     truth = fields[:PICTURES].to(trainer.world.device)
-    made = sample_pictures(model, truth)
+    made = model.preview(truth)
     rows = {"held out": truth.cpu(), "start": made.start, "sample": made.result}
     # only here, so that nothing else of a training loads matplotlib
     from skild_physics.plots import samples_figure, save_figure
@@ -236,22 +234,19 @@ def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
         lines.flush()
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
+def _identity(config: Config) -> dict[str, Any]:
     """What makes two runs the same, wherever they are started from."""
-    data, process = config["data"], config["process"]
-    data = data | {"source": Path(data["source"]).name, "data_dir": None}
-    process = process | {"spectrum": Path(process.get("spectrum") or "").name}
-    if "file" in process.get("levels", {}):
-        process["levels"] = process["levels"] | {"file": Path(process["levels"]["file"]).name}
+    values = config.with_paths(lambda path: Path(path.name)).to_json()
     # how steps are computed is chosen once, and kept in run.json
-    training = config["training"] | {"compile": None, "threads": None}
-    return config | {"out": None, "data": data, "process": process, "training": training}
+    training = values["training"] | {"compile": None, "threads": None}
+    data = values["data"] | {"data_dir": None}
+    return values | {"out": None, "data": data, "training": training}
 
 
 def _is_this_run(values: dict[str, Any], config: Config, source: str = "config") -> bool:
     """Whether a configuration that was saved as plain values is that of the same run."""
     # values that a newer version has more of take their defaults
-    return _identity(parse_config(values, source).to_json()) == _identity(config.to_json())
+    return _identity(parse_config(values, source)) == _identity(config)
 
 
 def _recorded(config: Config) -> Execution | None:

@@ -19,34 +19,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from skild_physics.config import Config
+from skild_physics.config.training import TrainingConfig
 from skild_physics.diffusion.loss import LossSecondMomentSteps
 from skild_physics.files import InputError
-from skild_physics.training.build import (
-    build_network,
-    build_process,
-    build_scale_space,
-    spectrum_of,
-)
-from skild_physics.training.checkpoint import Model
-from skild_physics.training.config import (
-    Config,
-    FlexiConfig,
-    NCSNppConfig,
-    TrainingConfig,
-)
+from skild_physics.machine import World
+from skild_physics.models.base import Model
+from skild_physics.models.checkpoint import build_model
+from skild_physics.models.objective import Loss, Objective, field_noise, squared_error
 from skild_physics.training.data import open_training_fields, training_batch
-from skild_physics.training.distributed import World
 from skild_physics.training.execution import Execution, choose, compiling
-from skild_physics.training.hardware import Runner, reason
-from skild_physics.training.objective import (
-    Levels,
-    Objective,
-    ScaleSpaceTasks,
-    field_noise,
-    told_fields,
-)
 from skild_physics.training.optimizer import build_optimizer
-from skild_physics.training.process_config import ScaleSpaceConfig
+from skild_physics.training.runner import Runner, reason
 
 Log = Callable[[str], None]
 
@@ -71,42 +55,6 @@ def _average_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-def _check_sizes(config: Config, S0: Tensor, N: int) -> None:
-    """The spectrum, the network and the lattices of live modes must fit N x N fields."""
-    multiple = config.network.multiple
-    if S0.shape[-1] != N:
-        process = config.process
-        what = None if isinstance(process, ScaleSpaceConfig) else process.spectrum
-        raise InputError(
-            f"{what or 'the process'} is for N = {S0.shape[-1]}, the fields of "
-            f"{config.data.source} have L = {N}"
-        )
-    if isinstance(config.process, ScaleSpaceConfig) and isinstance(config.network, FlexiConfig):
-        depth = len(config.network.channels)
-        for M in config.process.sizes:
-            if N // M not in [2**level for level in range(depth)]:
-                raise InputError(
-                    f"network.channels: a Flexi-UNet of {depth} levels takes fields of {N} over "
-                    f"1, 2, .., {2 ** (depth - 1)} sites per side, not {M}"
-                )
-    if config.condition is not None and N % config.condition.factor:
-        raise InputError(f"condition.factor = {config.condition.factor} does not divide L = {N}")
-    if N % multiple:
-        raise InputError(
-            f"network.channels: the network halves fields until their sides must be multiples of "
-            f"{multiple}, got L = {N}"
-        )
-    if isinstance(config.network, NCSNppConfig) and config.network.output == "paper":
-        # its normalisation is that of one size
-        multiple = N
-    live = config.training.live_multiple_of(N)
-    if config.training.live_threshold is not None and (live % multiple or N % live):
-        raise InputError(
-            f"training.live_multiple: lattices of live modes must have sides that divide L = {N} "
-            f"and that the network takes, multiples of {multiple}, got {live}"
-        )
-
-
 @dataclass(frozen=True)
 class Step:
     """What one step of the optimisation gave: the loss of its batch, the gradient's norm."""
@@ -123,7 +71,9 @@ class Trainer:
         world: the processes that share it.
         log: receives lines of text about the run.
         execution: how steps are computed; None: as a few steps show to be the fastest.
-        objective: what to minimise instead of what the configuration says.
+        fields: to train on, in place of those of the configuration's source.
+        loss: of the network's output and its target.
+        objective: what to minimise instead of what the model's kind says.
         network: untrained, in place of the one that the configuration describes.
 
     Raises:
@@ -137,10 +87,14 @@ class Trainer:
         log: Log,
         execution: Execution | None = None,
         *,
+        fields: Any = None,
+        loss: Loss = squared_error,
         objective: Objective | None = None,
         network: nn.Module | None = None,
     ):
         settings, data = config.training, config.data
+        if objective is not None and loss is not squared_error:
+            raise InputError("`loss` goes without `objective`, which has its own")
         self.config, self.world, self._log = config, world, log
         self.part = settings.batch_size // (world.size * settings.accumulate)
         if self.part * world.size * settings.accumulate != settings.batch_size:
@@ -148,36 +102,24 @@ class Trainer:
                 f"training.batch_size = {settings.batch_size} is not a multiple of "
                 f"{world.size} processes times training.accumulate = {settings.accumulate}"
             )
+        of_pictures = {} if fields is not None else data.of_pictures()
         self.fields, heldout = open_training_fields(
-            data.source,
+            data.source if fields is None else fields,
             heldout=data.heldout,
             symmetry=data.symmetry,
-            size=data.size,
-            tile=data.tile,
-            resize=data.resize,
-            grey=data.grey,
-            data_dir=data.data_dir,
             memory=int(data.memory_gib * 2**30),
+            **of_pictures,
         )
         assert heldout is not None
         self.heldout = heldout
-        S0, basis = spectrum_of(config)
-        _check_sizes(config, S0, self.fields.size)
-        self.process = build_process(config, S0.to(world.device), basis)
-        self.scale_space = build_scale_space(config)
-        self.objective: Objective
-        if objective is not None:
-            self.objective = objective
-        elif self.scale_space is None:
-            self.objective = Levels(self.process, settings, told_fields(config, basis))
-        else:
-            self.objective = ScaleSpaceTasks(self.scale_space, settings)
-        self.error_variance: tuple[Tensor, ...] = ()
-
+        S0, basis = config.process.modes()
+        config.check_sizes(len(S0), self.fields.size, network)
         torch.manual_seed(settings.seed)
-        if network is None:
-            network = build_network(config, self.process, len(self.fields.channels))
-        self.network = network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = build_model(config, self.fields.channels, S0.to(world.device), basis, network)
+        self.process = self._model.process
+        self.objective = self._model.objective(loss) if objective is None else objective
+
+        self.network = self._model.network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.network, multi_avg_fn=_average_with_warmup(settings.ema)
         ).eval()
@@ -194,8 +136,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
         if world.size > 1:
             # a step on a small field leaves the levels of a Flexi-UNet above it without a gradient
-            flexible = isinstance(config.network, FlexiConfig)
-            self.runner = DistributedDataParallel(self.runner, find_unused_parameters=flexible)
+            several = config.network.takes_levels
+            self.runner = DistributedDataParallel(self.runner, find_unused_parameters=several)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -396,15 +338,12 @@ class Trainer:
 
     def model(self, step: int) -> Model:
         """The averaged network, for inference."""
-        return Model(
-            self.average.module,
-            self.process,
-            self.config,
-            self.fields.channels,
-            step,
-            self.scale_space,
-            self.error_variance,
-        )
+        return replace(self._model, network=self.average.module, trained_steps=step)
+
+    def calibrate(self, step: int, count: int) -> None:
+        """Measure what the model must know of its errors, on so many held-out fields."""
+        fields = self.heldout.take(torch.arange(min(count, self.heldout.count)))
+        self._model = self.model(step).calibrated(fields, self.part)
 
     @property
     def parameters(self) -> int:

@@ -1,0 +1,142 @@
+"""Critical Ising lattices in one call, in memory or in a file that grows."""
+
+import operator
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal, SupportsFloat, SupportsIndex
+
+import xarray as xr
+
+from skild_physics.data_gen.ensemble import generate
+from skild_physics.data_gen.parameters import IsingParameters
+from skild_physics.data_gen.store import independence
+from skild_physics.fields.lattice import field_file
+from skild_physics.files import InputError, check_none_given, check_output
+from skild_physics.observables.exact import BETA_CRITICAL
+from skild_physics.progress import Progress, logger, silent
+
+
+def generate_ising(
+    L: int,
+    *,
+    samples: int = 1000,
+    beta: float | Literal["critical"] = "critical",
+    seed: int = 0,
+    updates: int | Literal["auto"] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    out: str | Path | None = None,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> xr.DataArray:
+    """Make an ensemble of 2D Ising lattices with Wolff's cluster algorithm.
+
+    Independent Markov chains start ordered, are thermalised, and are saved after a fixed number of
+    single-cluster updates (Wolff, PRL 62, 361 (1989)). The spins depend on L, beta, seed and
+    updates alone; those of fewer samples are the first of those of more.
+
+    Args:
+        L: side of the L x L torus, 3 or more.
+        samples: number of fields.
+        beta: inverse temperature in units of 1/J, or "critical", ln(1 + sqrt 2)/2.
+        seed: integer root of all random numbers.
+        updates: cluster updates between saved fields of a chain; "auto": three times the larger
+            tau_int, of energy or of m^2, in a pilot run.
+        workers: threads; "auto": one per processor.
+        out: HDF5 file to make, to go on with after an interruption, or to extend; None: in memory.
+        scheduler: address of a Dask scheduler whose workers run the chains instead.
+        overwrite: replace a file made with other parameters.
+        progress: shows how many fields are done, see :mod:`skild_physics.progress`.
+
+    Returns:
+        Spins +1 and -1, int8 (sample, y, x), read from ``out`` where they are needed. Coordinates
+        along sample: `chain` and `update`, the cluster updates of the chain since its start;
+        `energy` in J and `magnetization`, per spin. The attributes say how the fields were made
+        (model, L, beta, boundary, seed, ...) and how independent they are: `tau_int_energy` and
+        `tau_int_magnetization_squared` in fields of a chain, and the effective sample size
+        `n_effective`.
+
+    Raises:
+        InputError: a value out of range, ``out`` holds something else, or another process is
+            writing it.
+        OSError: the file cannot be written; what was committed stays.
+
+    Example:
+        >>> import skild_physics as sk
+        >>> fields = sk.generate_ising(L=8, samples=16)
+        >>> fields.shape
+        (16, 8, 8)
+    """
+    samples = _integer("samples", samples, 1)
+    spacing = None if updates == "auto" else _integer("updates", updates, 1, " or 'auto'")
+    threads = os.cpu_count() or 1
+    if workers != "auto":
+        threads = _integer("workers", workers, 1, " or 'auto'")
+    if out is None:
+        check_none_given({"overwrite": overwrite}, "goes with `out`")
+    else:
+        out = check_output(out, overwrite=True)
+    parameters = IsingParameters.planned(
+        _integer("L", L, 3),
+        BETA_CRITICAL if beta == "critical" else _number("beta", beta),
+        _integer("seed", seed, 0),
+        spacing,
+    )
+
+    def make(path: Path) -> xr.DataArray:
+        how = {"workers": threads, "scheduler": scheduler, "overwrite": overwrite}
+        _make(path, parameters, samples, progress, **how)
+        return _read(path, parameters, samples)
+
+    if out is not None:
+        return make(out)
+    with tempfile.TemporaryDirectory() as folder, make(Path(folder) / "ising.h5") as fields:
+        return fields.load().drop_encoding().assign_attrs(source=f"ising-L{parameters.L}")
+
+
+def _make(
+    path: Path,
+    p: IsingParameters,
+    samples: int,
+    progress: Progress,
+    **how: Any,
+) -> None:
+    logger.info(
+        f"{samples} fields of {p.L} x {p.L} at beta = {p.beta:.6f}, {p.updates_between_samples} "
+        f"cluster updates apart, after {p.thermalization_updates} updates of thermalisation, "
+        f"{p.n_chains} chains"
+    )
+    began = time.perf_counter()
+    with progress("generate", samples) as show:
+        made = generate(path, p, samples, progress=show, **how)
+    speed = made / (time.perf_counter() - began)
+    logger.info(f"{made} made at {speed:.0f} fields/s" if made else "nothing left to make")
+
+
+def _read(path: Path, p: IsingParameters, samples: int) -> xr.DataArray:
+    """The first fields of the file and what is known of them, as if it held no others."""
+    whole = field_file(path)
+    fields = whole[:samples]
+    if samples < len(whole):
+        fields.attrs |= independence(fields["energy"].values, fields["magnetization"].values, p)
+    fields.encoding["source"] = str(path)
+    fields.set_close(whole.close)
+    return fields
+
+
+def _integer(name: str, value: SupportsIndex, least: int, otherwise: str = "") -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"`{name}` must be an integer{otherwise}, got {value!r}") from None
+    if number < least:
+        raise InputError(f"`{name}` must be at least {least}, got {number}")
+    return number
+
+
+def _number(name: str, value: SupportsFloat | str) -> float:
+    if isinstance(value, str) or not isinstance(value, SupportsFloat):
+        raise InputError(f"`{name}` must be a number or 'critical', got {value!r}")
+    return float(value)

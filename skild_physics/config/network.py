@@ -1,0 +1,195 @@
+"""The part of a configuration that describes the network."""
+
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, Tag, model_validator
+from torch import nn
+
+from skild_physics.config.section import Section, kind_or
+from skild_physics.config.training import ConditionConfig, TrainingConfig
+from skild_physics.diffusion.process import Process
+from skild_physics.files import InputError
+from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork, WhitenedInput
+
+
+class AnyNetwork(Section):
+    """A kind of network, and what a run can ask of it."""
+
+    kind: str
+    takes_levels: ClassVar[bool] = False
+    """Fields of all levels of a scale-space process, and changes of the level."""
+    is_published: ClassVar[bool] = False
+    """Weights of the published code fit it."""
+
+    @property
+    @abstractmethod
+    def multiple(self) -> int:
+        """Sides of fields must be multiples of this."""
+
+    @abstractmethod
+    def build(self, process: Process, channels: int, conditioning: int = 0) -> nn.Module:
+        """The untrained network.
+
+        Args:
+            process: of the fields that it is for.
+            channels: of these fields.
+            conditioning: channels that the input has in addition, for conditional models.
+        """
+
+    @property
+    def needs_spectrum(self) -> bool:
+        """Whether it is made for the spectrum of full fields."""
+        return False
+
+    def multiple_for(self, N: int) -> int:
+        """What sides must be multiples of where the full fields are N x N."""
+        return self.multiple
+
+    def check(self, training: TrainingConfig, condition: ConditionConfig | None) -> None:
+        """Refuse options that do not go with this network.
+
+        Raises:
+            InputError: naming the option.
+        """
+
+    def check_sizes(self, N: int, sides: tuple[int, ...]) -> None:
+        """Refuse fields that are too small or of odd sides.
+
+        Args:
+            N: side of the full fields.
+            sides: that of the fields on every level of the process.
+
+        Raises:
+            InputError: naming the key.
+        """
+        if N % self.multiple:
+            raise InputError(
+                f"network.channels: the network halves fields until their sides must be multiples "
+                f"of {self.multiple}, got L = {N}"
+            )
+
+
+class CompactConfig(AnyNetwork):
+    """The compact U-Net."""
+
+    kind: Literal["compact"] = "compact"
+    channels: tuple[PositiveInt, ...] = (48, 64)
+    """Channels of each level, finest first; each level halves the side."""
+    blocks: tuple[PositiveInt, ...] = (2, 2)
+    """Residual blocks of each level, on the way down and on the way up."""
+    patch: PositiveInt = 2
+    """Side of the pixel patches that the finest level works on."""
+    embedding: PositiveInt = 64
+    """Width of the embedding of log lambda."""
+    whitened: bool = False
+    """Show the network x_n with all modes of equal variance, too: for steep spectra."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> "CompactConfig":
+        if len(self.channels) != len(self.blocks):
+            raise InputError("channels and blocks must have one entry per level")
+        return self
+
+    @property
+    def multiple(self) -> int:
+        """Sides of fields must be multiples of this."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
+    @property
+    def needs_spectrum(self) -> bool:
+        """Whether it is made for the spectrum of full fields."""
+        return self.whitened
+
+    def check(self, training: TrainingConfig, condition: ConditionConfig | None) -> None:
+        """See :meth:`AnyNetwork.check`."""
+        if self.whitened and (training.snr_threshold is not None or condition is not None):
+            raise InputError("network.whitened: goes without training.snr_threshold and condition")
+
+    def build(self, process: Process, channels: int, conditioning: int = 0) -> nn.Module:
+        """See :meth:`AnyNetwork.build`."""
+        shape = self.channels, self.blocks, self.patch, self.embedding, channels, process.basis
+        if self.whitened:
+            return WhitenedInput(CompactUNet(*shape, channels), process)
+        return CompactUNet(*shape, conditioning)
+
+
+class FlexiConfig(CompactConfig):
+    """Flexi-UNet: the compact U-Net, of which a small field uses the deeper levels only."""
+
+    takes_levels: ClassVar[bool] = True
+
+    kind: Literal["flexi"]  # type: ignore[assignment]
+    channels: tuple[PositiveInt, ...] = (48, 64, 64, 64)
+    """Channels of each level, finest first; each level halves the side."""
+    blocks: tuple[PositiveInt, ...] = (2, 2, 2, 2)
+    """Residual blocks of each level, on the way down and on the way up."""
+
+    def check_sizes(self, N: int, sides: tuple[int, ...]) -> None:
+        """See :meth:`AnyNetwork.check_sizes`."""
+        depth = len(self.channels)
+        for M in sides:
+            if N // M not in [2**level for level in range(depth)]:
+                raise InputError(
+                    f"network.channels: a Flexi-UNet of {depth} levels takes fields of {N} over "
+                    f"1, 2, .., {2 ** (depth - 1)} sites per side, not {M}"
+                )
+        super().check_sizes(N, sides)
+
+    def build(self, process: Process, channels: int, conditioning: int = 0) -> nn.Module:
+        """See :meth:`AnyNetwork.build`."""
+        shape = self.channels, self.blocks, self.patch, self.embedding
+        return FlexiUNet(process.N, *shape, channels, process.basis, conditioning)
+
+
+class NCSNppConfig(AnyNetwork):
+    """NCSN++, the published backbone."""
+
+    is_published: ClassVar[bool] = True
+
+    kind: Literal["ncsnpp"]
+    channels: PositiveInt = 128
+    """Channels of the finest level."""
+    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 2, 2)
+    """Channels of each level over those of the finest; each level halves the side."""
+    blocks: PositiveInt = 6
+    """Residual blocks of each level."""
+    attention: tuple[PositiveInt, ...] = (32, 16, 8)
+    """Sides at which there is self-attention."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    output: Literal["orthonormal", "paper"] = "orthonormal"
+    """Normalisation of the transform that gives the network's output its meaning; published models
+    use the paper's, in which the raw output is N/2 times as large."""
+
+    @property
+    def multiple(self) -> int:
+        """Sides of fields must be multiples of this."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    def multiple_for(self, N: int) -> int:
+        """What sides must be multiples of; the paper's normalisation is that of one size."""
+        return N if self.output == "paper" else self.multiple
+
+    def build(self, process: Process, channels: int, conditioning: int = 0) -> nn.Module:
+        """See :meth:`AnyNetwork.build`."""
+        network = NCSNpp(
+            process.N,
+            self.channels,
+            self.multipliers,
+            self.blocks,
+            self.attention,
+            self.dropout,
+            channels,
+            conditioning,
+        )
+        return StepNetwork(
+            network, process.schedule, process.T, process.N, process.basis, self.output
+        )
+
+
+NetworkConfig = Annotated[
+    Annotated[CompactConfig, Tag("compact")]
+    | Annotated[FlexiConfig, Tag("flexi")]
+    | Annotated[NCSNppConfig, Tag("ncsnpp")],
+    kind_or("compact"),
+]

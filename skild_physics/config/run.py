@@ -1,0 +1,177 @@
+"""The configuration of a training run: TOML in, validated, unknown keys are errors."""
+
+import tomllib
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Tag, ValidationError, model_validator
+from torch import nn
+
+from skild_physics.config.network import CompactConfig, NetworkConfig
+from skild_physics.config.process import SkildConfig
+from skild_physics.config.scale_space import ScaleSpaceConfig
+from skild_physics.config.section import Section, kind_or
+from skild_physics.config.training import ConditionConfig, DataConfig, TrainingConfig
+from skild_physics.diffusion.process import Process
+from skild_physics.files import InputError
+
+_UNIONS = ("process", "network", "levels", "schedule")
+
+ProcessConfig = Annotated[
+    Annotated[SkildConfig, Tag("skild")] | Annotated[ScaleSpaceConfig, Tag("scale-space")],
+    kind_or("skild"),
+]
+
+
+class Config(Section):
+    """A training run."""
+
+    out: Path
+    """Folder of the run."""
+    data: DataConfig
+    process: ProcessConfig
+    condition: ConditionConfig | None = None
+    network: NetworkConfig = CompactConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        self.process.check(self.network, self.training, self.condition)
+        self.network.check(self.training, self.condition)
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Of the model: that of its process, or conditional."""
+        return self.process.kind if self.condition is None else "conditional"
+
+    def check_sizes(self, modes: int, N: int, network: nn.Module | None = None) -> None:
+        """Refuse fields that the process, the network or the options are not for.
+
+        Args:
+            modes: modes per axis of the process's spectrum.
+            N: side of the fields.
+            network: in place of the one that is described here.
+
+        Raises:
+            InputError: naming what does not fit.
+        """
+        if modes != N:
+            raise InputError(
+                f"{self.process.name} is for N = {modes}, the fields of {self.data.source} have "
+                f"L = {N}"
+            )
+        if self.condition is not None:
+            self.condition.check_size(N)
+        if network is None:
+            self.network.check_sizes(N, self.process.sides(N))
+            multiple = self.network.multiple_for(N)
+        else:
+            multiple = int(getattr(network, "multiple", 1))
+            if N % multiple:
+                raise InputError(
+                    f"`network`: takes sides that are multiples of {multiple}, got L = {N}"
+                )
+        self.training.check_size(N, multiple)
+
+    def build_network(self, process: Process, channels: int) -> nn.Module:
+        """The untrained network, for a process of fields of so many channels."""
+        conditioning = 0 if self.condition is None else channels
+        return self.network.build(process, channels, conditioning)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for saving."""
+        return self.model_dump(mode="json")
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    problems = []
+    for e in error.errors():
+        loc = [str(part) for part in e["loc"]]
+        # pydantic names the member of a union after the union
+        named = [part for before, part in pairwise(["", *loc]) if before not in _UNIONS]
+        where = ".".join(named)
+        message = e["msg"].removeprefix("Value error, ")
+        problems.append(f"{where}: {message}" if where else message)
+    return f"{source}: " + "; ".join(problems)
+
+
+def parse_config(values: dict[str, Any], source: str = "config") -> Config:
+    """Validate plain values, under the names that keys have now or had before.
+
+    Raises:
+        InputError: naming every key that is unknown, missing or out of range.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, source)) from None
+
+
+def _shipped() -> Any:
+    return files("skild_physics.config").joinpath("shipped")
+
+
+def shipped_names() -> list[str]:
+    """Names of the configurations that load_config takes in place of a file."""
+    return sorted(file.name.removesuffix(".toml") for file in _shipped().iterdir())
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a TOML file and apply overrides of the form "section.key=value".
+
+    Relative paths in the file are taken from the file's folder. The name of a shipped
+    configuration stands for that configuration, with paths taken from the working directory.
+
+    >>> import skild_physics as sk
+    >>> sk.load_config("ising64", ("training.steps=50",)).training.steps
+    50
+
+    Raises:
+        InputError: no such file, bad TOML, a bad override, or values that are invalid or unused.
+    """
+    path = Path(path)
+    try:
+        if not path.exists() and str(path) in shipped_names():
+            text = _shipped().joinpath(f"{path}.toml").read_text()
+        else:
+            text = path.read_text()
+        values = tomllib.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, nor one of {', '.join(shipped_names())}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+    for override in overrides:
+        _apply(values, override)
+    config = parse_config(values, str(path))
+    _check_all_read(config, str(path))
+    return config.with_paths(path.parent.joinpath)
+
+
+def _check_all_read(config: Config, source: str) -> None:
+    """Refuse values that were given and that a run of the others does not read."""
+    process, training = config.process, config.training
+    for name, section, unread in (
+        ("process", process, process.unread()),
+        ("training", training, training.unread(process.changes_level)),
+    ):
+        for key in (key for key in unread if key in section.model_fields_set):
+            raise InputError(f"{source}: {name}.{key} goes with {unread[key]}")
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError(f"`overrides`: expected section.key=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for part in parts[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise InputError(f"`overrides`: {part} is not a section, in {override!r}")
+    values[parts[-1]] = value

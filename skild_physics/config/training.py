@@ -1,0 +1,163 @@
+"""What every run has, whatever its process and network: data, a condition, the optimisation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from skild_physics.config.section import Section
+from skild_physics.diffusion.prediction import Prediction
+from skild_physics.fields.downsampling import Downsampling
+from skild_physics.fields.sources import WORDS
+from skild_physics.files import InputError
+
+Symmetry = Literal["torus", "mirror", "none"]
+
+
+class DataConfig(Section):
+    """Where the training fields come from."""
+
+    source: str
+    """HDF5 file of fields or pictures, folder of pictures, .npy or .npz stack, or one of the words
+    cifar10 and photographs."""
+    size: PositiveInt | None = None
+    """Pixels per side of the fields cut from pictures."""
+    tile: bool = False
+    """Every patch of a picture, not its centre."""
+    resize: bool = False
+    """Shrink pictures before cutting."""
+    grey: bool = False
+    """Luminance instead of colours."""
+    data_dir: Path | None = None
+    """Folder of the CIFAR-10 archive."""
+    symmetry: Symmetry | None = None
+    """Augmentation: torus (translations, rotations, reflections, sign), mirror, or none; by
+    default torus for Ising ensembles and mirror for pictures."""
+    heldout: PositiveInt = 256
+    """Items at the end of the source that are never trained on; the held-out loss is theirs."""
+    memory_gib: PositiveFloat = 4.0
+    """Fields are loaded if they take no more, else read when they are drawn, which is slower."""
+
+    def of_pictures(self) -> dict[str, Any]:
+        """How pictures become fields, as :func:`skild_physics.fields.open_fields` wants it."""
+        keys = ("size", "tile", "resize", "grey", "data_dir")
+        return {key: getattr(self, key) for key in keys}
+
+    def with_paths(self, change: Callable[[Path], Path]) -> Self:
+        """The same values with every path changed; a source that is a word is none."""
+        changed = super().with_paths(change)
+        if self.source in WORDS:
+            return changed
+        return changed.model_copy(update={"source": str(change(Path(self.source)))})
+
+
+class ConditionConfig(Section):
+    """The conditioning of SR3: a coarse field, interpolated on the full lattice."""
+
+    factor: PositiveInt
+    """Ratio of the sides of the full and the coarse field."""
+    downsampling: Downsampling = "box"
+    """How coarse fields are made of full ones."""
+
+    def check_size(self, N: int) -> None:
+        """Refuse fields of a side that has no coarse fields.
+
+        Raises:
+            InputError: the factor does not divide N.
+        """
+        if N % self.factor:
+            raise InputError(f"condition.factor = {self.factor} does not divide L = {N}")
+
+
+class TrainingConfig(Section):
+    """The optimisation."""
+
+    _RENAMED: ClassVar[dict[str, str]] = {
+        "live_threshold": "snr_threshold",
+        "live_multiple": "active_multiple",
+        "raising": "level_changes",
+    }
+
+    prediction: Prediction = "v"
+    shell_weight: bool = False
+    """Weigh modes by the signal that a step removes from them (the paper's, for w and v)."""
+    timesteps: Literal["uniform", "second-moment"] = "uniform"
+    """How steps n are drawn: uniformly, or by the second moment of recent losses."""
+    min_snr: float | None = Field(default=None, gt=0)
+    """Scale space: weigh the squared error of x_0 by min(SNR, this); by default the output's."""
+    level_changes: float = Field(default=0.1, gt=0, lt=1)
+    """Scale space: share of the steps that learn to change the level."""
+    snr_threshold: float | None = Field(default=None, gt=0)
+    """Show the network only modes of a larger signal-to-noise ratio, on a smaller lattice."""
+    active_multiple: PositiveInt | None = None
+    """Sides of the lattices of active modes are multiples of this; a quarter of the field's if not
+    given."""
+    steps: PositiveInt = 10_000
+    batch_size: PositiveInt = 64
+    """Fields of a step, over all processes and accumulated parts."""
+    accumulate: PositiveInt = 1
+    """Parts that each process evaluates one after the other, to save memory."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: for convolutions between hidden channels, with AdamW for the rest."""
+    learning_rate: PositiveFloat = 2e-3
+    warmup_steps: int = Field(default=100, ge=0)
+    hold: float = Field(default=0.3, ge=0, le=1)
+    """Share of the run at full learning rate; then it falls to zero along a cosine."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the moving average of the weights, shorter at the start."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What networks compute in; auto: bfloat16 where a run's first steps are faster for it."""
+    compile: Literal["auto"] | bool = "auto"
+    """Use torch.compile where it works; auto: where a run's first steps show that it pays."""
+    threads: Literal["auto"] | PositiveInt = "auto"
+    """Of one process; auto: as many as make a run's first steps faster, at most as many as
+    OMP_NUM_THREADS says or the processor has cores."""
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every: PositiveInt = 200
+    """Steps between saved states."""
+    evaluate_every: PositiveInt = 1000
+    """Steps between held-out losses and pictures of samples; also done at the end."""
+
+    def active_multiple_of(self, N: int) -> int:
+        """What the sides of lattices of active modes are multiples of, for N x N fields."""
+        return self.active_multiple or N // 4
+
+    def check_size(self, N: int, multiple: int) -> None:
+        """Refuse fields of a side of which there are no lattices of active modes.
+
+        Args:
+            N: side of the fields.
+            multiple: the network takes sides that are multiples of this.
+
+        Raises:
+            InputError: the network does not take these lattices, or they do not divide N.
+        """
+        active = self.active_multiple_of(N)
+        if self.snr_threshold is not None and (active % multiple or N % active):
+            raise InputError(
+                f"training.active_multiple: lattices of active modes must have sides that divide "
+                f"L = {N} and that the network takes, multiples of {multiple}, got {active}"
+            )
+
+    def unread(self, changes_level: bool) -> dict[str, str]:
+        """Keys that a run does not read, each with the key that would make it do so."""
+        return ({} if changes_level else {"level_changes": "process.factors"}) | (
+            {} if self.snr_threshold is not None else {"active_multiple": "snr_threshold"}
+        )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TrainingConfig":
+        if self.snr_threshold is not None and self.timesteps != "uniform":
+            raise InputError("snr_threshold needs timesteps = 'uniform'")
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"batch_size = {self.batch_size} is not a multiple of accumulate = "
+                f"{self.accumulate}"
+            )
+        return self

@@ -1,0 +1,116 @@
+"""Fields into HDF5, part by part; :mod:`skild_physics.fields.lattice` reads them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skild_physics.fields.lattice import FIELDS_SCHEMA, PICTURES_SCHEMA, SCHEMA_VERSION
+from skild_physics.files import InputError, replacing
+from skild_physics.version import __version__
+
+CHUNK_BYTES = 2**18
+
+
+def write_hdf5(
+    path: Path,
+    parts: Iterable[Mapping[str, NDArray[Any]]],
+    attributes: Mapping[str, Any],
+    coordinates: Mapping[str, ArrayLike],
+) -> None:
+    """Write float32 fields, replacing an existing file at once.
+
+    Args:
+        path: NetCDF-4 file, compressed.
+        parts: arrays of one shape (sample, channel, y, x), of the same names in every part.
+        attributes: how they were made, plain values.
+        coordinates: what there is of each field, in order.
+    """
+    done = 0
+    with replacing(path) as temporary, h5netcdf.File(temporary, "w") as file:
+        for part in parts:
+            n, *shape = part["field"].shape
+            if shape[0] == 1:
+                shape = shape[1:]
+            if not done:
+                dims = ("sample", *(["channel"] if len(shape) == 3 else []), "y", "x")
+                file.dimensions = {"sample": None, **dict(zip(dims[1:], shape, strict=True))}
+                length = max(1, CHUNK_BYTES // (4 * int(np.prod(shape))))
+                for name in part:
+                    file.create_variable(
+                        name,
+                        dims,
+                        np.float32,
+                        chunks=(length, *shape),
+                        compression="gzip",
+                        compression_opts=1,
+                        shuffle=True,
+                    )
+            file.resize_dimension("sample", done + n)
+            for name, values in part.items():
+                file[name][done : done + n] = values.reshape(n, *shape).astype(np.float32)
+            done += n
+        for name, known in coordinates.items():
+            column = np.asarray(known)[:done]
+            file.create_variable(name, ("sample",), column.dtype)[:] = column
+        file.attrs.update(
+            {
+                "schema": FIELDS_SCHEMA,
+                "schema_version": SCHEMA_VERSION,
+                "package_version": __version__,
+                **attributes,
+            }
+        )
+
+
+def write_pictures(
+    path: str | Path,
+    parts: Iterable[NDArray[np.uint8]],
+    channels: tuple[str, ...],
+    size: int,
+    attributes: Mapping[str, str | int],
+    skipped: Mapping[str, str],
+) -> int:
+    """Write bytes of pictures, replacing an existing file at once; returns their number.
+
+    Args:
+        path: NetCDF-4 file; a picture is a chunk, not compressed, so any is read quickly.
+        parts: pixels, shape (sample, channel, size, size).
+        channels: their names.
+        size: pixels per side.
+        attributes: root attributes that say how they were made.
+        skipped: why pictures were left out, by name.
+    """
+    count, shape = 0, (len(channels), size, size)
+    with replacing(path) as temporary:
+        with h5netcdf.File(temporary, "w") as file:
+            file.dimensions = {"sample": None, "channel": shape[0], "y": size, "x": size}
+            stored = file.create_variable(
+                "pixels", ("sample", "channel", "y", "x"), np.uint8, chunks=(1, *shape)
+            )
+            stored.attrs["units"] = "1/255 of white"
+            for part in filter(len, parts):
+                file.resize_dimension("sample", count + len(part))
+                stored[count : count + len(part)] = part
+                count += len(part)
+            file.attrs.update(
+                {
+                    "schema": PICTURES_SCHEMA,
+                    "schema_version": SCHEMA_VERSION,
+                    "package_version": __version__,
+                    "basis": "cosine",
+                    "channels": ",".join(channels),
+                    "skipped": json.dumps(dict(skipped)),
+                    **attributes,
+                }
+            )
+        if not count:
+            name, reason = next(iter(skipped.items()))
+            raise InputError(
+                f"{path}: no picture can be used, of {len(skipped)}; the first is {name}: {reason}"
+            )
+    return count

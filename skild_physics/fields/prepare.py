@@ -1,0 +1,110 @@
+"""Pictures decoded once, into one HDF5 file of bytes that everything takes in their place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from skild_physics.fields.hdf5 import write_pictures
+from skild_physics.fields.lazy import batches, channels_of, log_skipped, pictures_of
+from skild_physics.fields.sources import WORDS, open_fields
+from skild_physics.fields.writing import pixels
+from skild_physics.files import InputError, check_output
+from skild_physics.machine import joined_world
+from skild_physics.progress import Progress, logger, silent
+from skild_physics.shards import discard_shards, make_shards, read_shards
+
+SHARD = 256
+"""Pictures that an interruption loses at most."""
+
+
+def prepare_images(
+    source: str | Path,
+    *,
+    out: str | Path,
+    size: int | None = None,
+    tile: bool = False,
+    resize: bool = False,
+    grey: bool = False,
+    strict: bool = False,
+    data_dir: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> xr.DataArray:
+    """Decode pictures into an HDF5 file; interrupted, the same call goes on.
+
+    Under torchrun all processes call it and share the work.
+
+    Args:
+        source: folder of pictures, or one of the words that open_fields takes.
+        out: the file.
+        size: with ``tile``, ``resize``, ``grey`` and ``data_dir``, see
+            :func:`skild_physics.fields.open_fields`.
+        tile: every patch of a picture.
+        resize: shrink pictures first.
+        grey: luminance instead of colours.
+        strict: a picture that cannot be used is an error; else it is counted, and named in the
+            file's attribute `skipped`.
+        data_dir: folder of the CIFAR-10 archive.
+        overwrite: replace an existing file.
+        progress: shows how many pictures are done.
+
+    Returns:
+        The fields as they are in the file, in [-1, 1].
+
+    Raises:
+        InputError: what open_fields raises, an output that may not be written, or no usable
+            picture.
+
+    >>> import numpy as np, pathlib, tempfile
+    >>> from PIL import Image
+    >>> import skild_physics as sk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for i in range(3):
+    ...         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(f"{folder}/{i}.png")
+    ...     sk.prepare_images(folder, out=f"{folder}/pictures.h5").shape
+    (3, 3, 8, 8)
+    """
+    out = check_output(out, overwrite)
+    given = {"size": size, "tile": tile, "resize": resize, "grey": grey, "data_dir": data_dir}
+    fields = open_fields(source, **given)  # type: ignore[arg-type]
+    if str(source) not in WORDS and Path(source).is_file():
+        raise InputError(f"{source}: holds fields already; only folders of pictures are prepared")
+    numbers, channels, N = pictures_of(fields), channels_of(fields), fields.shape[-1]
+    count = int(numbers[-1]) + 1
+
+    def shard(first: int, last: int) -> dict[str, NDArray[Any]]:
+        start, stop = np.searchsorted(numbers, [first, last]).tolist()
+        skipped: dict[str, str] = {}
+        found = batches(fields, start, stop, None if strict else skipped)
+        return {
+            "pixels": np.concatenate(
+                [np.empty((0, len(channels), N, N), np.uint8), *map(pixels, found)]
+            ),
+            "skipped": np.array(json.dumps(skipped)),
+        }
+
+    said = {name: str(value) for name, value in (given | {"strict": strict}).items() if value}
+    settings: dict[str, str | int] = {"source": str(source), "items": count, **said}
+    with joined_world() as world:
+        with progress("decode", count) as show:
+            make_shards(out, settings, count, SHARD, shard, world, show, overwrite=overwrite)
+        if world.is_main:
+            skipped: dict[str, str] = {}
+            for made in read_shards(out):
+                skipped |= json.loads(str(made["skipped"]))
+            parts = (made["pixels"] for made in read_shards(out))
+            try:
+                total = write_pictures(out, parts, channels, N, settings, skipped)
+            except InputError:
+                # pictures are repaired, and then looked at again
+                discard_shards(out)
+                raise
+            discard_shards(out)
+            log_skipped(skipped, fields)
+            logger.info(f"{total} fields of {N} x {N}")
+        world.barrier()
+        return open_fields(out)

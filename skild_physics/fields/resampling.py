@@ -1,0 +1,127 @@
+"""Fields of other sizes: coarse-grained in known ways, or interpolated to compare with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from skild_physics.fields.downsampling import Downsampling, downsample
+from skild_physics.fields.interpolation import Kernel
+from skild_physics.fields.interpolation import interpolate as interpolated
+from skild_physics.fields.lazy import basis_of, batches
+from skild_physics.fields.sources import open_fields
+from skild_physics.fields.writing import check_fields_output, derived
+from skild_physics.files import InputError
+from skild_physics.kspace import Basis
+
+
+def coarse_grain(
+    fields: Any,
+    *,
+    factor: float,
+    kernel: Downsampling = "box",
+    basis: Basis | None = None,
+    samples: int | None = None,
+    size: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> xr.DataArray:
+    """Coarse fields of side N/factor, which know how they were made.
+
+    Args:
+        fields: anything that :func:`skild_physics.fields.open_fields` takes.
+        factor: ratio of the sides, a real number of at least 1 that leaves whole pixels.
+        kernel: box: block averages, of spins the block-spin step of Kadanoff; spectral: the low
+            modes; or a smooth kernel, see :mod:`skild_physics.fields.downsampling`.
+        basis: periodic: kernels wrap around; cosine: they are cut at the edges. None: that of the
+            fields.
+        samples: the first so many fields; None: all.
+        size: of pictures, see :func:`skild_physics.fields.open_fields`.
+        out: file to write, see :func:`skild_physics.fields.writing.save`; None: in memory.
+        overwrite: replace an existing result.
+
+    Returns:
+        float32 (sample, y, x) or (sample, channel, y, x), with the attribute `downsampling`.
+
+    Raises:
+        InputError: a factor that does not fit, or what opening and writing raise.
+
+    >>> import numpy as np
+    >>> import skild_physics as sk
+    >>> coarse = sk.coarse_grain(np.ones((2, 8, 8)), factor=4)
+    >>> coarse.shape, coarse.downsampling
+    ((2, 2, 2), 'box')
+    """
+    if out is not None:
+        check_fields_output(out, overwrite)
+    given = open_fields(fields, samples=samples, size=size)
+    N = given.shape[-1]
+    M = round(N / factor) if 1 <= factor <= N else 0
+    if M < 1 or abs(N / factor - M) > 0.01 * M:
+        raise InputError(f"`factor` must divide {N} x {N} fields into whole pixels, got {factor:g}")
+    basis = basis or basis_of(given)
+    coarse = (
+        downsample(torch.from_numpy(batch).double(), kernel, M, basis).float().numpy()
+        for batch in batches(given)
+    )
+    made = {
+        "protocol": "coarse-graining",
+        "input": given.attrs.get("source", "fields"),
+        "downsampling": kernel,
+        "factor": N / M,
+        "basis": basis,
+        "channels": given.attrs.get("channels", "field"),
+    }
+    return derived(coarse, given, made, out)
+
+
+def interpolate(
+    fields: Any,
+    *,
+    factor: float,
+    kernel: Kernel = "bicubic",
+    samples: int | None = None,
+    size: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> xr.DataArray:
+    """Fields enlarged with a bicubic or Lanczos kernel, to compare super-resolution with.
+
+    Args:
+        fields: anything that :func:`skild_physics.fields.open_fields` takes.
+        factor: ratio of the sides, a real number of at least 1.
+        kernel: which.
+        samples: the first so many fields; None: all.
+        size: of pictures, see :func:`skild_physics.fields.open_fields`.
+        out: file to write, see :func:`skild_physics.fields.writing.save`; None: in memory.
+        overwrite: replace an existing result.
+
+    Returns:
+        float32 (sample, y, x) or (sample, channel, y, x).
+
+    Raises:
+        InputError: a factor below 1, or what opening and writing raise.
+
+    >>> import numpy as np
+    >>> import skild_physics as sk
+    >>> sk.interpolate(np.ones((2, 8, 8)), factor=2.5).shape
+    (2, 20, 20)
+    """
+    if not 1 <= factor < float("inf"):
+        raise InputError(f"`factor` must be at least 1, got {factor:g}")
+    if out is not None:
+        check_fields_output(out, overwrite)
+    given = open_fields(fields, samples=samples, size=size)
+    N = round(given.shape[-1] * factor)
+    fine = (np.asarray(interpolated(batch, N, kernel), np.float32) for batch in batches(given))
+    made = {
+        "protocol": "interpolation",
+        "input": given.attrs.get("source", "fields"),
+        "kernel": kernel,
+        "factor": N / given.shape[-1],
+        "basis": basis_of(given),
+        "channels": given.attrs.get("channels", "field"),
+    }
+    return derived(fine, given, made, out)

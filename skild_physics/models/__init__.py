@@ -1,0 +1,1 @@
+"""Models of every kind behind one interface; loading and saving them."""

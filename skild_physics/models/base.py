@@ -1,0 +1,488 @@
+"""What every model can be asked for: fields, made from noise or from other fields.
+
+A kind of model says where the reverse process starts (``prior``, ``diffused``, ``observed``,
+``rescaled``), and lists only what it can; the verbs are written once, here:
+
+    generate        unconditional samples
+    reconstruct     fields at full resolution, diffused and made again: the paper's paired protocol
+    super_resolve   from real coarse fields
+    enlarge         from smaller critical fields: inverse renormalisation
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from skild_physics.config import Config
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.reverse import BATCH_SIZE, Sampled, Start, nothing, sample
+from skild_physics.diffusion.sampler import Multistep, Sampler
+from skild_physics.fields import channels_of, open_fields
+from skild_physics.fields.downsampling import Downsampling
+from skild_physics.files import InputError
+from skild_physics.kspace import Basis
+from skild_physics.models.making import How, Load, identity, sampled
+from skild_physics.models.objective import Loss, Objective, squared_error
+from skild_physics.progress import Progress, logger, silent
+
+SamplingPrecision = Literal["float32", "bfloat16"]
+SAMPLING_PRECISIONS: tuple[str, ...] = get_args(SamplingPrecision)
+KEEP = 0.5
+PREVIEW_EVALS = 10
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Model(ABC):
+    """A trained network with the process it was trained on.
+
+    Attributes:
+        network: in evaluation mode; maps fields and lambda to fields.
+        process: that of full fields; for a scale-space process that of its finest level.
+        config: of the training.
+        channels: their names.
+        trained_steps: number of steps.
+        precision: what the network computes in when it is sampled with.
+        origin: where it was loaded from, for the provenance of what it makes.
+
+    >>> import skild_physics as sk
+    >>> model = sk.load("bundled")
+    >>> model.size, model.channels, model.basis
+    (64, ('spin',), 'periodic')
+    """
+
+    network: nn.Module
+    process: Process
+    config: Config
+    channels: tuple[str, ...]
+    _: KW_ONLY
+    trained_steps: int = 0
+    precision: SamplingPrecision = "float32"
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    name: ClassVar[str]
+    default_sampler: ClassVar[Sampler] = Multistep()
+
+    # what a kind says
+
+    @classmethod
+    def own_parts(cls, config: Config, ends: tuple[int, ...] | None) -> dict[str, Any]:
+        """Attributes of this kind alone, from the configuration and what a checkpoint knows.
+
+        Args:
+            config: of the training.
+            ends: of a scale-space process, the last step of every level, if it is known.
+        """
+        return {}
+
+    def prior(self, L: int) -> Start:
+        """The start of unconditional samples of side L.
+
+        Raises:
+            InputError: the model cannot make them.
+        """
+        raise InputError(f"{self.name} cannot generate: use super_resolve")
+
+    @abstractmethod
+    def diffused(self, M: int, factor: float) -> Start:
+        """The start from fields of side M at full resolution.
+
+        Raises:
+            InputError: a side or a factor that the model does not serve.
+        """
+
+    @abstractmethod
+    def observed(self, M: int, factor: float, kernel: Downsampling | None) -> Start:
+        """The start from real coarse fields of side M.
+
+        Args:
+            M: their side.
+            factor: ratio of the sides.
+            kernel: how they were made; None: unknown.
+
+        Raises:
+            InputError: a side, a factor or a kernel that the model does not serve.
+        """
+
+    def rescaled(self, M: int, factor: float, keep: float) -> Start:
+        """The start from smaller critical fields of side M.
+
+        Raises:
+            InputError: the model cannot enlarge, or does not serve the side or the factor.
+        """
+        raise InputError(f"{self.name} cannot enlarge: it knows no rescaled protocol")
+
+    @abstractmethod
+    def objective(self, loss: Loss = squared_error) -> Objective:
+        """What its training minimises.
+
+        Args:
+            loss: of the network's output and its target, fields (B, C, M, M), for each field (B,).
+        """
+
+    def calibrated(self, heldout: Tensor, batch_size: int) -> Self:
+        """The model with what its sampling must know of its errors, from held-out fields."""
+        return self
+
+    def errors(self) -> tuple[Tensor, ...]:
+        """What :meth:`calibrated` found, for the checkpoint."""
+        return ()
+
+    def about(self) -> dict[str, Any]:
+        """What else fields say about the model that made them; None: does not apply."""
+        return {}
+
+    def extra_header(self) -> dict[str, str]:
+        """What else the header of the checkpoint says."""
+        return {}
+
+    # what follows
+
+    @property
+    def size(self) -> int:
+        """Side of the fields it was trained on."""
+        return self.process.N
+
+    @property
+    def basis(self) -> Basis:
+        """Basis of its modes."""
+        return self.process.basis
+
+    @property
+    def multiple(self) -> int:
+        """The network takes fields of sides that are multiples of this."""
+        return int(getattr(self.network, "multiple", 1))
+
+    @property
+    def snr(self) -> float:
+        """Signal-to-noise ratio that counts as resolved."""
+        return self.config.process.snr
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.network.parameters())
+        return (
+            f"{self.name} of {self.size} x {self.size} fields ({', '.join(self.channels)}), "
+            f"{type(self.network).__name__} with {count:,} parameters, {self.trained_steps:,} steps"
+        )
+
+    def output(self, x: Tensor, *others: Any) -> Tensor:
+        """The network's output, float32, computed in the precision asked for."""
+        dtype = getattr(torch, self.precision)
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            output: Tensor = self.network(x, *others)
+        return output.float()
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether it makes unconditional samples."""
+        try:
+            self.prior(self.size)
+        except InputError:
+            return False
+        return True
+
+    def preview_start(self) -> Start:
+        """Where a training's pictures of samples start."""
+        return self.prior(self.size)
+
+    def preview(self, truth: Tensor) -> Sampled:
+        """A few samples, as a training run shows them, beside held-out fields (sample, C, N, N)."""
+        sampler = type(self.default_sampler)(PREVIEW_EVALS + self.extra_evals)
+        return sample(self.preview_start(), truth, sampler)
+
+    @property
+    def extra_evals(self) -> int:
+        """Evaluations that it takes before any are spent on quality."""
+        return 0
+
+    def generate(
+        self,
+        samples: int = 64,
+        *,
+        L: int | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+        progress: Progress = silent,
+    ) -> xr.DataArray:
+        """Unconditional samples.
+
+        Every field has a seed of its own: the result is the same whatever the batch size and the
+        number of processes of torchrun, up to how a network rounds batches of other sizes. With
+        ``out`` an interrupted call goes on when it is repeated.
+
+        Args:
+            samples: number of fields.
+            L: side of the lattice; a larger one than the model's is made by scale invariance, for
+                critical Ising fields. None: the model's.
+            sampler: how; None: what suits the model.
+            seed: integer root of all draws.
+            batch_size: fields at a time.
+            out: HDF5 file; .npz; or, without a suffix, a folder of PNG pictures. None: in memory.
+            overwrite: replace an existing result.
+            progress: shows how many fields are done.
+
+        Returns:
+            float32 (sample, y, x) or (sample, channel, y, x), with how they were made.
+
+        Raises:
+            InputError: the model cannot generate, or values out of range.
+
+        >>> import skild_physics as sk
+        >>> sk.load("bundled").generate(2, sampler=sk.Multistep(n_evals=2)).shape
+        (2, 64, 64)
+        """
+        how = self._how(sampler, seed, batch_size, out, None, overwrite, progress)
+        if samples < 1:
+            raise InputError(f"`samples` must be at least 1, got {samples}")
+        start = self.prior(self.size if L is None else L)
+        given = nothing(samples, len(self.channels))
+        made = {"protocol": "generation", "size": start.size}
+        return self._made(start, lambda first, last: given[first:last], samples, made, how)
+
+    def reconstruct(
+        self,
+        fields: Any,
+        factor: float,
+        *,
+        samples: int | None = None,
+        size: int | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+        out: str | Path | None = None,
+        start_out: str | Path | None = None,
+        overwrite: bool = False,
+        progress: Progress = silent,
+    ) -> xr.DataArray:
+        """Fields at full resolution, diffused to N / factor and made again from there.
+
+        This is the paired protocol of arXiv 2605.26032: the result can be compared with the truth
+        field by field. It measures reconstruction, and needs the answer to start from.
+
+        Args:
+            fields: anything that :func:`skild_physics.fields.open_fields` takes, not trained on.
+            factor: ratio of the resolutions, any real number of at least 1.
+            samples: the first so many of them; None: all.
+            size: of pictures, see :func:`skild_physics.fields.open_fields`.
+            sampler: with ``seed``, ``batch_size``, ``out``, ``overwrite`` and ``progress``, see
+                :meth:`generate`.
+            seed: integer root of all draws.
+            batch_size: fields at a time.
+            out: file or folder to write.
+            start_out: .npy file of what the reverse process starts from, in pixels.
+            overwrite: replace existing results.
+            progress: shows how many fields are done.
+
+        Returns:
+            float32 fields with the coordinate `start`, what the reverse process started from.
+
+        Raises:
+            InputError: fields or a factor that the model does not serve.
+
+        >>> import skild_physics as sk
+        >>> truth = sk.generate_ising(L=64, samples=2, seed=2)
+        >>> again = sk.load("bundled").reconstruct(truth, 4, sampler=sk.Multistep(2))
+        >>> again.shape, round(again.effective_resolution)
+        ((2, 64, 64), 16)
+        """
+        how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
+        given = self._opened(fields, samples, size)
+        start = self.diffused(given.shape[-1], factor)
+        return self._from(start, given, {"protocol": "paired", "factor": factor}, how)
+
+    def super_resolve(
+        self,
+        coarse: Any,
+        factor: float,
+        *,
+        kernel: Downsampling | None = None,
+        samples: int | None = None,
+        size: int | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+        out: str | Path | None = None,
+        start_out: str | Path | None = None,
+        overwrite: bool = False,
+        progress: Progress = silent,
+    ) -> xr.DataArray:
+        """Fields of ``factor`` times the side that agree with real coarse ones.
+
+        Args:
+            coarse: anything that :func:`skild_physics.fields.open_fields` takes.
+            factor: ratio of the sides, any real number of at least 1.
+            kernel: how they were made coarse; None: as they say, see
+                :func:`skild_physics.fields.resampling.coarse_grain`.
+            samples: with all others, see :meth:`reconstruct`.
+            size: of pictures.
+            sampler: how.
+            seed: integer root of all draws.
+            batch_size: fields at a time.
+            out: file or folder to write.
+            start_out: .npy file of what the reverse process starts from, in pixels.
+            overwrite: replace existing results.
+            progress: shows how many fields are done.
+
+        Returns:
+            float32 fields with the coordinate `start`; the attribute `consistency_residual` is the
+            root mean square of what is left of the coarse fields when these are taken from the
+            result, coarse-grained again, over their own.
+
+        Raises:
+            InputError: fields, a factor or a kernel that the model does not serve.
+
+        >>> import skild_physics as sk
+        >>> coarse = sk.coarse_grain(sk.generate_ising(L=64, samples=2, seed=2), factor=4)
+        >>> fine = sk.load("bundled").super_resolve(coarse, 4, sampler=sk.Multistep(2))
+        >>> fine.shape, fine.consistency_residual < 1e-5
+        ((2, 64, 64), True)
+        """
+        how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
+        given = self._opened(coarse, samples, size)
+        kernel = kernel or given.attrs.get("downsampling")
+        start = self.observed(given.shape[-1], factor, kernel)
+        made = {"protocol": "observed", "factor": factor, "downsampling_of_input": kernel}
+        return self._from(start, given, made, how)
+
+    def enlarge(
+        self,
+        fields: Any,
+        factor: float,
+        *,
+        keep: float = KEEP,
+        samples: int | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+        out: str | Path | None = None,
+        start_out: str | Path | None = None,
+        overwrite: bool = False,
+        progress: Progress = silent,
+    ) -> xr.DataArray:
+        """Critical fields of ``factor`` times the side, with the large scales of smaller ones.
+
+        This is inverse renormalisation: see :mod:`skild_physics.diffusion.renormalization`.
+
+        Args:
+            fields: critical fields, anything that :func:`skild_physics.fields.open_fields` takes.
+            factor: ratio of the sides.
+            keep: effective resolution at the start over the side of the fields.
+            samples: with all others, see :meth:`reconstruct`.
+            sampler: how.
+            seed: integer root of all draws.
+            batch_size: fields at a time.
+            out: file or folder to write.
+            start_out: .npy file of what the reverse process starts from, in pixels.
+            overwrite: replace existing results.
+            progress: shows how many fields are done.
+
+        Returns:
+            float32 fields with the coordinate `start`.
+
+        Raises:
+            InputError: the model cannot enlarge, or fields or values that it does not serve.
+
+        >>> import skild_physics as sk
+        >>> truth = sk.generate_ising(L=64, samples=1, seed=2)
+        >>> sk.load("bundled").enlarge(truth, 2, sampler=sk.Multistep(2)).shape
+        (1, 128, 128)
+        """
+        how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
+        if not 0 < keep <= 1:
+            raise InputError(f"`keep` must lie between 0 and 1, got {keep:g}")
+        given = self._opened(fields, samples, None)
+        start = self.rescaled(given.shape[-1], factor, keep)
+        made = {"protocol": "rescaled", "factor": factor, "keep": keep}
+        return self._from(start, given, made, how)
+
+    def side(self, M: int, factor: float) -> int:
+        """The side of a lattice ``factor`` times as wide as M.
+
+        Raises:
+            InputError: the network does not take it.
+        """
+        N = round(M * factor)
+        if N < M or abs(N - M * factor) > 0.01 or N % self.multiple:
+            raise InputError(
+                f"{M} x {M} fields times {factor:g} would be {M * factor:g} wide; the network "
+                f"takes multiples of {self.multiple}"
+            )
+        return N
+
+    def _how(self, sampler: Sampler | None, *others: Any) -> How:
+        return How(sampler or self.default_sampler, *others)
+
+    def _opened(self, fields: Any, samples: int | None, size: int | None) -> xr.DataArray:
+        """Fields of as many channels as the model's.
+
+        Raises:
+            InputError: the source cannot be read, or its channels are not those of the model.
+        """
+        channels = len(self.channels)
+        is_folder = isinstance(fields, str | Path) and Path(fields).is_dir()
+        opened = open_fields(fields, samples=samples, size=size, grey=is_folder and channels == 1)
+        if isinstance(fields, str | Path):
+            opened.encoding.setdefault("source", str(fields))
+        found = channels_of(opened)
+        if len(found) != channels:
+            raise InputError(
+                f"{opened.attrs.get('source', 'fields')}: has {len(found)} channels "
+                f"({', '.join(found)}), the model {channels} ({', '.join(self.channels)})"
+            )
+        return opened
+
+    def _from(
+        self, start: Start, given: xr.DataArray, made: Mapping[str, Any], how: How
+    ) -> xr.DataArray:
+        shape = (len(self.channels), *given.shape[-2:])
+
+        def load(first: int, last: int) -> Tensor:
+            return torch.from_numpy(given[first:last].values.reshape(-1, *shape))
+
+        attributes = {
+            **identity(given),
+            **made,
+            "starting_step": start.n,
+            "effective_resolution": start.resolution,
+            "snr": start.snr,
+        }
+        return self._made(start, load, len(given), attributes, how, given)
+
+    def _made(
+        self,
+        start: Start,
+        load: Load,
+        count: int,
+        made: Mapping[str, Any],
+        how: How,
+        given: xr.DataArray | None = None,
+    ) -> xr.DataArray:
+        attributes = {**made, **self._provenance(how.sampler), "seed": how.seed}
+        attributes = {name: value for name, value in attributes.items() if value is not None}
+        logger.info(
+            f"{count} fields of {start.size} x {start.size}, {how.sampler.n_evals} evaluations "
+            f"({how.sampler.name}) from n = {start.n:.1f} of {start.process.T}, effective "
+            f"resolution {start.resolution:.4g}"
+        )
+        return sampled(start, load, count, attributes, how, given)
+
+    def _provenance(self, sampler: Sampler) -> dict[str, Any]:
+        """What fields say about the model and the sampling; None: does not apply."""
+        return {
+            **self.origin,
+            "trained_steps": self.trained_steps,
+            **self.about(),
+            **sampler.describe(),
+            "precision": self.precision,
+            "process": self.config.process.kind,
+            "basis": self.basis,
+            "channels": ",".join(self.channels),
+        }

@@ -1,0 +1,196 @@
+"""Checkpoints of trained models, which never unpickle anything.
+
+model.safetensors holds what inference needs: the averaged weights, the spectrum S0, and the kind
+and configuration as JSON in the header.
+"""
+
+import hashlib
+import json
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from skild_physics.config import Config, parse_config
+from skild_physics.files import InputError, check_none_given, replacing
+from skild_physics.kspace import Basis
+from skild_physics.machine import default_device
+from skild_physics.models.base import SAMPLING_PRECISIONS, Model, SamplingPrecision
+from skild_physics.models.conditional import Conditional
+from skild_physics.models.scale_space import ScaleSpaceModel
+from skild_physics.models.skild import Skild
+from skild_physics.version import __version__
+
+SCHEMA = "skild_physics.checkpoint"
+SCHEMA_VERSION = 2
+"""Version 1 knew lattice ensembles of one channel only."""
+BUNDLED, BUNDLED_PHOTOGRAPHS = "bundled", "bundled-photographs"
+"""Names of the checkpoints that come with the package."""
+_FOLDERS = {BUNDLED: "ising64", BUNDLED_PHOTOGRAPHS: "photographs64"}
+KINDS: dict[str, type[Model]] = {
+    "skild": Skild,
+    "conditional": Conditional,
+    "scale-space": ScaleSpaceModel,
+}
+"""Models by the kind of their configuration."""
+_WEIGHTS, _ERRORS = "network.", "error_variance."
+
+
+def build_model(
+    config: Config,
+    channels: tuple[str, ...],
+    S0: Tensor,
+    basis: Basis,
+    network: nn.Module | None = None,
+    *,
+    ends: tuple[int, ...] | None = None,
+    **others: Any,
+) -> Model:
+    """The model that a configuration describes, of its own kind.
+
+    Args:
+        config: of the training.
+        channels: names of the channels.
+        S0: variance of every orthonormal mode, float64 (N, N), on the device of the model.
+        basis: of the modes.
+        network: in place of the one that the configuration describes.
+        ends: of a scale-space process, the last step of every level, if it is known.
+        others: attributes of the model.
+
+    Raises:
+        InputError: attributes that this kind does not have, or that do not fit.
+    """
+    kind = KINDS[config.kind]
+    if "snr_threshold" not in {each.name for each in fields(kind)}:
+        threshold = {"snr_threshold": others.pop("snr_threshold", None)}
+        check_none_given(threshold, "is for active modes, which this model does not have")
+    process = config.process.build(S0, basis)
+    if network is None:
+        network = config.build_network(process, len(channels))
+    own = kind.own_parts(config, ends)
+    return kind(network, process, config, channels, **own, **others)
+
+
+def save_model(path: str | Path, model: Model) -> None:
+    """Write the inference checkpoint, replacing an existing one at once."""
+    weights = model.network.state_dict()
+    tensors = {_WEIGHTS + name: w.detach().cpu().contiguous() for name, w in weights.items()}
+    tensors["S0"] = model.process.S0.cpu()
+    header = {
+        "schema": SCHEMA,
+        "schema_version": str(SCHEMA_VERSION),
+        "package_version": __version__,
+        "basis": model.basis,
+        "channels": json.dumps(model.channels),
+        "trained_steps": str(model.trained_steps),
+        "config": json.dumps(model.config.to_json()),
+        **model.extra_header(),
+    }
+    for level, variance in enumerate(model.errors()):
+        tensors[f"{_ERRORS}{level}"] = variance.cpu().contiguous()
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata=header))
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The file that a checkpoint's name stands for, see :func:`load`.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(path)
+    if str(path) in _FOLDERS and not path.exists():
+        path = Path(str(files("skild_physics"))) / "pretrained" / _FOLDERS[str(path)]
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    return path
+
+
+def load(
+    path: str | Path,
+    *,
+    snr_threshold: float | None = None,
+    precision: SamplingPrecision = "float32",
+    network: nn.Module | None = None,
+    device: torch.device | str | None = None,
+) -> Model:
+    """A trained model, of whichever kind; a folder stands for the model.safetensors in it.
+
+    Args:
+        path: the file or folder; or "bundled" for the model of critical Ising lattices that comes
+            with the package, or "bundled-photographs" for its model of photographs (see their
+            cards, pretrained/*/README.md).
+        snr_threshold: of a SKILD model: show the network only modes of a larger signal-to-noise
+            ratio; 0: all modes; None: as it was trained.
+        precision: what its network computes in when it is sampled with, "float32" or "bfloat16";
+            the weights and all else are float32 or better.
+        network: a module of your own, if it was trained with that; its weights are replaced.
+        device: where its tensors go; None: the GPU of this process if there is one.
+
+    Raises:
+        InputError: the file is missing, foreign, broken, or of a newer schema, or options that
+            such a model does not have.
+
+    >>> import skild_physics as sk
+    >>> sk.load("bundled").size
+    64
+    """
+    if precision not in SAMPLING_PRECISIONS:
+        raise InputError(
+            f"`precision` must be one of {', '.join(SAMPLING_PRECISIONS)}, got {precision!r}"
+        )
+    name, path = str(path), checkpoint_file(path)
+    device = default_device() if device is None else device
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({error})") from None
+    if header.get("schema") != SCHEMA:
+        raise InputError(f"{path}: not a checkpoint written by skild-physics train")
+    if int(header["schema_version"]) > SCHEMA_VERSION:
+        raise InputError(f"{path}: written by a newer version of skild_physics")
+    values = json.loads(header["config"])
+    if int(header["schema_version"]) == 1:
+        header["channels"] = '["spin"]'
+        values["data"] = {"source": values["data"]["ensemble"]}
+    errors = [name for name in sorted(tensors) if name.startswith(_ERRORS)]
+    others: dict[str, Any] = {
+        "trained_steps": int(header["trained_steps"]),
+        "precision": precision,
+        "snr_threshold": snr_threshold,
+        "origin": {"checkpoint": name, "checkpoint_sha256": _digest(path)},
+    }
+    if errors:
+        others["error_variance"] = tuple(tensors.pop(name).to(device) for name in errors)
+    model = build_model(
+        parse_config(values, str(path)),
+        tuple(json.loads(header["channels"])),
+        tensors.pop("S0").to(device),
+        "cosine" if header["basis"] == "cosine" else "periodic",
+        network,
+        ends=tuple(json.loads(header["ends"])) if "ends" in header else None,
+        **others,
+    )
+    try:
+        model.network.load_state_dict({k.removeprefix(_WEIGHTS): w for k, w in tensors.items()})
+    except RuntimeError:
+        # what torch says of it takes many lines
+        whose = "network of its configuration; pass the `network` that it was trained with"
+        whose = whose if network is None else "`network` that was passed"
+        raise InputError(f"{path}: weights do not fit the {whose}") from None
+    model.network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return model
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

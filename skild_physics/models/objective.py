@@ -1,0 +1,288 @@
+"""What training minimises: E |f(x_n, lambda_n) - target|^2 over fields, steps n and noise.
+
+The target is defined in k-space; since the basis is orthonormal, the mean squared error over modes
+equals that over sites (Parseval), and the network's output needs no transform unless modes are
+weighed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from skild_physics import kspace
+from skild_physics.config.training import TrainingConfig
+from skild_physics.diffusion.adaptive import active_intervals
+from skild_physics.diffusion.loss import shell_weight
+from skild_physics.diffusion.prediction import Network, estimate_form, target
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.scale_space import ScaleSpace
+from skild_physics.files import InputError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(output, target), fields (B, C, M, M) -> the loss of each field, shape (B,)."""
+
+
+def field_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Standard normal noise (B, *shape), each field's from its own seed, whatever the batch."""
+    eps = torch.empty(len(seeds), *shape, device=device)
+    generator = torch.Generator(device)
+    for one, seed in zip(eps, seeds, strict=True):
+        torch.randn(shape, generator=generator.manual_seed(seed), out=one)
+    return eps
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over sites and channels for each field of a batch, shape (B,)."""
+    losses: Tensor = (output - target).square().mean(dim=(1, 2, 3))
+    return losses
+
+
+def training_losses(
+    network: Network,
+    process: Process,
+    settings: TrainingConfig,
+    fields: Tensor,
+    n: Tensor,
+    eps: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    conditioning: Tensor | None = None,
+    loss: Loss = squared_error,
+) -> Tensor:
+    """The loss of the prediction for each field of a batch, shape (B,).
+
+    Args:
+        network: maps fields and lambda to fields.
+        process: the forward process; of fewer modes than the fields have to train on the low ones.
+        settings: says what is predicted, and how modes are weighed.
+        fields: x_0 in pixel space, float32 (B, C, N, N), on the device of the process.
+        n: steps in (0, T], float64, shape (B,).
+        eps: standard normal modes, shape (B, C, M, M) with M modes per axis of the process.
+        dtype: type the network computes in.
+        conditioning: further channels of the network's input, shape (B, C', N, N).
+        loss: of the output and the target, unless modes are weighed.
+    """
+    device = process.S0.device
+    M, N = process.N, fields.shape[-1]
+    x_0 = kspace.forward(fields, process.basis)[..., :M, :M] * (M / N)
+    steps = n[:, None]
+    alpha, sigma = (c.float() for c in process.marginal(steps))
+    wanted = target(settings.prediction, process, steps, x_0, eps)
+    inputs = kspace.inverse(alpha * x_0 + sigma * eps, process.basis)
+    if conditioning is not None:
+        inputs = torch.cat([inputs, conditioning], dim=1)
+    lam = (process.lam(n) * M**2).float().to(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        output = network(inputs.contiguous(memory_format=torch.channels_last), lam)
+    if settings.shell_weight:
+        away = kspace.forward(output.float(), process.basis) - wanted
+        weighted: Tensor = shell_weight(process, steps).float() * away.square()
+        return weighted.mean(dim=(1, 2, 3))
+    return loss(output.float(), kspace.inverse(wanted, process.basis))
+
+
+class Objective(Protocol):
+    """What a step of training draws and minimises; ``at`` says on which lattice, of side at.N."""
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Any, Tensor]:
+        """A lattice, and a step n on it for each of ``count`` fields, float64 (count,)."""
+        ...
+
+    def examples(self, count: int) -> list[tuple[Any, Tensor]]:
+        """Every lattice that may be drawn, the largest first, with ``count`` steps n on it."""
+        ...
+
+    def split(self, n: Tensor) -> list[tuple[Any, Tensor]]:
+        """The lattices that steps n (B,) belong to, each with the places of its steps in n."""
+        ...
+
+    def losses(
+        self,
+        network: Network,
+        at: Any,
+        fields: Tensor,
+        n: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The loss of each full field (B, C, N, N), given noise (B, C, at.N, at.N), shape (B,)."""
+        ...
+
+
+class SkildObjective:
+    """SKILD: lattices of active modes, each with the interval of steps that belongs to it.
+
+    Args:
+        process: the forward process.
+        settings: says which modes are active; without a threshold there is one lattice.
+        conditioning: gives what conditions a network on full fields (B, C, N, N).
+        loss: of the network's output and its target.
+
+    Raises:
+        InputError: a loss of one's own where modes are weighed.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        settings: TrainingConfig,
+        conditioning: Callable[[Tensor], Tensor] | None = None,
+        loss: Loss = squared_error,
+    ):
+        if settings.shell_weight and loss is not squared_error:
+            raise InputError("`loss`: goes without training.shell_weight, which weighs squares")
+        self._settings, self._conditioning, self._loss = settings, conditioning, loss
+        ends = {process.N: float(process.T)}
+        if settings.snr_threshold is not None:
+            multiple = settings.active_multiple_of(process.N)
+            ends = active_intervals(process, settings.snr_threshold, multiple)
+        self._lattices = [
+            (process if M == process.N else process.cropped(M), start, end)
+            for (M, end), start in zip(ends.items(), [0.0, *ends.values()], strict=False)
+        ]
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Process, Tensor]:
+        """A lattice, as often as its steps are drawn, and steps n uniform among these."""
+        u = 1 - torch.rand(count + 1, generator=generator, dtype=torch.float64)
+        chosen = float(u[0]) * self._lattices[-1][2]
+        at, start, end = next(level for level in self._lattices if chosen <= level[2])
+        return at, start + u[1:] * (end - start)
+
+    def examples(self, count: int) -> list[tuple[Process, Tensor]]:
+        """Every lattice, the largest first, with steps from the middle of its interval."""
+        return [
+            (at, torch.full((count,), (start + end) / 2, dtype=torch.float64))
+            for at, start, end in self._lattices
+        ]
+
+    def split(self, n: Tensor) -> list[tuple[Process, Tensor]]:
+        """The lattices that steps n (B,) belong to, each with the places of its steps in n."""
+        found = [
+            (at, ((n > start) & (n <= end)).nonzero()[:, 0]) for at, start, end in self._lattices
+        ]
+        return [(at, places) for at, places in found if len(places)]
+
+    def losses(
+        self,
+        network: Network,
+        at: Process,
+        fields: Tensor,
+        n: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """See :func:`training_losses`."""
+        conditioning = self._conditioning(fields) if self._conditioning else None
+        return training_losses(
+            network,
+            at,
+            self._settings,
+            fields,
+            n,
+            eps,
+            dtype=dtype,
+            conditioning=conditioning,
+            loss=self._loss,
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the network of a scale-space process learns: fields of one level to those of another.
+
+    Attributes:
+        level: of the input.
+        end: of the output; the same, or the next finer one.
+        N: sites per side of the input.
+    """
+
+    level: int
+    end: int
+    N: int
+
+
+class ScaleSpaceObjective:
+    """Scale space: to denoise on each level, and to change it.
+
+    The target is the one that gives x_0 on the level of the output through the prediction's form
+    x_0 = a f + b x_n, x_n lifted to that level where it changes; see
+    :func:`skild_physics.diffusion.scale_space_reverse.estimator`.
+
+    Args:
+        space: the forward process.
+        settings: what is predicted, how it is weighed, how often the level changes.
+        loss: of the network's output and its target.
+    """
+
+    def __init__(self, space: ScaleSpace, settings: TrainingConfig, loss: Loss = squared_error):
+        self._space, self._settings, self._loss = space, settings, loss
+        self._scales = [space.scale(side) for side in space.sizes]
+
+    def _within(self, level: int) -> Task:
+        return Task(level, level, self._space.sizes[level])
+
+    def _raising(self, level: int, count: int) -> tuple[Task, Tensor]:
+        n = torch.full((count,), float(self._space.ends[level - 1]), dtype=torch.float64)
+        return Task(level, level - 1, self._space.sizes[level]), n
+
+    def examples(self, count: int) -> list[tuple[Task, Tensor]]:
+        """Every level, the finest first, and every change of it, with steps of them."""
+        ends = self._space.ends
+        within = [
+            (self._within(level), torch.full((count,), (start + end) / 2, dtype=torch.float64))
+            for level, (start, end) in enumerate(pairwise((0, *ends)))
+        ]
+        return within + [self._raising(level, count) for level in range(1, len(ends))]
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Task, Tensor]:
+        """A level, as often as its steps are drawn, and n uniform on it; or a change of level."""
+        space, coarser = self._space, len(self._space.sizes) - 1
+        u = 1 - torch.rand(count + 2, generator=generator, dtype=torch.float64)
+        if coarser and float(u[0]) <= self._settings.level_changes:
+            level = min(int(float(u[1]) * coarser), coarser - 1) + 1
+            return self._raising(level, count)
+        level = space.level(float(u[1]) * space.T)
+        start, end = (0, *space.ends)[level : level + 2]
+        return self._within(level), start + u[2:] * (end - start)
+
+    def split(self, n: Tensor) -> list[tuple[Task, Tensor]]:
+        """The levels that steps n (B,) belong to, each with the places of its steps in n."""
+        found = []
+        for level, end in enumerate(self._space.ends):
+            start = self._space.ends[level - 1] if level else 0
+            found.append((self._within(level), ((n > start) & (n <= end)).nonzero()[:, 0]))
+        return [(task, places) for task, places in found if len(places)]
+
+    def losses(
+        self,
+        network: Callable[..., Tensor],
+        at: Task,
+        fields: Tensor,
+        n: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The mean squared error of the output over its sites, or that of x_0 times min(SNR, .)."""
+        space, settings, device = self._space, self._settings, fields.device
+        process, side = space.levels[at.end], space.sizes[at.end]
+        wanted = space.degraded(fields, at.end)
+        alpha, sigma = (c[..., :1, :1].to(fields) for c in process.marginal(n[:, None]))
+        x_n = alpha * space.between(at.end, at.level).apply(wanted) + sigma * eps
+        form = estimate_form(settings.prediction, process, n[:, None])
+        on_output, on_xn = (c[..., :1, :1].to(fields) for c in form)
+        on_output = on_output * self._scales[at.end]
+        wanted = (wanted - on_xn * space.lifted(x_n, side)) / on_output
+        lam = (process.lam(n) * side**2).float().to(device)
+        raised = () if at.end == at.level else (side,)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            seen = (x_n / self._scales[at.level]).contiguous(memory_format=torch.channels_last)
+            output = network(seen, lam, *raised)
+        losses = self._loss(output.float(), wanted)
+        if settings.min_snr is not None:
+            snr = (alpha / sigma).square().clamp(max=settings.min_snr)
+            losses = losses * (snr * on_output.square())[:, 0, 0, 0]
+        return losses

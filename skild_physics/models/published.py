@@ -1,0 +1,231 @@
+"""Weights from checkpoints of the public score_sde code, whose networks name them all_modules.N.
+
+Such a file is a torch.save archive of a dictionary with the state dicts ``ema`` and ``model``, or
+with an ``ema`` that only lists its tensors in the order of the parameters (``shadow_params``, Song
+et al., arXiv 2011.13456), perhaps beside an optimiser and a step. Whatever wrapped the network put
+its own prefix before the names. Archives are read with weights_only=True: one that holds anything
+but tensors, numbers, text and containers of them is refused, and no code in it runs.
+"""
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from skild_physics.config import load_config
+from skild_physics.files import InputError, check_output
+from skild_physics.models.base import Model
+from skild_physics.models.checkpoint import build_model, load, save_model
+from skild_physics.networks import StepNetwork
+
+CHANNELS = {1: ("field",), 3: ("red", "green", "blue")}
+# entries of a state dict that no optimiser trains
+_BUFFERS = ("sigmas", "n_averaged")
+
+
+def import_checkpoint(
+    checkpoint: str | Path,
+    *,
+    config: str | Path,
+    out: str | Path,
+    weights: Literal["ema", "model"] = "ema",
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Model:
+    """A model of the published code as one of this package, which is written, too.
+
+    Only tensors are read: a file that holds other objects is refused, and nothing in it is run.
+
+    Args:
+        checkpoint: a .pt file of the published code.
+        config: what it was trained as: the name of a published configuration, or a TOML file.
+        out: folder of the imported model.
+        weights: the moving average, or the last weights.
+        overrides: values of the configuration, each as "section.key=value".
+        overwrite: replace an existing model.
+
+    Raises:
+        InputError: a file that is missing, foreign or of another network, or an output that may
+            not be written.
+
+    >>> import skild_physics as sk
+    >>> sk.import_checkpoint("missing.pt", config="ising128-x4", out="imported")
+    Traceback (most recent call last):
+    skild_physics.files.InputError: missing.pt: no such file
+    """
+    made = load_config(config, tuple(overrides))
+    if not made.network.is_published:
+        raise InputError(f"{config}: published models have network.kind = 'ncsnpp'")
+    path = check_output(Path(out) / "model.safetensors", overwrite)
+    tensors, step = read_published(checkpoint, weights)
+    # the convolution that first meets the fields
+    stem = tensors.get("all_modules.2.weight")
+    channels = CHANNELS.get(stem.shape[1] if stem is not None and stem.ndim == 4 else 0)
+    if channels is None:
+        raise InputError(f"{checkpoint}: its first convolution takes neither 1 nor 3 channels")
+    model = build_model(made, channels, *made.process.modes(), trained_steps=step)
+    assert isinstance(model.network, StepNetwork)
+    fit_weights(model.network.network, tensors, checkpoint)
+    save_model(path, model)
+    return load(path)
+
+
+def read_published(
+    path: str | Path, use: Literal["ema", "model"] = "ema"
+) -> tuple[dict[str, Tensor], int]:
+    """Weights by name, all_modules.N..., in float32, and the training step, 0 if none is stated.
+
+    Weights that are float32 in the file stay mapped from it: leave the file as it is while they
+    are in use.
+
+    Args:
+        path: the archive.
+        use: the averaged weights, or those that the optimiser last saw.
+
+    Raises:
+        InputError: the file is missing, broken, or foreign, holds objects that would have to be
+            unpickled, or lacks the weights asked for.
+    """
+    if use not in ("ema", "model"):
+        raise InputError(f"use is 'ema' or 'model', got {use!r}")
+    path = Path(path)
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: holds a {type(content).__name__}, expected a dictionary with the state "
+            "dicts 'ema' and/or 'model'"
+        )
+    entries = content.get(use)
+    if not isinstance(entries, dict):
+        raise InputError(
+            f"{path}: no state dict under '{use}', expected 'ema' and/or 'model', "
+            f"found {_listed(content)}"
+        )
+    if "shadow_params" in entries:
+        weights = _shadow(entries["shadow_params"], content.get("model"), path)
+    else:
+        weights = _named(entries, f"{path}: '{use}'")
+    return weights, _step(content.get("step"))
+
+
+def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy weights into a network that has exactly these names and shapes.
+
+    Args:
+        network: changed in place, or not at all.
+        weights: as ``read_published`` returns them.
+        path: where they come from, for the message.
+
+    Raises:
+        InputError: names or shapes differ; one line with how many and the first of each kind.
+    """
+    own = network.state_dict()
+    missing = [name for name in own if name not in weights]
+    unexpected = [name for name in weights if name not in own]
+    reshaped = [
+        f"{name}, {tuple(weights[name].shape)} in the file and {tuple(w.shape)} in the network"
+        for name, w in own.items()
+        if name in weights and weights[name].shape != w.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    faults = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]
+    if faults:
+        raise InputError(
+            f"{path}: of {len(own)} tensors of the network, " + "; ".join(faults) + "; "
+            "another configuration?"
+        )
+    network.load_state_dict(weights, strict=True)
+
+
+def _load(path: Path) -> object:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        mappable = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except UnpicklingError as error:
+        # the text alone tells what was refused
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        first = f" (the first is {refused[1]})" if refused else ", or is no checkpoint"
+        raise InputError(
+            f"{path}: holds objects that will not be unpickled{first}; expected an archive of "
+            "tensors, numbers and text"
+        ) from None
+    except Exception as error:
+        # a damaged archive surfaces as one of several exception types
+        reason = ": ".join(filter(None, [type(error).__name__, re.split(r"\n|\. ", str(error))[0]]))
+        raise InputError(
+            f"{path}: not readable as an archive that torch.save wrote ({reason})"
+        ) from None
+
+
+def _named(entries: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+    """The tensors of a state dict by the names that the bare network gives them, in order."""
+    tensors = {k: w for k, w in entries.items() if isinstance(k, str) and isinstance(w, Tensor)}
+    parts = [re.match(r"((?:.*?\.)?)all_modules\.", name) for name in tensors]
+    prefixes = {part[1] for part in parts if part}
+    if not prefixes:
+        raise InputError(f"{where} has no weights named all_modules.N..., found {_listed(entries)}")
+    if len(prefixes) > 1:
+        raise InputError(
+            f"{where} has weights of several networks, with the prefixes {_listed(prefixes)}"
+        )
+    (prefix,) = prefixes
+    weights = {}
+    for name, w in tensors.items():
+        bare = name.removeprefix(prefix).replace("_orig_mod.", "")
+        if bare.rpartition(".")[2] not in _BUFFERS:
+            weights[bare] = _float32(w, f"{where}: {name}")
+    return weights
+
+
+def _shadow(averages: object, model: object, path: Path) -> dict[str, Tensor]:
+    """The averages by name; they lie in the order of the trainable entries of the state dict."""
+    if not isinstance(model, dict):
+        raise InputError(
+            f"{path}: 'shadow_params' has no names, and there is no state dict under 'model' to "
+            "take them from"
+        )
+    named = _named(model, f"{path}: 'model'")
+    if not isinstance(averages, list) or len(averages) != len(named):
+        count = len(averages) if isinstance(averages, list) else "no list of"
+        raise InputError(
+            f"{path}: 'shadow_params' has {count} tensors, expected one for each of the "
+            f"{len(named)} in 'model'"
+        )
+    weights = {}
+    for (name, w), average in zip(named.items(), averages, strict=True):
+        if not isinstance(average, Tensor) or average.shape != w.shape:
+            raise InputError(
+                f"{path}: the entry of 'shadow_params' for {name} is not a tensor of shape "
+                f"{tuple(w.shape)}"
+            )
+        weights[name] = _float32(average, f"{path}: the entry of 'shadow_params' for {name}")
+    return weights
+
+
+def _float32(w: Tensor, where: str) -> Tensor:
+    if w.is_meta or w.layout != torch.strided or not w.is_floating_point():
+        raise InputError(f"{where} is not a dense floating-point tensor with values in the file")
+    return w.detach().float()
+
+
+def _step(step: object) -> int:
+    if isinstance(step, Tensor) and step.numel() == 1 and not step.is_meta:
+        step = step.item()
+    if isinstance(step, int) or (isinstance(step, float) and step.is_integer()):
+        return int(step)
+    return 0
+
+
+def _listed(keys: Iterable[object]) -> str:
+    names = [repr(key) for key in keys]
+    return (
+        ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        or "nothing"
+    )

@@ -1,0 +1,300 @@
+"""What an evaluation of correlators found: arrays with errors, tables, a figure, a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5netcdf
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from rich.table import Table
+
+from skild_physics.files import InputError, replacing
+from skild_physics.observables.arrays import SCHEMA, SCHEMA_VERSION
+from skild_physics.observables.compare import Comparison, compare_with_exact
+from skild_physics.observables.formulas import OBSERVABLES
+from skild_physics.observables.jackknife import (
+    MIN_BLOCKS,
+    Array,
+    Replicas,
+)
+from skild_physics.tables import Printed, with_error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROUND = "block_spins_"
+
+SHOWN = (
+    ("energy", "energy per spin"),
+    ("abs_magnetization", "|m| per spin"),
+    ("susceptibility", "susceptibility"),
+    ("specific_heat", "specific heat"),
+    ("binder", "Binder parameter"),
+    ("correlation_length", "correlation length"),
+    ("eta", "eta of G(r)"),
+    ("near_zero", "sites near zero"),
+    ("clusters", "clusters per site"),
+    ("largest_cluster", "largest cluster"),
+)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Jackknife replicas of a source.
+
+    Attributes:
+        ensemble: label of the source whose fields these are paired with; its own if with none.
+        replicas: of every observable, on blocks that sources of an ensemble have in common.
+    """
+
+    ensemble: str
+    replicas: Mapping[str, Replicas]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Correlators(Printed):
+    """Observables of several sources of fields, and their residuals from the first, the truth.
+
+    Attributes:
+        datasets: one per round of block spins, the fields themselves first, of dimensions source,
+            side, side_too, distance, direction, mode, m, size. Every observable comes with
+            `_stderr`, `_residual` and `_residual_stderr`; the covariance of kappa4 between sides,
+            and chi-square and p-value of its residuals as a whole, are kept, and for every source
+            beta in 1/J, tau_int, n_samples, n_blocks and n_pairs, the fields that are compared with
+            the truth's one by one.
+        pictures: label to the first field (y, x), for :meth:`plot`; none of a file.
+        resampled: label to jackknife replicas, for :meth:`to_pyerrors`; None of a file.
+
+    Example:
+        >>> import numpy as np
+        >>> import skild_physics as sk
+        >>> spins = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (64, 8, 8))
+        >>> result = sk.eval_correlators(truth=spins[:40], other=spins[40:])
+        >>> result.dataset["kappa4"].dims
+        ('source', 'side')
+    """
+
+    datasets: Sequence[xr.Dataset]
+    pictures: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    resampled: Mapping[str, Resampled] | None = None
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """Of the fields themselves, before any round of block spins."""
+        return self.datasets[0]
+
+    def residual(self, name: str) -> xr.DataArray:
+        """Source - truth of an observable, with its standard error as the coordinate `stderr`.
+
+        Args:
+            name: of the observable, as "kappa4" or "energy".
+
+        Returns:
+            Dimensions (source, ...), without the truth, in the units of the observable.
+
+        Raises:
+            InputError: another name.
+        """
+        self._check_name(name)
+        others = self.dataset.isel(source=slice(1, None))
+        stderr = others[f"{name}_residual_stderr"].variable
+        return others[f"{name}_residual"].assign_coords(stderr=stderr)
+
+    def tables(self) -> list[Table]:
+        """Values of every source, residuals with their significance, and exact values."""
+        shown = []
+        for each in self.datasets:
+            truth, *others = each["source"].values
+            shown += [_table(each, truth, label) for label in others or [None]]
+        if self.dataset.attrs.get("model"):
+            for labels in self._of_one_temperature().values():
+                # two to a table, which a terminal of 80 columns holds
+                for start in range(0, len(labels), 2):
+                    shown.append(_exact_table(self.dataset, labels[start : start + 2]))
+        return shown
+
+    def _of_one_temperature(self) -> dict[float, list[str]]:
+        """Labels by beta, without those of raw fields."""
+        first, found = self.dataset, dict[float, list[str]]()
+        for label in first["source"].values:
+            if not str(label).endswith("(raw)"):
+                here = first.sel(source=label)
+                # files of earlier versions have that of the truth alone
+                beta = float(here["beta"] if "beta" in here else first.attrs["beta"])
+                found.setdefault(beta, []).append(label)
+        return found
+
+    def notes(self) -> list[str]:
+        """How errors were made, and of what."""
+        first, said = self.dataset, []
+        if first.attrs.get("model"):
+            said.append(
+                "(sigma in brackets: away from the infinite lattice, which this one differs from)"
+            )
+        if "beta" in first and not np.isfinite(first["beta"]).all():
+            said.append("(no inverse temperature beta: no susceptibility, no specific heat)")
+        blocks = ", ".join(
+            f"{label}: {int(n):,} fields in {int(b)} blocks, tau_int {float(tau):.2f}"
+            for label, n, b, tau in zip(
+                first["source"].values,
+                first["n_samples"],
+                first["n_blocks"],
+                first["tau_int"],
+                strict=True,
+            )
+        )
+        return [*said, f"({first.attrs['stderr']}; {blocks})"]
+
+    def plot(self, ax: "Axes | None" = None) -> "Figure":
+        """Four-point correlators and residuals below a field of each source; the figure.
+
+        Args:
+            ax: draw the residuals of kappa4 here, and nothing else.
+        """
+        from skild_physics.plots import correlator_figure, draw_correlators
+
+        if ax is None:
+            return correlator_figure(self.dataset, self.pictures)
+        draw_correlators(ax, self.dataset, "kappa4_residual")
+        return ax.figure.figure
+
+    def save(self, path: str | Path) -> None:
+        """Write a NetCDF-4 file, rounds of block spins as groups, replacing a file at once."""
+        with replacing(path) as temporary:
+            for k, each in enumerate(self.datasets):
+                group = f"{ROUND}{k}" if k else None
+                each.to_netcdf(temporary, engine="h5netcdf", mode="a" if k else "w", group=group)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Correlators":
+        """Read a file written by :meth:`save`.
+
+        Raises:
+            InputError: the file is missing, no result of eval-correlators, or of a newer version.
+        """
+        try:
+            with h5netcdf.File(path, "r") as file:
+                schema, version = (file.attrs.get(name) for name in ("schema", "schema_version"))
+                rounds = sum(name.startswith(ROUND) for name in file.groups)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not a NetCDF file ({error})") from None
+        if schema != SCHEMA:
+            raise InputError(f"{path}: not a result of eval-correlators")
+        if version > SCHEMA_VERSION:
+            raise InputError(f"{path}: written by a newer version of skild_physics")
+        groups = [None, *(f"{ROUND}{k}" for k in range(1, rounds + 1))]
+        return cls([xr.load_dataset(path, engine="h5netcdf", group=group) for group in groups])
+
+    def to_pyerrors(self, name: str = "kappa4") -> dict[str, Any]:
+        """An observable of every source as pyerrors.Obs, for analyses that propagate errors.
+
+        Sources that are paired with the truth share its ensemble, so what they have in common
+        cancels in differences.
+
+        Args:
+            name: "kappa4", "kappa4_cumulant", or an observable that is a single number.
+
+        Returns:
+            Label to an Obs, or, of the correlators, to an array of one per side.
+
+        Raises:
+            InputError: another name, fewer than eight blocks, a result that was loaded from a file,
+                which keeps no replicas, or pyerrors is not installed.
+        """
+        self._check_name(name)
+        if OBSERVABLES[name].dims not in ((), ("side",)):
+            raise InputError(f"{name} is neither a number nor a function of the side")
+        if self.resampled is None:
+            raise InputError("files keep no jackknife replicas: evaluate the fields again")
+        try:
+            import pyerrors
+        except ImportError:
+            raise InputError("this needs pyerrors: pip install pyerrors") from None
+
+        def observable(value: float, replicas: Array, ensemble: str) -> Any:
+            found = pyerrors.import_jackknife(np.concatenate([[value], replicas]), ensemble)
+            # blocks are long enough to be independent
+            found.gamma_method(S=0)
+            return found
+
+        made = {}
+        for label, each in self.resampled.items():
+            if name not in each.replicas:
+                continue
+            value, replicas = each.replicas[name]
+            if len(replicas) < MIN_BLOCKS:
+                raise InputError(f"{label}: no errors from fewer than {MIN_BLOCKS} blocks")
+            # pyerrors takes what follows a | for the name of a chain
+            ensemble = str(each.ensemble).replace("|", "/")
+            columns = replicas.reshape(len(replicas), -1).T
+            found = [observable(*pair, ensemble) for pair in zip(value.flat, columns, strict=True)]
+            made[label] = np.array(found, object) if value.ndim else found[0]
+        return made
+
+    def _check_name(self, name: str) -> None:
+        if name not in OBSERVABLES or name not in self.dataset:
+            known = ", ".join(each for each in OBSERVABLES if each in self.dataset)
+            raise InputError(f"no observable {name!r}; there are {known}")
+
+
+def _table(results: xr.Dataset, truth: str, label: str | None) -> Table:
+    """The truth alone, or a source beside it."""
+    k = results.attrs["block_spin_rounds"]
+    table = Table(f"block spins, round {k}" if k else "observable", truth)
+    if label is not None:
+        table.add_column(label)
+        table.add_column("difference")
+        table.add_column("sigma", justify="right")
+    rows = [(f"kappa4(r = {r})", "kappa4", {"side": r}) for r in results["side"].values]
+    rows += [(title, name, {}) for name, title in SHOWN if name in results]
+    for title, name, where in rows:
+        at = results.sel(where)
+        cells = [_cell(at.sel(source=truth), name)]
+        if label is not None:
+            here = at.sel(source=label)
+            residual = float(here[f"{name}_residual"])
+            stderr = float(here[f"{name}_residual_stderr"])
+            cells += [_cell(here, name), _cell(here, f"{name}_residual")]
+            cells.append(f"{residual / stderr:+.1f}" if stderr > 0 else "")
+        if any(cells):
+            table.add_row(title, *cells)
+    if label is not None:
+        here = results.sel(source=label)
+        chi2, p = (float(here[f"kappa4_residual_{n}"]) for n in ("chi_square", "p_value"))
+        number = int(here["kappa4_residual_degrees_of_freedom"])
+        if np.isfinite(chi2):
+            table.add_row("kappa4, all r", "", "", f"T2 = {chi2:.1f} / {number}", f"p {p:.2g}")
+    return table
+
+
+def _cell(here: xr.Dataset, name: str) -> str:
+    value, stderr = float(here[name]), float(here[f"{name}_stderr"])
+    return with_error(value, stderr) if np.isfinite(value) else ""
+
+
+def _exact_table(results: xr.Dataset, labels: list[str]) -> Table:
+    table = Table("against exact values", "exact")
+    rows: dict[str, dict[str, Comparison]] = {}
+    for label in labels:
+        table.add_column(label)
+        table.add_column("sigma", justify="right")
+        for each in compare_with_exact(results, label):
+            rows.setdefault(each.observable, {})[label] = each
+    for observable, row in rows.items():
+        one = next(iter(row.values()))
+        exact = f"{one.exact:.6f}" + (" (L = infinity)" if one.of_infinite_lattice else "")
+        cells = []
+        for label in labels:
+            value, z = "", ""
+            if label in row:
+                value = with_error(row[label].value, row[label].stderr)
+                z = f"{row[label].z:+.1f}" if np.isfinite(row[label].z) else ""
+            cells += [value, f"({z})" if z and one.of_infinite_lattice else z]
+        table.add_row(observable, exact, *cells)
+    return table

@@ -1,0 +1,1 @@
+"""The whole pipeline on small real cases: what ``skild-physics reproduce`` runs."""

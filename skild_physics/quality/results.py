@@ -1,0 +1,249 @@
+"""Image quality of sources of pictures: measured, summarised, shown and saved."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from rich.table import Table
+
+from skild_physics.fields import WORDS, open_fields
+from skild_physics.files import InputError, check_none_given, check_output, replacing
+from skild_physics.machine import default_device, keep_freed_memory
+from skild_physics.observables.jackknife import MIN_BLOCKS
+from skild_physics.progress import Progress, silent
+from skild_physics.quality.evaluate import evaluate, variable
+from skild_physics.quality.metrics import METRICS
+from skild_physics.quality.summary import RESAMPLES, Row, rows, summarize
+from skild_physics.tables import Printed, with_error
+from skild_physics.version import __version__
+
+SCHEMA = "skild_physics.image_quality"
+DEFAULT = ("psnr", "ssim", "ms-ssim")
+
+
+@dataclass(frozen=True, repr=False)
+class ImageQuality(Printed):
+    """Metrics of sources of pictures.
+
+    Attributes:
+        dataset: values of every picture (source, image) and what they amount to (source,), see
+            :func:`skild_physics.quality.evaluate.evaluate` and
+            :func:`skild_physics.quality.summary.summarize`.
+
+    >>> import numpy as np
+    >>> import skild_physics as sk
+    >>> x = np.random.default_rng(0).uniform(-1, 1, (16, 1, 16, 16))
+    >>> quality = sk.eval_images(truth=x, darker=x - 0.1, metrics=["psnr"])
+    >>> [row.source for row in quality.rows]
+    ['darker']
+    """
+
+    dataset: xr.Dataset
+
+    @property
+    def metrics(self) -> list[str]:
+        """Their names."""
+        return [str(name) for name in self.dataset.attrs["metrics"]]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The results, metric by metric and source by source."""
+        return rows(self.dataset, self.metrics)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rows as plain values; the infinite PSNR of equal pictures is a word."""
+        return [
+            {
+                name: str(value) if isinstance(value, float) and math.isinf(value) else value
+                for name, value in asdict(row).items()
+            }
+            for row in self.rows
+        ]
+
+    def tables(self) -> list[Table]:
+        """One row per metric and source, with intervals and differences."""
+        found = self.rows
+        first = str(self.dataset["source"].values[:2][-1])
+        table = Table("metric", "source", "value", "95 % interval")
+        has_differences = any(row.difference is not None for row in found)
+        if has_differences:
+            table.add_column(f"minus {first}")
+        before = ""
+        for row in found:
+            value = _value(row)
+            cells = [row.title if row.title != before else "", row.source, value, ""]
+            before = row.title
+            if row.low is not None and row.high is not None:
+                decimals = len(value.partition("(")[0].partition(".")[2])
+                cells[-1] = f"{row.low:.{decimals}f} .. {row.high:.{decimals}f}"
+            if has_differences and row.difference is not None:
+                cells.append(with_error(row.difference, row.difference_stderr or 0.0))
+            table.add_row(*cells)
+        return [table]
+
+    def notes(self) -> list[str]:
+        """How many pictures, and what the errors are."""
+        results, found = self.dataset, self.rows
+        numbers = ", ".join(
+            f"{int(number):,} of {label}"
+            for label, number in zip(
+                results["source"].values, results["n_samples"].values, strict=True
+            )
+        )
+        errors = []
+        if any(row.low is not None for row in found):
+            errors.append(
+                f"means over pictures with standard errors and percentiles of "
+                f"{results.attrs['bootstrap_resamples']} bootstrap resamples"
+            )
+        if any(row.metric in ("fid", "is") and row.stderr is not None for row in found):
+            errors.append("FID and IS with jackknife errors over ten blocks of pictures")
+        if any(row.metric == "kid" for row in found):
+            errors.append(
+                f"KID: mean and standard deviation over random subsets of "
+                f"{int(results['kid_subset_size'].max())} pictures, no error of the mean"
+            )
+        if int(results["n_samples"].min()) < MIN_BLOCKS:
+            errors.append(f"no error bars from fewer than {MIN_BLOCKS} pictures")
+        return [f"(pictures: {numbers}; {'; '.join(errors)})"]
+
+    def save(self, path: str | Path) -> None:
+        """Write a NetCDF-4 file, replacing an existing one at once."""
+        with replacing(path) as temporary:
+            self.dataset.to_netcdf(temporary, engine="h5netcdf")
+
+    def save_csv(self, path: str | Path) -> None:
+        """Write the values of every picture as CSV."""
+        names = [variable(metric) for metric in self.metrics if METRICS[metric].per_picture]
+        with replacing(path) as temporary:
+            self.dataset[names].to_dataframe().dropna(how="all").to_csv(temporary)
+
+
+def eval_images(
+    sources: Mapping[str, Any] | None = None,
+    /,
+    *,
+    metrics: Sequence[str] = DEFAULT,
+    samples: int | None = None,
+    size: int | None = None,
+    resize: bool = False,
+    grey: bool = False,
+    data_dir: str | Path | None = None,
+    weights: str | Path | None = None,
+    batch_size: int = 32,
+    bootstrap: int | None = None,
+    out: str | Path | None = None,
+    csv: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **labelled: Any,
+) -> ImageQuality:
+    """Image quality of sources of pictures, with error bars; the first is the reference.
+
+    Metrics are computed on 8-bit pixels: fields in [-1, 1] are rounded to 0 .. 255 first, and what
+    lies outside is clipped.
+
+    Args:
+        sources: whatever :func:`skild_physics.fields.open_fields` takes, by label; or as keywords.
+        metrics: names out of :data:`skild_physics.quality.metrics.METRICS`. psnr, ssim, ms-ssim and
+            lpips compare pictures in pairs; fid and kid compare ensembles; is, musiq and clipiqa
+            judge every source alone.
+        samples: the first so many pictures of each source; None: all.
+        size: of folders and photographs: the central so many pixels.
+        resize: of folders: shrink pictures to ``size`` first.
+        grey: of folders: luminance instead of colours.
+        data_dir: folder of CIFAR-10's archive.
+        weights: folder of the networks' published weights; None: the user's cache. Nothing is
+            downloaded.
+        batch_size: pictures at a time.
+        bootstrap: resamples of the pictures for the intervals; None: 1000.
+        out: NetCDF file to write.
+        csv: file for the values of every picture.
+        overwrite: replace existing files.
+        progress: shows how many pictures are done.
+
+    Raises:
+        InputError: sources that cannot be read or compared, unknown metrics, or a package or
+            weights that are missing.
+
+    >>> import numpy as np
+    >>> import skild_physics as sk
+    >>> x = np.random.default_rng(0).uniform(-1, 1, (16, 1, 16, 16))
+    >>> quality = sk.eval_images(truth=x, noisy=x + 0.1, metrics=["psnr"])
+    >>> 15 < float(quality.dataset["psnr_mean"].sel(source="noisy")) < 30
+    True
+    """
+    for path in (out, csv):
+        if path is not None:
+            check_output(path, overwrite)
+    metrics = tuple(dict.fromkeys(metrics))
+    for name in metrics:
+        if name not in METRICS:
+            raise InputError(f"`metrics`: {name!r} is none of {', '.join(METRICS)}")
+    if not any(METRICS[metric].per_picture for metric in metrics):
+        of_pictures = {"csv": csv, "bootstrap": bootstrap}
+        check_none_given(of_pictures, "is for values of every picture, which no metric here has")
+    keep_freed_memory()
+    named = {**(sources or {}), **labelled}
+    if not named:
+        raise InputError("nothing to evaluate")
+    opened = _opened(named, {"size": size, "resize": resize, "grey": grey, "data_dir": data_dir})
+    found = evaluate(
+        opened,
+        metrics,
+        samples=samples,
+        batch_size=batch_size,
+        weights=None if weights is None else Path(weights),
+        device=default_device(),
+        progress=progress,
+    )
+    quality = ImageQuality(
+        summarize(found, metrics, bootstrap or RESAMPLES).assign_attrs(
+            schema=SCHEMA,
+            schema_version=1,
+            package_version=__version__,
+            sources=[f"{label}={_name(source)}" for label, source in named.items()],
+            reference=next(iter(named)),
+            metrics=list(metrics),
+            pixels="8 bits: fields in [-1, 1] rounded to 0 .. 255 and clipped",
+        )
+    )
+    if out is not None:
+        quality.save(out)
+    if csv is not None:
+        quality.save_csv(csv)
+    return quality
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else "array"
+
+
+def _opened(sources: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, xr.DataArray]:
+    """Fields by label; options of folders go to folders only, and others may stand beside."""
+    taken: set[str] = set()
+    opened = {}
+    for label, source in sources.items():
+        names: set[str] = set()
+        if isinstance(source, str | Path):
+            if str(source) in WORDS:
+                names = {"data_dir"} if str(source).startswith("cifar10") else {"size"}
+            elif os.path.isdir(source):
+                names = {"size", "resize", "grey"}
+        taken |= names
+        opened[label] = open_fields(source, **{name: given[name] for name in names})
+    for name, value in given.items():
+        if name not in taken:
+            whose = "cifar10" if name == "data_dir" else "folders of pictures"
+            check_none_given({name: value}, f"is for {whose}, and none is given")
+    return opened
+
+
+def _value(row: Row) -> str:
+    if row.subset_std is not None:
+        return f"{row.value:.5g} (subsets: +- {row.subset_std:.2g})"
+    return with_error(row.value, row.stderr or 0.0)

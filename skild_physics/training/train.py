@@ -1,0 +1,146 @@
+"""Training in one call: a configuration, the data, and what is to be different."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from torch import nn
+
+from skild_physics.config import Config, load_config
+from skild_physics.fields import open_fields
+from skild_physics.fields.lazy import content
+from skild_physics.files import InputError
+from skild_physics.models.base import Model
+from skild_physics.models.checkpoint import load
+from skild_physics.models.objective import Loss, Objective, squared_error
+from skild_physics.progress import Progress, logger, silent
+from skild_physics.spectrum import Spectrum, fit_spectrum
+from skild_physics.training.run import trained
+
+
+def train(
+    config: str | Path | Config,
+    *,
+    data: Any = None,
+    spectrum: str | Path | Spectrum | None = None,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    loss: Loss = squared_error,
+    objective: Objective | None = None,
+    network: nn.Module | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Model:
+    """Train a model; the same call again goes on where it was interrupted, or loads it.
+
+    Under torchrun all processes call it. SIGINT and SIGTERM end it after the current step, with
+    that step's state saved.
+
+    Args:
+        config: name of a shipped configuration, a TOML file, or a Config.
+        data: anything that :func:`skild_physics.fields.open_fields` takes; None: what the
+            configuration says.
+        spectrum: of the process, or its file; None: what the configuration says or, where ``data``
+            are given, that of these, measured before and kept in the folder of the run.
+        steps: of the optimisation; None: what the configuration says, as for ``out``.
+        out: folder of the run.
+        overrides: further values, each as "section.key=value".
+        loss: (output, target), fields (B, C, M, M), -> the loss of each field (B,); a run that
+            goes on does not know which it had before.
+        objective: what to minimise, where a loss is not enough.
+        network: a module of your own, untrained: ``network(x, lam)`` maps fields (B, C, M, M) and
+            lambda M^2 (B,) to fields of that shape.
+        overwrite: discard another run in the folder.
+        progress: shows how many steps are done.
+
+    Returns:
+        The trained model, with averaged weights.
+
+    Raises:
+        InputError: inputs that are missing or do not fit, or the folder holds another run.
+        FloatingPointError: the loss became nan or infinite; the last saved state stays.
+        KeyboardInterrupt: SIGINT, once the state is saved.
+
+    >>> import tempfile
+    >>> import skild_physics as sk
+    >>> lattices = sk.generate_ising(L=16, samples=400)
+    >>> small = ("network.channels=[8]", "network.blocks=[1]", "training.snr_threshold=0.1")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model = sk.train("ising64", data=lattices, steps=2, out=folder, overrides=small)
+    >>> model.generate(1, sampler=sk.Multistep(2)).shape
+    (1, 16, 16)
+    """
+    if not isinstance(config, Config):
+        config = load_config(config, _overrides(overrides, steps, out))
+    elif overrides or steps is not None or out is not None:
+        raise InputError("`overrides`, `steps` and `out` go with the name of a configuration")
+    parts: dict[str, Any] = {"loss": loss, "objective": objective, "network": network}
+    if data is not None:
+        config, parts["fields"] = _with_data(config, data)
+    config = _with_spectrum(config, data, spectrum, overwrite, progress)
+    with progress("train", config.training.steps) as show:
+        path, model = trained(
+            config,
+            progress=lambda step, loss: show(step, f"loss {loss:.4f}"),
+            log=logger.info,
+            overwrite=overwrite,
+            **parts,
+        )
+    if model is not None and not path.exists():
+        # of a process that does not write, on a disk of its own
+        return model
+    return load(path, network=network)
+
+
+def _overrides(given: Sequence[str], steps: int | None, out: str | Path | None) -> tuple[str, ...]:
+    named = {"training.steps": steps, "out": None if out is None else Path(out).absolute()}
+    return (*given, *(f"{key}={value}" for key, value in named.items() if value is not None))
+
+
+def _with_data(config: Config, data: Any) -> tuple[Config, xr.DataArray | None]:
+    """The configuration of a run on these data, which are not read from files if they are arrays.
+
+    A run knows an array again by its values.
+    """
+    if isinstance(data, str | Path):
+        fields, source = None, str(data)
+    else:
+        fields = open_fields(data)
+        source = f"array-{content(fields)[:16]}"
+    own = config.data.model_copy(update={"source": source})
+    count = len(open_fields(source, **own.of_pictures())) if fields is None else len(fields)
+    if "heldout" not in own.model_fields_set:
+        # by default a share of few fields
+        own = own.model_copy(update={"heldout": max(1, min(own.heldout, count // 8))})
+    return config.model_copy(update={"data": own}), fields
+
+
+def _with_spectrum(
+    config: Config,
+    data: Any,
+    spectrum: str | Path | Spectrum | None,
+    overwrite: bool,
+    progress: Progress,
+) -> Config:
+    """The configuration of a run on the process of this spectrum."""
+    path = config.out / "spectrum.nc"
+    wants_one = getattr(config.process, "spectrum", None) is not None
+    if isinstance(spectrum, Spectrum):
+        if overwrite or not path.exists():
+            spectrum.save(path)
+    elif spectrum is not None:
+        path = Path(spectrum)
+    elif data is None or not wants_one:
+        return config
+    elif overwrite or not path.exists():
+        logger.info(f"measuring the spectrum of the process, {path}")
+        of_pictures = config.data.of_pictures() if isinstance(data, str | Path) else {}
+        found = fit_spectrum(data, normalization="isotropic", progress=progress, **of_pictures)
+        found.save(path)
+    if not wants_one:
+        raise InputError("`spectrum`: the process of this configuration has none of a file")
+    return config.model_copy(
+        update={"process": config.process.model_copy(update={"spectrum": path})}
+    )

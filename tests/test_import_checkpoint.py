@@ -1,0 +1,82 @@
+"""A checkpoint of the published code becomes a model of this package."""
+
+import numpy as np
+import torch
+import xarray as xr
+from command_line import run
+from scipy.fft import dctn
+
+from skild_physics.kspace import inverse
+from skild_physics.models.checkpoint import load
+from skild_physics.networks import NCSNpp
+
+PUBLISHED_FORM = """
+out = "unused"
+[data]
+source = "cifar10"
+[process]
+snr = 1e-4
+k_c = 3.0
+[process.law]
+size = 8
+C = 0.91001
+k0_squared = 1.940556
+alpha = 1.051304
+basis = "cosine"
+[process.schedule]
+kind = "linear"
+resolution = 0.4
+[network]
+kind = "ncsnpp"
+channels = 8
+multipliers = [1, 2]
+blocks = 1
+attention = [4]
+output = "paper"
+[training]
+prediction = "eps"
+"""
+
+
+def test_a_checkpoint_of_the_published_code_is_imported_and_runs(tmp_path):
+    (tmp_path / "form.toml").write_text(PUBLISHED_FORM)
+    torch.manual_seed(0)
+    network = NCSNpp(8, 8, (1, 2), 1, (4,), field_channels=3).eval()
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    averaged = {f"module.{name}": weight for name, weight in network.state_dict().items()}
+    last = {name: weight + 1 for name, weight in averaged.items()}
+    torch.save({"ema": averaged, "model": last, "step": 7}, tmp_path / "theirs.pt")
+    done = run("import-checkpoint theirs.pt --config form.toml --out ours", tmp_path)
+    assert done.stdout == "ours/model.safetensors\n"
+    assert "of 8 x 8 fields (red, green, blue)" in done.stderr
+    assert "7 steps, ema weights" in done.stderr
+    made = "generate ours --samples 12 --steps 4 --out made.h5 --plot made.png"
+    run(made, tmp_path)
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
+    with xr.open_dataset(tmp_path / "made.h5", engine="h5netcdf") as data:
+        assert dict(data["field"].sizes) == {"sample": 12, "channel": 3, "y": 8, "x": 8}
+        assert np.isfinite(data["field"]).all()
+
+    model = load(tmp_path / "ours")
+    x_n, n = torch.randn(2, 3, 8, 8), 300.0
+    alpha, sigma = model.process.marginal(n)
+    raw = network(inverse(x_n, "cosine"), torch.full((2,), n)).detach()
+    # modes of the raw output in the paper's normalisation are eps
+    eps = torch.from_numpy(dctn(raw.numpy(), axes=(-2, -1))) / 8**2
+    expected = (x_n - sigma * eps) / alpha
+    torch.testing.assert_close(
+        model.denoiser()(x_n, n).double(), expected, rtol=1e-4, atol=1e-4 * float(expected.std())
+    )
+
+    run("super-resolve ours made.h5 --factor 2 --out x.h5", tmp_path)
+    with xr.open_dataset(tmp_path / "x.h5", engine="h5netcdf") as data:
+        assert data["start"].shape == data["field"].shape == (12, 3, 8, 8)
+    np.save(tmp_path / "grey.npy", np.zeros((2, 1, 8, 8), np.float32))
+    refused = run("super-resolve ours grey.npy --factor 2 --out y.h5", tmp_path, code=2)
+    assert "grey.npy: has 1 channels (field), the model 3 (red, green, blue)" in refused.stderr
+    other = "import-checkpoint theirs.pt --config form.toml --set network.blocks=2 --out other"
+    assert "another configuration?" in run(other, tmp_path, code=2).stderr
+    (tmp_path / "theirs.pt").write_bytes(b"junk")
+    run("import-checkpoint theirs.pt --config form.toml --out other", tmp_path, code=2)
+    assert not (tmp_path / "other" / "model.safetensors").exists()

@@ -1,0 +1,93 @@
+"""Tables and figures of the README are drawn from the committed results."""
+
+import subprocess
+import sys
+
+import pytest
+import xarray as xr
+from command_line import ROOT
+
+from skild_physics.pipeline.photographs import Enlargements
+from skild_physics.tables import with_error
+
+
+def test_readme_table_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    path = ROOT / "paper_figures" / "four_point.nc"
+    names = {f"kappa4({r})": ("kappa4", {"side": r}) for r in (1, 2, 4, 8, 16, 32)}
+    names |= {
+        "energy per spin": ("energy", {}),
+        r"\|m\| per spin": ("abs_magnetization", {}),
+        "Binder parameter": ("binder", {}),
+        "specific heat": ("specific_heat", {}),
+    }
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        truth, *others = data["source"].values
+        assert len(others) == 4
+        for title, (name, where) in names.items():
+            at = data.sel(where)
+            cells = [(at[name], at[f"{name}_stderr"], truth)]
+            cells += [
+                (at[f"{name}_residual"], at[f"{name}_residual_stderr"], label) for label in others
+            ]
+            shown = [
+                with_error(*(float(x.sel(source=label)) for x in (value, stderr)))
+                for value, stderr, label in cells
+            ]
+            assert f"| {title} | {' | '.join(shown)} |" in readme
+
+
+def test_readme_row_of_the_papers_own_case_is_the_committed_result():
+    path = ROOT / "paper_figures" / "super_resolution_128.nc"
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        row = data.sel(source="SKILD")
+        values = [*row["kappa4_residual"].values, float(row["energy_residual"])]
+        errors = [*row["kappa4_residual_stderr"].values, float(row["energy_residual_stderr"])]
+    cells = [with_error(float(x), float(e)) for x, e in zip(values, errors, strict=True)]
+    assert f"| SKILD - truth | {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
+
+
+def test_readme_table_of_scale_space_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    with xr.open_dataset(ROOT / "paper_figures" / "scale_space.nc", engine="h5netcdf") as data:
+        assert len(data["source"]) == 17
+        for label in data["source"].values[1:]:
+            row = data.sel(source=label)
+            title, kind = label.rsplit(", ", 1)
+            kind = {"from nothing": "unconditional"}.get(kind, kind)
+            cells = [title, kind, f"{float(row['gflop']):.1f}", f"{float(row['seconds']):.3f}"]
+            for name, where in [*(("kappa4", {"side": r}) for r in (1, 4, 16)), ("energy", {})]:
+                residual, stderr = (
+                    float(row[f"{name}_{which}"].sel(where))
+                    for which in ("residual", "residual_stderr")
+                )
+                cells.append(with_error(residual, stderr))
+            cells.append(f"{float(row['overlap']):.2f}")
+            assert f"| {' | '.join(cells)} |" in readme
+
+
+def test_readme_table_of_photographs_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    with xr.open_dataset(ROOT / "paper_figures" / "photographs.nc", engine="h5netcdf") as data:
+        rows = Enlargements(data).rows
+    assert len(rows) == 15
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in readme
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["four_point", "effective_resolution", "convergence", "inverse_renormalization"],
+        *["scale_space", "photographs"],
+    ],
+)
+def test_figures_are_drawn_from_their_committed_files(name, tmp_path, monkeypatch):
+    """With one command each, which measures nothing, from any notebook."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    for file in (ROOT / "paper_figures").glob("*.*"):
+        if file.suffix in (".py", ".nc"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    done = subprocess.run([sys.executable, tmp_path / f"{name}.py"], timeout=300, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,143 @@
+"""Shipped configurations are those of the papers, and ours differ where they say they do."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from skild_physics.config import load_config, shipped_names
+from skild_physics.diffusion.scale_space import level_ends
+from skild_physics.diffusion.schedule import LinearSchedule
+from skild_physics.kspace import normalization_factor, wavenumbers
+from skild_physics.training.trainer import learning_rate
+
+# of arXiv 2605.26032: size, C, k0^2, alpha, lambda_i, lambda_f, theta, k_c, tau, parameters
+PUBLISHED = {
+    "cifar10-linear": (
+        *(32, 0.91001, 1.940556, 1.051304),
+        *(137.7294, 1.57, 5.0, 3.0, 1e-4, 429_738_755),
+    ),
+    "cifar10-log-linear": (
+        *(32, 0.91001, 1.940556, 1.051304),
+        *(-3.75, -2.0, None, 31.2, 1e-4, 429_738_755),
+    ),
+    "imagenet256-x4": (
+        *(256, 0.93221, 1.570796, 1.059750),
+        *(1132.9352, 550.8723, 9.0, 0.0, 0.1, 121_124_867),
+    ),
+    "imagenet128-x4": (
+        *(128, 0.90617, 1.570796, 1.061318),
+        *(564.2461, 275.4361, 9.0, 0.0, 0.1, 121_124_867),
+    ),
+    "imagenet128-x8": (
+        *(128, 0.90617, 1.570796, 1.061318),
+        *(564.2461, 102.6489, 5.0, 0.0, 0.1, 121_124_867),
+    ),
+    "ising128-x4": (
+        *(128, 0.26641, 3.0, 0.811056),
+        *(564.2461, 275.4361, 9.0, 0.0, 0.1, 121_124_867),
+    ),
+}
+# learning rate, warm-up, weight decay, batch, average
+OPTIMISATION = {"cifar10": (2e-4, 5000, 0.0, 128, 0.999)}
+OTHERS = (1e-4, 1000, 1e-5, 256, 0.9999)
+RESOLUTIONS = {
+    "imagenet256-x4": 64,
+    "imagenet128-x4": 32,
+    "imagenet128-x8": 16,
+    "ising128-x4": 32,
+}
+
+
+OURS = ("ising64", "ising64-sr3")
+
+
+SHIPPED = [
+    ("celeba64-ssd", (64, 32), (750, 1000)),
+    ("celeba64-ssd4", (64, 32, 16, 8), (438, 750, 937, 1000)),
+    ("celeba256-ssd6", (256, 128, 64, 32, 16, 8), (306, 555, 750, 888, 972, 1000)),
+    ("imagenet64-ssd", (64, 32), (750, 1000)),
+    ("ising64-ssd", (64, 32, 16, 8), (438, 750, 937, 1000)),
+    ("ising64-ddpm", (64,), (1000,)),
+]
+
+
+def test_published_configurations_are_those_of_the_paper():
+    scale_space = [name for name, *_ in SHIPPED]
+    assert shipped_names() == sorted([*PUBLISHED, *OURS, *scale_space, "photographs64"])
+
+
+def test_ising64_and_its_baseline_differ_in_the_method_alone():
+    ours, sr3 = (load_config(name) for name in OURS)
+    assert ours.network == sr3.network
+    assert ours.data == sr3.data
+    assert sr3.condition is not None
+    method = {"prediction": "eps", "snr_threshold": None}
+    assert ours.training.model_copy(update=method) == sr3.training
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configuration(name):
+    size, C, k0_squared, alpha, lambda_i, lambda_f, theta, k_c, tau, parameters = PUBLISHED[name]
+    config = load_config(name)
+    process = config.process.build(*config.process.modes())
+    assert process.basis == "cosine"
+    assert (process.N, process.k_c, process.T) == (size, k_c, 1000)
+    assert config.process.snr == tau
+    law = C * (wavenumbers(size, "cosine") ** 2 + k0_squared) ** -alpha
+    paper = process.S0.numpy() * normalization_factor(size, "cosine") ** 2
+    np.testing.assert_allclose(paper, law, rtol=1e-12)
+
+    t = np.array([0.001, 0.25, 0.5, 1.0])
+    if theta is None:
+        lam = t * 10 ** (lambda_i + (lambda_f - lambda_i) * t)
+    else:
+        lam = theta * t / (lambda_i * (1 - t) + lambda_f) ** 2
+    np.testing.assert_allclose(process.lam(torch.tensor(1000 * t)), lam, rtol=1e-12)
+    left = float(process.resolution(1000, tau))
+    if name in RESOLUTIONS:
+        assert left == pytest.approx(RESOLUTIONS[name], rel=2e-6)
+    elif name == "cifar10-linear":
+        assert left < 1
+    else:
+        # its cutoff k_c takes all modes below along: the signal-to-noise ratio of each is below tau
+        assert math.exp(-(k_c**2) * lam[-1]) < tau
+
+    with torch.device("meta"):
+        network = config.build_network(process, 3)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert network.factor is not None
+    assert network.schedule == process.schedule
+    if theta is not None:
+        assert network.schedule == LinearSchedule(lambda_i, lambda_f, theta)
+
+    training = config.training
+    assert training.prediction == "eps"
+    assert not training.shell_weight
+    assert training.timesteps == "uniform"
+    assert training.clip == 1.0
+    found = (
+        training.learning_rate,
+        training.warmup_steps,
+        training.weight_decay,
+        training.batch_size,
+        training.ema,
+    )
+    assert found == OPTIMISATION.get(name.split("-")[0], OTHERS)
+    assert learning_rate(training, training.steps - 1) == training.learning_rate
+
+
+@pytest.mark.parametrize(("name", "sizes", "ends"), SHIPPED)
+def test_shipped_configurations(name, sizes, ends):
+    config = load_config(name)
+    settings = config.process
+    assert settings.sizes == sizes
+    assert level_ends(len(sizes), settings.T, settings.levels.gamma) == ends
+    abar = np.exp(-float(settings.schedule.exponent().lam(1.0)))
+    betas = np.linspace(1e-4, 0.02, 1000)
+    assert np.log(abar) == pytest.approx(np.log1p(-betas).sum(), rel=0.01)
+    if name.startswith(("celeba", "imagenet")):
+        assert settings.degradation == "bilinear"
+        assert config.training.prediction == "x0"
+        assert config.training.min_snr == 5
