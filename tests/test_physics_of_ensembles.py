@@ -18,7 +18,11 @@ def energies_and_magnetizations(path, parameters, samples):
 
 
 @pytest.mark.parametrize(
-    ("L", "samples"), [(8, 3_200_000), (16, 1_050_000), (32, 330_000), (64, 105_000), (128, 32_000)]
+    ("L", "samples"),
+    [
+        *((8, 3_200_000), (16, 1_050_000), (32, 330_000), (64, 105_000)),
+        pytest.param(128, 32_000, marks=pytest.mark.slow),
+    ],
 )
 def test_critical_energy_to_two_in_ten_thousand(tmp_path, L, samples):
     """Within 4 sigma of Kaufman's energy, with sigma <= 2e-4; the specific heat as well."""

@@ -1,6 +1,8 @@
-"""Every skild-physics command of the README runs, as written."""
+"""The README runs, as written: its Python, and every skild-physics command."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from command_line import ROOT, reproduced, run
@@ -14,6 +16,19 @@ GIVEN = [
     for line in LINES.splitlines()
     if line.startswith("skild-physics ") and not re.search("physics reproduce|cifar10", line)
 ]
+
+
+@needs_muon
+def test_readme_python_runs(tmp_path):
+    """As written."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "alpha" in done.stdout
+    assert "kappa4(r = 32)" in done.stdout
+    assert {"held.h5", "made.npz", "kappa4.png", "run"} <= {p.name for p in tmp_path.iterdir()}
 
 
 @pytest.fixture(scope="module")
