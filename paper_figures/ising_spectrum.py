@@ -22,7 +22,7 @@ from ising import script, truth
 import skild_physics as sk
 from skild_physics.kspace import BASES, MOMENTA, basis_matrix
 from skild_physics.plots import COLORS, Figure
-from skild_physics.spectrum import How, measure_blocks, spectrum_from_blocks
+from skild_physics.spectrum import FitOptions, measure_blocks, spectrum_from_blocks
 from skild_physics.tables import with_error
 
 L, SEED = 256, 7
@@ -50,12 +50,14 @@ def measure(fields: int) -> xr.Dataset:
     with sk.bar("fits", alpha.size) as show:
         for done, where in enumerate(np.ndindex(shape), 1):
             basis, momentum = BASES[where[0]], MOMENTA[where[1]]
-            how = How("likelihood", *window(*WINDOWS[where[2]]), momentum)
+            how = FitOptions("likelihood", *window(*WINDOWS[where[2]]), momentum)
             found = spectrum_from_blocks(blocks[basis], basis, how, normalization="isotropic")
             alpha[where], stderr[where] = found.fit.law.alpha, found.law_stderr[2]
             p[where] = found.goodness.p_value
             show(done)
-    S = spectrum_from_blocks(blocks["periodic"], "periodic", How(momentum="lattice")).per_mode()
+    S = spectrum_from_blocks(
+        blocks["periodic"], "periodic", FitOptions(momentum="lattice")
+    ).per_mode()
     dims = ("basis", "momentum", "window")
     data = xr.Dataset(
         {

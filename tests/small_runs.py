@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -28,6 +29,35 @@ SCALE_SPACE = {
 }
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
+
+
+class Close(NamedTuple):
+    """How far runs may be apart that sum in another order; a step moves weights by about 2e-3."""
+
+    loss: float
+    norm: float
+    weight: float
+
+
+CLOSE = {"float32": Close(1e-5, 1e-4, 2e-5), "bfloat16": Close(5e-3, 5e-2, 4e-3)}
+
+
+def assert_equal(a, b, where=""):
+    """Nested plain values and tensors, bit for bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}.{i}")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
 
 
 def warm_up():

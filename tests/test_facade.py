@@ -156,6 +156,9 @@ def test_a_training_is_one_line_and_goes_on(tmp_path, monkeypatch, caplog):
         assert torch.equal(one, other)
     with pytest.raises(sk.InputError, match="another configuration"):
         sk.train("ising64", steps=4, **how)
+    other = sk.fit_spectrum(sk.generate_ising(L=16, samples=64, seed=9))
+    with pytest.raises(sk.InputError, match="another spectrum"):
+        sk.train("ising64", steps=3, spectrum=other, **how)
 
 
 # every name

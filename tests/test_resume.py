@@ -11,12 +11,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import small_runs
 import torch
+from small_runs import CLOSE, assert_equal
 
 from skild_physics.config import parse_config
 from skild_physics.diffusion.loss import LossSecondMomentSteps
@@ -84,17 +84,6 @@ def fast_pictures(monkeypatch):
     monkeypatch.setattr("skild_physics.plots.save_figure", touch)
 
 
-class Close(NamedTuple):
-    """How far runs may be apart that sum in another order; a step moves weights by about 2e-3."""
-
-    loss: float
-    norm: float
-    weight: float
-
-
-CLOSE = {"float32": Close(1e-5, 1e-4, 2e-5), "bfloat16": Close(5e-3, 5e-2, 4e-3)}
-
-
 def at(step, action):
     """A progress callback that does something once a step is done."""
 
@@ -114,24 +103,6 @@ def metrics(out):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
     varying = {"fields_per_second", "peak_memory_gib"}
     return [{key: line[key] for key in line.keys() - varying} for line in lines]
-
-
-def assert_equal(a, b, where=""):
-    """Nested plain values and tensors, bit for bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}.{i}")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 def assert_same_run(a, b):

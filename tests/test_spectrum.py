@@ -13,7 +13,7 @@ from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_fields
 from skild_physics.kspace import BASES, MOMENTA
 from skild_physics.spectrum import (
-    How,
+    FitOptions,
     ModeMoments,
     PowerLaw,
     Spectrum,
@@ -258,7 +258,7 @@ def test_critical_ising_has_its_exponent(tmp_path):
     with open_fields(tmp_path / "L256.h5") as fields:
         blocks = measure_blocks(fields)
     low, high = 2 * np.pi * 6 * 0.999, 2 * np.pi * 24 * 1.001
-    how = How(k_min=low, k_max=high, momentum="lattice")
+    how = FitOptions(k_min=low, k_max=high, momentum="lattice")
     spectrum = spectrum_from_blocks(blocks, "periodic", how)
     stderr = spectrum.law_stderr[2]
     assert 0.001 < stderr < 0.005
@@ -304,7 +304,7 @@ def test_paper_fit_gives_the_published_numbers(name, C, k0_squared, alpha):
     """All printed digits but the last of k0^2: the optimum is 1.940558, where an optimiser of
     ordinary tolerance stops anywhere within 1e-5."""
     variance = np.load(PUBLISHED / f"{name}_var.npy").astype(np.float64)
-    fit = spectrum_from_variance(variance, 50_000, how=How("paper")).fit
+    fit = spectrum_from_variance(variance, 50_000, how=FitOptions("paper")).fit
     assert round(fit.law.C, 5) == C
     assert round(fit.law.alpha, 6) == alpha
     assert fit.law.k0_squared == pytest.approx(k0_squared, abs=3e-6)
@@ -344,7 +344,7 @@ def test_fewer_than_eight_fields_have_no_error_bars(tmp_path):
 def test_saved_and_loaded(tmp_path):
     fields = gaussian_fields(8, "periodic", PowerLaw(1, 2, 1), 50, seed=0)
     blocks = measure_blocks(open_fields(fields), "periodic")
-    how = How(k_min=5, k_max=30, momentum="lattice")
+    how = FitOptions(k_min=5, k_max=30, momentum="lattice")
     spectrum = spectrum_from_blocks(blocks, "periodic", how, source="test")
     path = tmp_path / "spectrum.nc"
     for written in (spectrum, spectrum_from_variance(spectrum.variance, basis="periodic")):
@@ -357,7 +357,7 @@ def test_saved_and_loaded(tmp_path):
     assert data["S"].dims == ("k",)
     assert data["k"].attrs["units"] == "radian / box side"
     with pytest.raises(ValueError, match="shells"):
-        spectrum_from_blocks(blocks, "periodic", How(k_min=20, k_max=21))
+        spectrum_from_blocks(blocks, "periodic", FitOptions(k_min=20, k_max=21))
 
 
 @pytest.mark.parametrize("basis", BASES)

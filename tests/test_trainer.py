@@ -2,12 +2,12 @@
 
 import copy
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import small_runs
 import torch
+from small_runs import CLOSE, assert_equal
 
 from skild_physics.config import parse_config
 from skild_physics.machine import World
@@ -137,35 +137,6 @@ def test_batches_that_cannot_be_shared_out(values, processes, accumulate):
     with pytest.raises(ValueError, match=f"batch_size = 16 .* {processes} processes") as error:
         Trainer(config, World(0, processes, torch.device("cpu")), print)
     assert "\n" not in str(error.value)
-
-
-class Close(NamedTuple):
-    """How far runs may be apart that sum in another order; a step moves weights by about 2e-3."""
-
-    loss: float
-    norm: float
-    weight: float
-
-
-CLOSE = {"float32": Close(1e-5, 1e-4, 2e-5), "bfloat16": Close(5e-3, 5e-2, 4e-3)}
-
-
-def assert_equal(a, b, where=""):
-    """Nested plain values and tensors, bit for bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}.{i}")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 @pytest.mark.parametrize("precision", CLOSE)

@@ -65,7 +65,6 @@ def labelled(
     *,
     dtype: DTypeLike = np.float32,
     picture: NDArray[np.int64] | None = None,
-    attributes: Mapping[str, Any] | None = None,
 ) -> xr.DataArray:
     """Fields that ``read`` gives, of one channel without that dimension."""
     several = len(channels) > 1
@@ -78,8 +77,7 @@ def labelled(
     if picture is not None:
         coords["picture"] = ("sample", picture)
     attrs = {"source": source, "basis": basis, "channels": ",".join(channels)}
-    variable = xr.Variable(dims, array, attrs | dict(attributes or {}))
-    return xr.DataArray(variable, coords, name="field")
+    return xr.DataArray(xr.Variable(dims, array, attrs), coords, name="field")
 
 
 def of_bytes(pixels: xr.DataArray) -> xr.DataArray:

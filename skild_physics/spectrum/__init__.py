@@ -2,7 +2,7 @@
 
 from skild_physics.spectrum.fit import Fit, PowerLaw, fit_power_law
 from skild_physics.spectrum.measure import (
-    How,
+    FitOptions,
     fit_spectrum,
     measure_blocks,
     spectrum_from_blocks,
@@ -13,7 +13,7 @@ from skild_physics.spectrum.types import Spectrum
 
 __all__ = [
     "Fit",
-    "How",
+    "FitOptions",
     "ModeMoments",
     "PowerLaw",
     "Spectrum",

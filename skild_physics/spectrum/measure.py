@@ -102,15 +102,16 @@ def fit_spectrum(
     """
     if out is not None:
         check_output(out, overwrite)
-    how = How(method, k_min, k_max, momentum, k0_squared)
+    how = FitOptions(method, k_min, k_max, momentum, k0_squared)
     if isinstance(source, str | Path) and Path(source).suffix == ".npy" and is_variance_map(source):
         of_fields = {"normalization": normalization, "strict": strict, **of_pictures}
         check_none_given(of_fields, f"is for fields; {source} is a variance map")
         variance, name = load_variance_map(source), Path(source).name
         found = spectrum_from_variance(variance, n_samples, basis or "cosine", name, how)
     else:
-        check_none_given({"n_samples": n_samples}, f"is for variance maps; {source} is counted")
         fields, skipped = open_fields(source, **of_pictures), dict[str, str]()
+        name = str(fields.attrs.get("source", "fields"))
+        check_none_given({"n_samples": n_samples}, f"is for variance maps; {name} is counted")
         blocks = measure_blocks(
             fields, basis, skipped=None if strict else skipped, progress=progress
         )
@@ -119,7 +120,7 @@ def fit_spectrum(
             blocks,
             basis or basis_of(fields),
             how,
-            source=str(fields.attrs.get("source", "fields")),
+            source=name,
             channels=channels_of(fields),
             normalization=normalization or "paper",
         )
@@ -131,7 +132,7 @@ def fit_spectrum(
 
 
 @dataclass(frozen=True)
-class How:
+class FitOptions:
     """How a law is fitted, see :func:`fit_spectrum`."""
 
     method: Method = "likelihood"
@@ -203,7 +204,7 @@ def measure_blocks(
 def spectrum_from_blocks(
     blocks: list[ModeMoments],
     basis: Basis,
-    how: How = How(),
+    how: FitOptions = FitOptions(),
     *,
     source: str = "",
     channels: Sequence[str] | None = None,
@@ -276,7 +277,7 @@ def spectrum_from_variance(
     n_samples: int | None = None,
     basis: Basis = "cosine",
     source: str = "",
-    how: How = How(),
+    how: FitOptions = FitOptions(),
 ) -> Spectrum:
     """A spectrum from a per-mode variance map, with the errors of Gaussian modes.
 

@@ -111,7 +111,8 @@ def open_training_fields(
     loaded = _load(parts, memory, skipped)
     if loaded is not None:
         found = [(sum(map(len, batches)), _from_memory(batches)) for batches in loaded]
-        fields.close()
+        if fields is not source:
+            fields.close()
     elif items < len(fields):
         raise InputError(
             f"{name}: the tiles of {items:,} pictures take more than {memory / 2**30:.3g} GiB of "

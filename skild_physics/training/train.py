@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from torch import nn
 
 from skild_physics.config import Config, load_config
 from skild_physics.fields import open_fields
 from skild_physics.fields.lazy import content
-from skild_physics.files import InputError
+from skild_physics.files import InputError, check_none_given
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import load
 from skild_physics.models.objective import Loss, Objective, squared_error
@@ -79,7 +80,7 @@ def train(
     parts: dict[str, Any] = {"loss": loss, "objective": objective, "network": network}
     if data is not None:
         config, parts["fields"] = _with_data(config, data)
-    config = _with_spectrum(config, data, spectrum, overwrite, progress)
+    config = _with_spectrum(config, parts.get("fields"), spectrum, overwrite, progress)
     with progress("train", config.training.steps) as show:
         path, model = trained(
             config,
@@ -99,48 +100,66 @@ def _overrides(given: Sequence[str], steps: int | None, out: str | Path | None) 
     return (*given, *(f"{key}={value}" for key, value in named.items() if value is not None))
 
 
-def _with_data(config: Config, data: Any) -> tuple[Config, xr.DataArray | None]:
-    """The configuration of a run on these data, which are not read from files if they are arrays.
+def _with_data(config: Config, data: Any) -> tuple[Config, xr.DataArray]:
+    """The configuration of a run on these data, and the data, opened once.
 
-    A run knows an array again by its values.
+    A run knows a file again by its name, an array by its values.
     """
     if isinstance(data, str | Path):
-        fields, source = None, str(data)
+        fields, source = open_fields(data, **config.data.of_pictures()), str(data)
     else:
         fields = open_fields(data)
         source = f"array-{content(fields)[:16]}"
-    own = config.data.model_copy(update={"source": source})
-    count = len(open_fields(source, **own.of_pictures())) if fields is None else len(fields)
-    if "heldout" not in own.model_fields_set:
+    changed: dict[str, Any] = {"source": source}
+    if "heldout" not in config.data.model_fields_set:
         # by default a share of few fields
-        own = own.model_copy(update={"heldout": max(1, min(own.heldout, count // 8))})
-    return config.model_copy(update={"data": own}), fields
+        changed["heldout"] = max(1, min(config.data.heldout, len(fields) // 8))
+    return config.model_copy(update={"data": config.data.model_copy(update=changed)}), fields
 
 
 def _with_spectrum(
     config: Config,
-    data: Any,
+    fields: xr.DataArray | None,
     spectrum: str | Path | Spectrum | None,
     overwrite: bool,
     progress: Progress,
 ) -> Config:
-    """The configuration of a run on the process of this spectrum."""
+    """The configuration of a run on the process of this spectrum, or of that of the fields."""
     path = config.out / "spectrum.nc"
-    wants_one = getattr(config.process, "spectrum", None) is not None
-    if isinstance(spectrum, Spectrum):
-        if overwrite or not path.exists():
-            spectrum.save(path)
-    elif spectrum is not None:
+    if getattr(config.process, "spectrum", None) is None:
+        check_none_given({"spectrum": spectrum}, "goes with a process that has one of a file")
+        return config
+    if isinstance(spectrum, str | Path):
         path = Path(spectrum)
-    elif data is None or not wants_one:
+    elif spectrum is None and fields is None:
         return config
     elif overwrite or not path.exists():
-        logger.info(f"measuring the spectrum of the process, {path}")
-        of_pictures = config.data.of_pictures() if isinstance(data, str | Path) else {}
-        found = fit_spectrum(data, normalization="isotropic", progress=progress, **of_pictures)
-        found.save(path)
-    if not wants_one:
-        raise InputError("`spectrum`: the process of this configuration has none of a file")
+        if spectrum is None:
+            assert fields is not None
+            logger.info(f"measuring the spectrum of the process, {path}")
+            spectrum = fit_spectrum(fields, normalization="isotropic", progress=progress)
+        spectrum.save(path)
+    else:
+        _check_same(path, fields, spectrum)
     return config.model_copy(
         update={"process": config.process.model_copy(update={"spectrum": path})}
     )
+
+
+def _check_same(path: Path, fields: xr.DataArray | None, spectrum: Spectrum | None) -> None:
+    """Refuse a spectrum, kept in the folder of a run, that is another one.
+
+    Raises:
+        InputError: it is.
+    """
+    kept = Spectrum.load(path)
+    if spectrum is not None:
+        same = np.array_equal(kept.variance, spectrum.variance)
+    else:
+        assert fields is not None
+        same = (kept.source, kept.N) == (fields.attrs.get("source", "fields"), fields.shape[-1])
+    if not same:
+        raise InputError(
+            f"{path}: is another spectrum than that of this run; choose another `out`, or pass "
+            "`overwrite=True`"
+        )
