@@ -427,3 +427,16 @@ def test_super_resolution_starts_at_the_forward_marginal(kind):
     assert torch.allclose(seen[0][0], wanted, atol=1e-6)
     with pytest.raises(ValueError, match="5 x 5, the model takes 8 x 8"):
         sample(start, normal(2, 1, 5, 5), Multistep())
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "crop"])
+def test_noise_does_not_depend_on_the_choice_of_singular_vectors(kind):
+    """Where singular values are equal, their vectors are what the machine's library makes them."""
+    own = LevelPosterior(resize(kind, 16, 8, "periodic"), u_n=2.0, u_m=1.5)
+    other = LevelPosterior(resize(kind, 16, 8, "periodic"), u_n=2.0, u_m=1.5)
+    squares, V = torch.linalg.eigh(other.resize.R.T @ other.resize.R)
+    modes = squares.clamp(min=0).sqrt().flip(0), V.flip(1)
+    object.__setattr__(other.resize, "modes", modes)
+    z = torch.randn(3, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(own.resize.modes[1].abs(), modes[1].abs(), atol=0.1)
+    torch.testing.assert_close(own.noise(z), other.noise(z), rtol=0, atol=1e-7)

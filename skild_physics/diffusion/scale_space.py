@@ -150,7 +150,8 @@ class LevelPosterior:
         """A draw of the covariance, from independent N(0, 1) numbers z of shape (..., N, N)."""
         _, V = self.resize.modes
         V = V.to(z)
-        return V @ (self.spread.to(z) * z) @ V.T
+        # to the modes and back: vectors of equal singular values are another choice on each machine
+        return V @ (self.spread.to(z) * (V.T @ z @ V)) @ V.T
 
 
 @dataclass(frozen=True, eq=False)
