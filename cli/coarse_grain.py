@@ -6,10 +6,9 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import say
-from skild_physics.cli.inputs import fields_output, size_option
+from skild_physics.cli.inputs import array_options, fields_output, size_option
 from skild_physics.fields.downsampling import DOWNSAMPLINGS
 from skild_physics.fields.resampling import coarse_grain
-from skild_physics.kspace import BASES
 
 
 @click.command("coarse-grain")
@@ -24,14 +23,9 @@ from skild_physics.kspace import BASES
     show_default=True,
     help="box: block averages; spectral: the low modes; or a smooth kernel.",
 )
-@click.option(
-    "--basis",
-    type=click.Choice(BASES),
-    help="periodic: kernels wrap around; cosine: they are cut at the edges.  [default: periodic "
-    "for lattices, cosine for pictures]",
-)
 @click.option("--samples", type=int, help="Use the first fields of INPUT only.")
 @size_option
+@array_options("L", "dims", "data_range", "boundary", "basis")
 @fields_output
 @click.option("--overwrite", is_flag=True, help="Replace an existing result.")
 def command(input: Path, out: Path, **how: Any) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import h5py
 
 from skild_physics.cli.console import progress, say, show
-from skild_physics.cli.inputs import labelled
+from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.data_gen import generate_ising
+from skild_physics.fields.lattice import ENSEMBLE_SCHEMA
 from skild_physics.files import check_output, json_text
 from skild_physics.observables.evaluate import eval_correlators
 from skild_physics.plots import check_figure, save_figure
@@ -18,10 +20,8 @@ LAST_RUN = Path("runs/ising")
 """Where reproduce leaves its run by default."""
 
 
-def _sources(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> dict[str, Path]:
-    return {label: Path(path) for label, path in labelled(values, "FILE").items()}
+def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    return labelled(values, "FILE")
 
 
 def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -34,7 +34,7 @@ def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 
 
 @click.command("eval-correlators")
-@click.argument("sources", nargs=-1, metavar="[LABEL=FILE]...", callback=_sources)
+@click.argument("sources", nargs=-1, metavar="[[LABEL=]FILE]...", callback=_sources)
 @click.option("--sides", callback=_sides, help="Sides r, as 1,2,4.  [default: powers of 2 to L/2]")
 @click.option(
     "--binarize",
@@ -46,7 +46,7 @@ def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option(
     "--boundary",
     type=click.Choice(["periodic", "open"]),
-    help="Open: fields are patches, nothing goes around.  [default: the truth's, or periodic]",
+    help="Open: fields are patches, nothing goes around.  [default: what they say, or periodic]",
 )
 @click.option(
     "--block-spins",
@@ -62,6 +62,7 @@ def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option(
     "--beta", type=float, help="Inverse temperature of sources that do not say theirs, in 1/J."
 )
+@array_options("L", "dims", "data_range")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="NetCDF file.  [default: correlators.nc]"
 )
@@ -69,7 +70,7 @@ def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    sources: dict[str, Path],
+    sources: dict[str, str],
     out: Path | None,
     plot: Path | None,
     overwrite: bool,
@@ -78,9 +79,11 @@ def command(
 ) -> None:
     """Four-point correlators over square corners and other observables, with jackknife errors.
 
-    The first LABEL=FILE is the truth; the others are compared with it, field by field where they
-    have as many fields or were made from given ones of them. Without any, the last run of reproduce
-    is evaluated or, if there is none, a small ensemble made for the purpose, against exact values.
+    The first FILE is the truth; the others are compared with it, field by field where they have as
+    many fields or were made from given ones of them. Without any, what was made last is evaluated:
+    the newest ensemble of generate-ising in this folder, or the run of reproduce; or else a small
+    ensemble made for the purpose, against exact values. A label is the name of the file unless it
+    is given.
 
     \b
     Example:
@@ -91,7 +94,7 @@ def command(
         check_figure(plot, overwrite)
     with ExitStack() as stack:
         if not sources:
-            sources = _last_run() or _small_ensemble(Path(stack.enter_context(_scratch())))
+            sources = _made_last() or _small_ensemble(Path(stack.enter_context(_scratch())))
         result = eval_correlators(sources, progress=progress, **options)
     result.save(out)
     if plot:
@@ -103,18 +106,43 @@ def command(
     click.echo(out)
 
 
-def _last_run() -> dict[str, Path]:
-    sources = {"truth": LAST_RUN / "heldout.h5", "SKILD": LAST_RUN / "super_resolved.h5"}
-    return sources if all(path.exists() for path in sources.values()) else {}
+def _made_last() -> dict[str, str]:
+    """The run of reproduce, or the newest ensemble of this folder, whichever is newer."""
+    run = {"truth": LAST_RUN / "heldout.h5", "SKILD": LAST_RUN / "super_resolved.h5"}
+    times: dict[Path, float] = {}
+    if all(path.exists() for path in run.values()):
+        times[LAST_RUN] = run["SKILD"].stat().st_mtime
+    times |= {path: path.stat().st_mtime for path in Path().iterdir() if _is_ensemble(path)}
+    if not times:
+        return {}
+    newest = max(times, key=lambda path: times[path])
+    if newest == LAST_RUN:
+        say(f"{LAST_RUN}: what was made last here, a run of reproduce")
+        return {label: str(path) for label, path in run.items()}
+    say(f"{newest}: what was made last here, an ensemble of generate-ising")
+    return {newest.stem: str(newest)}
+
+
+def _is_ensemble(path: Path) -> bool:
+    if path.suffix.lower() != ".h5":
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("schema") == ENSEMBLE_SCHEMA)
+    except OSError:
+        return False
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="skild-physics-")
 
 
-def _small_ensemble(folder: Path) -> dict[str, Path]:
+def _small_ensemble(folder: Path) -> dict[str, str]:
     L, samples = 32, 8192
-    say(f"no run in {LAST_RUN}: making {samples} critical {L} x {L} fields to show exact values")
+    say(
+        f"no ensemble here, no run in {LAST_RUN}: making {samples} critical {L} x {L} fields to "
+        "show exact values"
+    )
     made = generate_ising(L, samples=samples, out=folder / "wolff.h5", progress=progress)
     made.close()
-    return {"Wolff": folder / "wolff.h5"}
+    return {"Wolff": str(folder / "wolff.h5")}

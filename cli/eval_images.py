@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, show
-from skild_physics.cli.inputs import labelled
+from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.files import json_text
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.results import DEFAULT, eval_images
@@ -18,7 +18,7 @@ def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 
 
 @click.command("eval-images")
-@click.argument("sources", nargs=-1, required=True, metavar="LABEL=SOURCE...", callback=_sources)
+@click.argument("sources", nargs=-1, required=True, metavar="[LABEL=]SOURCE...", callback=_sources)
 @click.option(
     "--metrics",
     callback=lambda ctx, param, value: value.split(","),
@@ -27,9 +27,25 @@ def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     help=f"Separated by commas, out of {', '.join(METRICS)}.",
 )
 @click.option("--samples", type=click.IntRange(min=1), help="The first N pictures of each source.")
-@click.option("--size", type=click.IntRange(min=1), help="Of folders: the central N x N pixels.")
+@click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    help="Of folders: the central N x N pixels.  [default: all]",
+)
 @click.option("--resize", is_flag=True, help="Of folders: shrink pictures to --size first.")
 @click.option("--grey", is_flag=True, help="Of folders: luminance instead of colours.")
+@click.option(
+    "--luminance",
+    is_flag=True,
+    help="psnr, ssim, ms-ssim of Y of BT.601, 16 .. 235, as papers on super-resolution report.",
+)
+@click.option(
+    "--shave",
+    type=click.IntRange(min=0),
+    default=0,
+    help="psnr, ssim, ms-ssim without a border of N pixels; in papers the factor.",
+)
+@array_options("L", "dims", "data_range")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of CIFAR-10's archive.")
 @click.option(
     "--weights",
@@ -61,13 +77,15 @@ def command(
 ) -> None:
     """Image quality: PSNR, SSIM, MS-SSIM, LPIPS, FID, KID, IS, MUSIQ, CLIP-IQA, with errors.
 
-    The first LABEL=SOURCE is the reference. A source is a folder of pictures, an .npz or .npy
-    archive, an HDF5 file of this package, cifar10, cifar10-test, photographs or photographs-test.
-    psnr, ssim, ms-ssim and lpips compare pictures in pairs; fid and kid compare ensembles, of which
-    the numbers may differ; is, musiq and clipiqa judge every source alone, the reference too.
+    The first SOURCE is the reference. A source is a folder of pictures of any sizes, a single
+    one, an .npz or .npy archive, an HDF5 file of this package, cifar10, cifar10-test, photographs
+    or photographs-test. psnr, ssim, ms-ssim and lpips compare pictures in pairs: of folders those
+    of one name, as 7.png and 0007.jpg, of arrays those of one position. fid and kid compare
+    ensembles, of which the numbers may differ; is, musiq and clipiqa judge every source alone, the
+    reference too.
 
     Metrics are computed on 8-bit pixels: fields in [-1, 1] are rounded to 0 .. 255 first, and what
-    lies outside is clipped.
+    lies outside is clipped, counted and said.
 
     fid, kid, is and lpips need pip install 'skild_physics[images]' and these files in --weights:
     weights-inception-2015-12-05-6726825d.pth (fid, kid, is), alexnet-owt-7be5be79.pth (lpips).
@@ -77,6 +95,7 @@ def command(
     \b
     Example:
       skild-physics eval-images truth=held skild=made bicubic=up.npz --csv pictures.csv
+      skild-physics eval-images truth=Set5/HR made=Set5/x4 --luminance --shave 4
     """
     out = out or Path("eval-images.nc")
     quality = eval_images(

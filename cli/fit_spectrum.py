@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, show
-from skild_physics.cli.inputs import picture_options
+from skild_physics.cli.inputs import array_options, picture_options
 from skild_physics.files import check_output, json_text
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS
 from skild_physics.plots import check_figure, save_figure, spectrum_figure
@@ -46,7 +46,14 @@ from skild_physics.spectrum.fit import METHODS
     "[default: paper]",
 )
 @picture_options
-@click.option("--n-samples", type=int, help="Variance maps: number of fields behind them.")
+@array_options("L", "dims", "data_range", "boundary")
+@click.option(
+    "--variance-map",
+    is_flag=True,
+    help="SOURCE holds no fields but a variance map, (N, N) or (channel, N, N), in the "
+    "normalisation of the paper.",
+)
+@click.option("--n-samples", type=int, help="Of a variance map: number of fields behind it.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -66,16 +73,17 @@ def command(
     """Measure the variance spectrum of SOURCE and fit S0(k) = C (k^2 + k0^2)^(-alpha).
 
     SOURCE is an HDF5 file of generate-ising, super-resolve or prepare-images, a folder of images, a
-    .npy file (a stack of fields, or a variance map in the normalisation of the paper), an .npz
-    stack, cifar10 or cifar10-test, which are downloaded once, or photographs or photographs-test,
-    which come with scikit-image and scikit-learn. Several are fitted in turn and overlaid in one
-    figure. Spectra are in the normalisation of the paper, k in radians per box side.
+    .npy or .npz stack, cifar10 or cifar10-test, which are downloaded once, or photographs or
+    photographs-test, which come with scikit-image and scikit-learn. Several are fitted in turn and
+    overlaid in one figure. Spectra are in the normalisation of the paper, k in radians per box
+    side.
 
     \b
     Example:
       skild-physics fit-spectrum ising-L128.h5 --plot spectrum.png
       skild-physics fit-spectrum photographs/ --size 64 --tile --k-min 10
       skild-physics fit-spectrum cifar10 --method paper
+      skild-physics fit-spectrum cifar10_var.npy --variance-map --method paper
     """
     if out and len(sources) > 1:
         raise click.UsageError(f"--out names one file, but there are {len(sources)} sources")

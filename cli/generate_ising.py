@@ -35,7 +35,7 @@ def _or(word: str, number: type, called: str) -> Callable[..., Any]:
     default="critical",
     show_default=True,
     callback=_or("critical", float, "a number"),
-    help="Inverse temperature, J = 1.",
+    help="Inverse temperature, J = 1; negative for an antiferromagnet, on even L.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers.")
 @click.option(

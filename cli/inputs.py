@@ -1,10 +1,13 @@
 """Options and opening of fields that commands share."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from skild_physics.kspace import BASES
 
 fields_output = click.option(
     "--out",
@@ -50,17 +53,102 @@ def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def labelled(values: Sequence[str], what: str) -> dict[str, str]:
-    """Arguments of the form LABEL=WHAT by their labels.
+    """Arguments of the form LABEL=WHAT, or WHAT alone, by their labels.
+
+    Without one, the label is the name of a folder, of a file without its suffix, or a word; where
+    several datasets of one file are given, FILE:DATASET, that with the last part of the dataset.
 
     Raises:
-        click.BadParameter: another form, or a label that is given twice.
+        click.BadParameter: nothing on one side of =, or a label that there is twice.
     """
+    pairs = [_label_and_source(value) for value in values]
+    bare = [_name(source) for label, source in pairs if label is None]
     sources: dict[str, str] = {}
-    for value in values:
-        label, equals, source = value.partition("=")
-        if not equals or not label or not source:
-            raise click.BadParameter(f"expected LABEL={what}, got {value!r}")
-        if label in sources:
-            raise click.BadParameter(f"label {label!r} is given twice")
-        sources[label] = source
+    for value, (label, source) in zip(values, pairs, strict=True):
+        own = label
+        if own is None:
+            own = _name(source)
+            if bare.count(own) > 1 and _dataset(source):
+                own += ":" + _dataset(source).rpartition("/")[2]
+        if not own or not source:
+            raise click.BadParameter(f"expected {what} or LABEL={what}, got {value!r}")
+        if own in sources and label is None:
+            raise click.BadParameter(
+                f"two sources go by {own!r}: give them labels, as in LABEL={source}"
+            )
+        if own in sources:
+            raise click.BadParameter(f"label {own!r} is given twice")
+        sources[own] = source
     return sources
+
+
+def _label_and_source(value: str) -> tuple[str | None, str]:
+    """The label, None if there is none, and the source: = may also be in the name of a folder."""
+    label, equals, source = value.partition("=")
+    is_path = "/" in label and (os.path.exists(value) or not os.path.exists(source))
+    return (None, value) if not equals or is_path else (label, source)
+
+
+def _dataset(source: str) -> str:
+    """Which dataset of a file is meant, after a colon; files may have colons in their names."""
+    file, colon, dataset = source.rpartition(":")
+    return dataset if colon and not os.path.exists(source) and os.path.exists(file) else ""
+
+
+def _name(source: str) -> str:
+    path = Path(source.removesuffix(":" + _dataset(source)))
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def _dims(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value.split(","))
+
+
+def _data_range(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> float | tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(each) for each in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected WHITE or BLACK,WHITE, got {value!r}") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+_ARRAYS = {
+    "L": click.option("--L", "L", type=click.IntRange(min=1), help="Side of flattened fields."),
+    "dims": click.option(
+        "--dims",
+        callback=_dims,
+        help="What each axis of an array is, of sample, channel, y and x, as y,x,sample.",
+    ),
+    "data_range": click.option(
+        "--data-range",
+        callback=_data_range,
+        metavar="[BLACK,]WHITE",
+        help="Pixels that are no bytes: their range, as 1 or 255; -1,1: values as they are.",
+    ),
+    "beta": click.option("--beta", type=float, help="Inverse temperature, of fields without it."),
+    "boundary": click.option(
+        "--boundary",
+        type=click.Choice(["periodic", "open"]),
+        help="Of a torus, or of patches, where fields do not say it.",
+    ),
+    "basis": click.option(
+        "--basis",
+        type=click.Choice(BASES),
+        help="Natural basis of the modes.  [default: what fields say, or their edges fit]",
+    ),
+}
+
+
+def array_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options of these names that say of foreign arrays what these cannot."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names or tuple(_ARRAYS)):
+            command = _ARRAYS[name](command)
+        return command
+
+    return add

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import say
-from skild_physics.cli.inputs import fields_output, size_option
+from skild_physics.cli.inputs import array_options, fields_output, size_option
 from skild_physics.fields.interpolation import KERNELS
 from skild_physics.fields.resampling import interpolate
 
@@ -19,10 +19,13 @@ from skild_physics.fields.resampling import interpolate
 )
 @click.option("--samples", type=int, help="Use the first fields of INPUT only.")
 @size_option
+@array_options("L", "dims", "data_range", "basis")
 @fields_output
 @click.option("--overwrite", is_flag=True, help="Replace an existing result.")
 def command(input: Path, out: Path, **how: Any) -> None:
     """Enlarge fields with a bicubic or Lanczos kernel, to compare super-resolution with.
+
+    In a folder of PNG pictures those of files keep their names.
 
     \b
     Example:

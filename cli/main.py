@@ -16,6 +16,8 @@ from skild_physics.files import InputError
 COMMANDS = {
     "generate-ising": "Make an ensemble of 2D Ising lattices.",
     "prepare-images": "Decode a folder of pictures into one HDF5 file.",
+    "import-fields": "Make an ensemble file of anybody's fields.",
+    "info": "What is in a file: fields, spectra, results, models.",
     "fit-spectrum": "Measure a variance spectrum and fit the SKILD power law.",
     "train": "Train a SKILD model; rerunning resumes.",
     "import-checkpoint": "Convert a model of the published code.",

@@ -18,10 +18,11 @@ from skild_physics.fields.prepare import prepare_images
 def command(source: str, out: Path, overwrite: bool, **options: Any) -> None:
     """Decode pictures once, into an HDF5 file of bytes that every command takes in their place.
 
-    SOURCE is a folder of pictures of any format, looked through with its subfolders, or one of the
-    words cifar10, cifar10-test, photographs and photographs-test. Pictures that cannot be used are
-    counted and named, and listed in the file. Interrupted, the same command goes on; under torchrun
-    processes share the work.
+    SOURCE is a folder of pictures of any format, looked through with its subfolders, links to
+    folders too; one picture; or one of the words cifar10, cifar10-test, photographs and
+    photographs-test. Numbers are in their order: 2.png before 10.png. Pictures that cannot be used
+    are counted and named, and listed in the file. Interrupted, the same command goes on; under
+    torchrun processes share the work.
 
     \b
     Example:

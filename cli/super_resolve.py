@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from skild_physics.cli.console import progress, speaks
-from skild_physics.cli.inputs import fields_output, size_option
+from skild_physics.cli.inputs import array_options, fields_output, size_option
 from skild_physics.cli.sampling import sampler_for, sampling_options
 from skild_physics.fields import batches, open_fields
 from skild_physics.fields.downsampling import DOWNSAMPLINGS, Downsampling, downsample
 from skild_physics.fields.interpolation import interpolate
+from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.fields.writing import check_fields_output
 from skild_physics.files import check_none_given, check_output
 from skild_physics.models.base import KEEP, SamplingPrecision
@@ -48,6 +49,7 @@ from skild_physics.plots import check_figure, samples_figure, save_figure
 )
 @click.option("--samples", type=int, help="Use the first fields of INPUT only.")
 @size_option
+@array_options("L", "dims", "data_range", "basis")
 @sampling_options
 @fields_output
 @click.option(
@@ -74,7 +76,6 @@ def command(
     sampler: str | None,
     keep: float | None,
     kernel: Downsampling | None,
-    size: int | None,
     **options: Any,
 ) -> None:
     """Raise fields to a higher resolution with the model of CHECKPOINT.
@@ -88,10 +89,10 @@ def command(
     protocols. An HDF5 file OUT holds the results as `field` and what the model saw as `start`.
 
     CHECKPOINT is a file, the folder of a run, or the word bundled: the model of critical Ising
-    lattices that comes with the package. INPUT is a file of fields, a folder of pictures, a .npz or
-    .npy stack, or one of the words that fit-spectrum takes. Every field has a seed of its own, so
-    neither the start nor the result depends on the batch size or the number of processes of
-    torchrun. Interrupted, the same command goes on.
+    lattices that comes with the package. INPUT is a file of fields, of this package or of anybody,
+    a folder of pictures, or one of the words that fit-spectrum takes. Every field has a seed of its
+    own, so neither the start nor the result depends on the batch size or the number of processes
+    of torchrun. Interrupted, the same command goes on.
 
     \b
     Example:
@@ -111,21 +112,24 @@ def command(
         if whose != protocol:
             check_none_given({name: value}, f"goes with the protocol {whose}")
     if protocol == "rescaled":
-        check_none_given({"size": size}, "is for pictures, which are not critical")
+        check_none_given({"size": options["size"]}, "is for pictures, which are not critical")
     how = {name: options.pop(name) for name in ("factor", "samples", "seed", "batch_size")}
+    opening = {name: options.pop(name) for name in ("size", "L", "dims", "data_range", "basis")}
+    how |= opening
     how |= {"out": out, "start_out": start_out, "overwrite": overwrite, "progress": progress}
     model = load(checkpoint, snr_threshold=snr_threshold, precision=precision)
     how["sampler"] = sampler_for(model, sampler, **options)
     if protocol == "paired":
-        made = model.reconstruct(input, size=size, **how)
+        made = model.reconstruct(input, **how)
     elif protocol == "observed":
-        made = model.super_resolve(input, kernel=kernel, size=size, **how)
+        made = model.super_resolve(input, kernel=kernel, **how)
     else:
         made = model.enlarge(input, keep=KEEP if keep is None else keep, **how)
     if not speaks:
         return
     if plot:
-        given = open_fields(input, size=size, grey=input.is_dir() and len(model.channels) == 1)
+        opening["grey"] = holds_pictures(input) and len(model.channels) == 1
+        given = open_fields(input, **opening)
         shown = (next(batches(fields, length=8)).astype(np.float32) for fields in (given, made))
         rows = _rows(*shown, how["factor"], protocol)
         save_figure(samples_figure(rows, f"{checkpoint.name}, {how['factor']:g}x"), plot)

@@ -1,4 +1,8 @@
-"""Markov chains as pure functions: state in, state and fields out, on any thread or machine."""
+"""Markov chains as pure functions: state in, state and fields out, on any thread or machine.
+
+A chain at beta < 0 is that of the ferromagnet at -beta, and its fields are turned over on every
+other site: on an even torus that turns each bond's energy, and so the sign of beta.
+"""
 
 from typing import NamedTuple
 
@@ -8,6 +12,7 @@ from numpy.typing import NDArray
 from skild_physics.data_gen.parameters import IsingParameters
 from skild_physics.data_gen.wolff import (
     bond_threshold,
+    independent_samples,
     seed_state,
     wolff_advance,
     wolff_samples,
@@ -16,7 +21,7 @@ from skild_physics.observables.energy import energy_per_spin, magnetization_per_
 
 
 class ChainState(NamedTuple):
-    """Spins (L, L) int8 and generator state (4,) uint64."""
+    """Spins (L, L) int8, of the ferromagnet, and generator state (4,) uint64."""
 
     spins: NDArray[np.int8]
     rng: NDArray[np.uint64]
@@ -33,7 +38,8 @@ class Samples(NamedTuple):
 def start_chain(p: IsingParameters, c: int) -> ChainState:
     """Chain c, thermalised from the ordered state."""
     state = ChainState(np.ones((p.L, p.L), np.int8), seed_state(p.seed, c))
-    wolff_advance(*state, bond_threshold(p.beta), p.thermalization_updates)
+    if p.beta:
+        wolff_advance(*state, bond_threshold(abs(p.beta)), p.thermalization_updates)
     return state
 
 
@@ -41,7 +47,13 @@ def advance_chain(p: IsingParameters, state: ChainState, n: int) -> tuple[ChainS
     """The chain's next n fields, and its state after them."""
     after = ChainState(state.spins.copy(), state.rng.copy())
     spins = np.empty((n, p.L, p.L), np.int8)
-    wolff_samples(*after, bond_threshold(p.beta), p.updates_between_samples, spins)
+    if p.beta:
+        wolff_samples(*after, bond_threshold(abs(p.beta)), p.updates_between_samples, spins)
+    else:
+        independent_samples(after.rng, spins)
+    if p.beta < 0:
+        y, x = np.indices((p.L, p.L))
+        spins *= (1 - 2 * ((x + y) % 2)).astype(np.int8)
     return after, Samples(spins, energy_per_spin(spins), magnetization_per_spin(spins))
 
 

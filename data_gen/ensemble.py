@@ -19,7 +19,7 @@ from skild_physics.data_gen.chains import advance_chain, fields_due, start_chain
 from skild_physics.data_gen.parameters import IsingParameters
 from skild_physics.data_gen.store import Map, commit, read_state, shard_length, write_shard
 from skild_physics.fields.lattice import open_dataset
-from skild_physics.files import InputError, json_text, replacing
+from skild_physics.files import InputError, is_locked, json_text, replacing
 
 
 def generate(
@@ -47,7 +47,8 @@ def generate(
         The number of fields made by this call, 0 if the file held enough.
 
     Raises:
-        InputError: samples < 1, path holds something else, or another process is writing it.
+        InputError: samples < 1, path holds something else, or another process is writing it; while
+            one has it open for writing it is not replaced, whatever ``overwrite`` says.
         OSError: the file cannot be written; what was committed stays.
     """
     path = Path(path)
@@ -135,6 +136,11 @@ def _existing_samples(path: Path, p: IsingParameters, overwrite: bool) -> int:
             if found.get(name) != wanted:
                 raise InputError(f"{path}: exists with {name} = {found.get(name)}, not {wanted}")
     except InputError as error:
+        if is_locked(error):
+            # it is whole, and somebody's: nothing replaces it
+            raise InputError(
+                f"{path}: is open for writing elsewhere; close it there, or choose another `out`"
+            ) from error
         if overwrite:
             return 0
         raise InputError(f"{error}; pass `overwrite=True` to replace it") from None

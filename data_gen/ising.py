@@ -37,13 +37,18 @@ def generate_ising(
     single-cluster updates (Wolff, PRL 62, 361 (1989)). The spins depend on L, beta, seed and
     updates alone; those of fewer samples are the first of those of more.
 
+    H = -sum of s s' over nearest neighbours, J = 1: a negative beta is that of an antiferromagnet,
+    whose fields are those of the ferromagnet at -beta, turned over on every other site. At beta = 0
+    all spins are drawn independently.
+
     Args:
         L: side of the L x L torus, 3 or more.
         samples: number of fields.
-        beta: inverse temperature in units of 1/J, or "critical", ln(1 + sqrt 2)/2.
+        beta: inverse temperature in units of 1/J, or "critical", ln(1 + sqrt 2)/2; 0, or negative
+            on a torus of even L.
         seed: integer root of all random numbers.
         updates: cluster updates between saved fields of a chain; "auto": three times the larger
-            tau_int, of energy or of m^2, in a pilot run.
+            tau_int, of energy or of m^2, in a pilot run (of an antiferromagnet of the staggered m).
         workers: threads; "auto": one per processor.
         out: HDF5 file to make, to go on with after an interruption, or to extend; None: in memory.
         scheduler: address of a Dask scheduler whose workers run the chains instead.
@@ -103,10 +108,13 @@ def _make(
     progress: Progress,
     **how: Any,
 ) -> None:
+    how_far = (
+        f"{p.updates_between_samples} cluster updates apart, after {p.thermalization_updates} "
+        f"updates of thermalisation, {p.n_chains} chains"
+    )
     logger.info(
-        f"{samples} fields of {p.L} x {p.L} at beta = {p.beta:.6f}, {p.updates_between_samples} "
-        f"cluster updates apart, after {p.thermalization_updates} updates of thermalisation, "
-        f"{p.n_chains} chains"
+        f"{samples} fields of {p.L} x {p.L} at beta = {p.beta:.6f}, "
+        + (how_far if p.beta else "independent spins")
     )
     began = time.perf_counter()
     with progress("generate", samples) as show:

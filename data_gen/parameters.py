@@ -2,7 +2,9 @@
 
 Integrated autocorrelation times, tau_int = 1/2 + sum rho, of the energy and of m^2 are measured in
 cluster updates. Fields are saved three times the larger apart, after a hundred spacings of
-thermalisation from the ordered state.
+thermalisation from the ordered state. An antiferromagnet, beta < 0, has the times of its
+ferromagnet: m is its staggered magnetisation there. At beta = 0 spins are drawn, all anew for every
+field, and nothing is correlated.
 """
 
 import math
@@ -40,7 +42,7 @@ class IsingParameters:
 
     Args:
         L: side of the torus, 3 or more.
-        beta: inverse temperature, J = 1.
+        beta: inverse temperature, J = 1; negative for an antiferromagnet, on even L.
         seed: integer root seed.
         updates_between_samples: cluster updates between saved fields of a chain.
         thermalization_updates: cluster updates of each chain before its first spacing.
@@ -60,7 +62,15 @@ class IsingParameters:
     def __post_init__(self) -> None:
         if not 3 <= self.L <= MAX_L:
             raise InputError(f"`L` must lie in 3 .. {MAX_L}, got {self.L}")
-        bond_threshold(self.beta)
+        if not math.isfinite(self.beta):
+            raise InputError(f"`beta` must be finite, got {self.beta}")
+        if self.beta < 0 and self.L % 2:
+            raise InputError(
+                f"`L` must be even for a negative `beta`, got {self.L}: an antiferromagnet is "
+                "frustrated on an odd torus"
+            )
+        # -0.0 is 0, and is written so
+        object.__setattr__(self, "beta", self.beta + 0.0)
         if self.seed < 0:
             raise InputError(f"`seed` must not be negative, got {self.seed}")
         for name in ("updates_between_samples", "n_chains"):
@@ -86,7 +96,10 @@ class IsingParameters:
         equal parameters.
         """
         probe = cls(L, beta, seed, updates or 1, 0, n_chains)
-        spacing = max(1, math.ceil(SPACING_IN_TAU_INT * max(pilot(L, beta, seed, n_chains))))
+        if not beta:
+            return probe
+        times = pilot(L, abs(beta), seed, n_chains)
+        spacing = max(1, math.ceil(SPACING_IN_TAU_INT * max(times)))
         return replace(
             probe,
             updates_between_samples=updates or spacing,
@@ -101,8 +114,8 @@ class IsingParameters:
             "model": "ising",
             "J": 1.0,
             "boundary": "periodic",
-            "algorithm": "wolff",
-            "start": "ordered",
+            "algorithm": "wolff" if self.beta else "independent spins",
+            "start": "ordered" if self.beta else "none",
             "bit_generator": BIT_GENERATOR,
             **asdict(self),
         }
@@ -117,11 +130,13 @@ class PilotTimes(NamedTuple):
 
 @lru_cache(maxsize=8)
 def pilot(L: int, beta: float, seed: int, n_chains: int = N_CHAINS) -> PilotTimes:
-    """Integrated autocorrelation times from a chain that no ensemble uses.
+    """Integrated autocorrelation times of a ferromagnet from a chain that no ensemble uses.
 
     From the ordered state the chain flips 40 lattices' worth of spins to relax, and is then
     measured 2,000 to 20,000 times, the more the smaller it is, after every half lattice.
     """
+    if not beta:
+        return PilotTimes(0.5, 0.5)
     spins = np.ones((L, L), np.int8)
     rng = seed_state(seed, n_chains)
     threshold = bond_threshold(beta)

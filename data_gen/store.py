@@ -167,7 +167,7 @@ def independence(
     energy: NDArray[np.float64], magnetization: NDArray[np.float64], p: IsingParameters
 ) -> dict[str, float | str]:
     """How correlated the first fields are: of the pilot in updates, of themselves in fields."""
-    times = pilot(p.L, p.beta, p.seed, p.n_chains)
+    times = pilot(p.L, abs(p.beta), p.seed, p.n_chains)
     chain = np.arange(len(energy)) % p.n_chains
     tau = [tau_int_of_chains(series, chain) for series in (energy, magnetization**2)]
     return {
@@ -176,7 +176,7 @@ def independence(
         "pilot_tau_int_magnetization_squared": times.magnetization_squared,
         "tau_int_energy": tau[0],
         "tau_int_magnetization_squared": tau[1],
-        "n_effective": len(energy) / (2 * max(tau)),
+        "n_effective": len(energy) / max(1.0, 2 * max(tau)),
     }
 
 

@@ -152,6 +152,27 @@ def wolff_samples(spins, rng, threshold, n_updates, out):  # type: ignore[no-unt
     return flipped
 
 
+@kernel(nogil=True)
+def independent_samples(rng, out):  # type: ignore[no-untyped-def]
+    """Fill ``out``, int8 (samples, L, L), with spins that are +1 or -1 with equal probability.
+
+    Args:
+        rng: uint64 (4,), generator state; changed.
+        out: every field takes draws of its own, so that it does not depend on how many are made.
+    """
+    state = rng.copy()
+    for i in range(out.shape[0]):
+        bits, left = uint64(0), 0
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                if left == 0:
+                    bits, left = _next(state), 64
+                out[i, y, x] = 1 - 2 * np.int8(bits & uint64(1))
+                bits >>= uint64(1)
+                left -= 1
+    rng[:] = state
+
+
 def wolff_advance(
     spins: NDArray[np.int8], rng: NDArray[np.uint64], threshold: np.uint64, n_updates: int
 ) -> int:

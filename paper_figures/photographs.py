@@ -12,7 +12,7 @@ import xarray as xr
 from ising import HERE, script
 
 import skild_physics as sk
-from skild_physics.fields.writing import pixels
+from skild_physics.fields.clipping import pixels
 from skild_physics.plots import Figure, enlargements_figure, save_figure, spectrum_figure
 from skild_physics.tables import with_error
 

@@ -117,7 +117,8 @@ def measure(fields: int, models: str) -> xr.Dataset:
             seconds = (time.perf_counter() - began) / min(TIMED, fields)
             n_evals, gflop, least, shared = costs[label]
             costs[label] = n_evals, gflop, min(least, seconds), shared
-    found = sk.eval_correlators(sources, binarize="sign", progress=sk.bar)
+    beta = x.attrs["beta"]
+    found = sk.eval_correlators(sources, binarize="sign", beta=beta, progress=sk.bar)
     print(found)
     columns = zip(*(costs[label] for label in found.dataset["source"].values), strict=True)
     texts = {

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from skild_physics.diffusion.sampler import Ancestral as Ancestral
     from skild_physics.diffusion.sampler import Multistep as Multistep
     from skild_physics.diffusion.sampler import Stochastic as Stochastic
+    from skild_physics.fields.importing import import_fields as import_fields
     from skild_physics.fields.prepare import prepare_images as prepare_images
     from skild_physics.fields.resampling import coarse_grain as coarse_grain
     from skild_physics.fields.resampling import interpolate as interpolate
     from skild_physics.fields.sources import open_fields as open  # noqa: F401
     from skild_physics.fields.writing import save as save
     from skild_physics.files import InputError as InputError
+    from skild_physics.inspection import Info as Info
+    from skild_physics.inspection import info as info
     from skild_physics.models.base import Model as Model
     from skild_physics.models.checkpoint import load as load
     from skild_physics.models.published import import_checkpoint as import_checkpoint
@@ -53,6 +56,7 @@ _WHERE = {
     "Ancestral": "diffusion.sampler",
     "Correlators": "observables.results",
     "ImageQuality": "quality.results",
+    "Info": "inspection",
     "InputError": "files",
     "Model": "models.base",
     "Multistep": "diffusion.sampler",
@@ -65,6 +69,8 @@ _WHERE = {
     "fit_spectrum": "spectrum.measure",
     "generate_ising": "data_gen.ising",
     "import_checkpoint": "models.published",
+    "import_fields": "fields.importing",
+    "info": "inspection",
     "interpolate": "fields.resampling",
     "load": "models.checkpoint",
     "load_config": "config",

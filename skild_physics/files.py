@@ -1,5 +1,6 @@
 """Writing files that are either the old one or the new one, never half of each; errors of input."""
 
+import errno
 import json
 import math
 import os
@@ -7,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+"""What HDF5 files begin with."""
 
 
 class InputError(ValueError):
@@ -20,6 +24,21 @@ class InputError(ValueError):
     Traceback (most recent call last):
     skild_physics.files.InputError: missing.h5: no such file or folder
     """
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether a file could not be opened because somebody has it open for writing.
+
+    Args:
+        error: what was raised, by HDF5 or by what called it.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        # NumPy's and the system's own errors have the number, HDF5's have it in the text
+        if "unable to lock file" in str(found) or getattr(found, "errno", None) == errno.EAGAIN:
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def check_none_given(given: Mapping[str, object], whose: str) -> None:
@@ -64,15 +83,38 @@ def check_output(path: str | Path, overwrite: bool) -> Path:
     """The output path, if it may be written.
 
     Raises:
-        InputError: it exists and ``overwrite`` is not set, is a directory, or cannot be written.
+        InputError: it exists and ``overwrite`` is not set, is a directory, is an HDF5 file that is
+            open for writing elsewhere, or cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a directory")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; pass `overwrite=True` to replace it")
+    if is_open_elsewhere(path):
+        raise InputError(
+            f"{path}: is open for writing elsewhere; close it there, or choose another"
+        )
     check_folder(path.parent)
     return path
+
+
+def is_open_elsewhere(path: Path) -> bool:
+    """Whether a process has an HDF5 file open for writing, which must not lose it."""
+    if not path.is_file() or path.stat().st_size < len(HDF5):
+        return False
+    with open(path, "rb") as file:
+        if file.read(len(HDF5)) != HDF5:
+            return False
+    # imported here: most files are none
+    import h5py
+
+    try:
+        h5py.File(path, "r").close()
+    except Exception as error:
+        # of damaged ones it raises what it likes
+        return is_locked(error)
+    return False
 
 
 def check_folder(path: str | Path) -> Path:

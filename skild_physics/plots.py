@@ -265,13 +265,17 @@ def enlargements_figure(results: xr.Dataset) -> Figure:
     return figure
 
 
+def _format(path: Path) -> str:
+    return path.suffix.lower().lstrip(".")
+
+
 def check_figure(path: Path, overwrite: bool) -> Path:
     """The path of a figure, if it may be written and its suffix names a format.
 
     Raises:
         InputError: see :func:`skild_physics.files.check_output`, or an unknown suffix.
     """
-    if path.suffix.lstrip(".") not in FigureCanvasBase.get_supported_filetypes():
+    if _format(path) not in FigureCanvasBase.get_supported_filetypes():
         raise InputError(f"{path}: cannot write figures of type {path.suffix or 'without suffix'}")
     return check_output(path, overwrite)
 
@@ -279,4 +283,4 @@ def check_figure(path: Path, overwrite: bool) -> Path:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format of its suffix, replacing an existing file at once."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip("."), dpi=150)
+        figure.savefig(temporary, format=_format(path), dpi=150)

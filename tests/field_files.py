@@ -53,6 +53,6 @@ def write_ensemble(path, spins):
     """A file as generate-ising writes it, of these spins."""
     xr.Dataset(
         {"spins": (("sample", "y", "x"), spins)},
-        attrs={"schema": ENSEMBLE_SCHEMA, "schema_version": SCHEMA_VERSION},
+        attrs={"schema": ENSEMBLE_SCHEMA, "schema_version": SCHEMA_VERSION, "model": "ising"},
     ).to_netcdf(path, engine="h5netcdf")
     return Path(path)

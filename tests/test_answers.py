@@ -19,6 +19,7 @@ from skild_physics.data_gen import IsingParameters, generate, generate_ising
 from skild_physics.fields.writing import save, write_fields
 from skild_physics.machine import World
 from skild_physics.observables.ensemble import summarize
+from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.pipeline.stages import claim
 from skild_physics.shards import make_shards, shards_folder
 from skild_physics.spectrum import Spectrum
@@ -57,7 +58,8 @@ def run(folder, tmp_path, monkeypatch, capsys):
 
 def test_an_observable_that_one_source_lacks(run):
     """White noise has no decay to take eta from, and no exact value is held against it."""
-    code, out, err = run("eval-correlators", "truth=FOLDER/critical.h5", "noise=FOLDER/noise.h5")
+    sources = ["truth=FOLDER/critical.h5", "noise=FOLDER/noise.h5"]
+    code, out, err = run("eval-correlators", *sources, "--beta", repr(BETA_CRITICAL))
     assert code == 0, err
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
     # the row of the table against exact values

@@ -1,7 +1,9 @@
 """Checkpoints and states: nothing in them is run, those of earlier versions load."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import small_runs
 import torch
@@ -88,3 +90,51 @@ def test_the_bundled_checkpoint_denoises_far_better_than_gaussian_theory():
         ours = model.denoiser()(x_n, n)
     # measured: 0.036 against 0.14
     assert float((ours - x_0).square().mean()) < 0.35 * float((alpha * x_n - x_0).square().mean())
+
+
+def test_what_a_model_makes_has_the_parameters_of_its_training_fields(tmp_path, caplog):
+    """A field that is given keeps its own; at other sizes they hold at the critical point alone."""
+    hot = sk.generate_ising(L=32, samples=40, beta=0.3, seed=1)
+    small = ("network.channels=[8]", "network.blocks=[1]", "training.snr_threshold=0.1")
+    model = sk.train("ising64", data=hot, steps=1, out=tmp_path / "run", overrides=small)
+    header = {"model": "ising", "beta": 0.3, "boundary": "periodic"}
+    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["trained_on"]) == header
+    assert model.trained_on == load(tmp_path / "run").trained_on == header
+    how = {"sampler": sk.Multistep(2)}
+
+    def known(fields):
+        return {name: fields.attrs[name] for name in header if name in fields.attrs}
+
+    assert known(model.generate(1, **how)) == header
+    assert known(model.generate(1, out=tmp_path / "made.h5", **how)) == header
+    assert known(sk.open(tmp_path / "made.h5")) == header
+    coarse = sk.coarse_grain(hot[:2], factor=2)
+    assert known(coarse) == {"boundary": "periodic"}
+    assert known(model.super_resolve(coarse, 2, **how)) == header
+    assert known(model.reconstruct(hot[:1].values, 2, **how)) == header
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]
+    critical = sk.generate_ising(L=32, samples=1)
+    again = model.reconstruct(critical, 2, **how)
+    assert again.attrs["beta"] == critical.attrs["beta"]
+    assert "at beta = 0.4406867935 are given to a model trained at 0.3" in caplog.text
+    assert model.enlarge(critical, 2, **how).attrs["beta"] == critical.attrs["beta"]
+    away = {"model": "ising", "boundary": "periodic"}
+    assert known(model.enlarge(hot[:1], 2, **how)) == away
+    assert known(model.generate(1, L=64, **how)) == away
+
+
+SHIPPED = [
+    "skild_physics/pretrained/ising64/model.safetensors",
+    "paper_figures/ising64_sr3/model.safetensors",
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED)
+def test_shipped_models_of_lattices_know_that_these_are_critical(path):
+    beta = load(Path(__file__).parents[1] / path).trained_on["beta"]
+    assert np.sinh(2 * beta) == pytest.approx(1, abs=1e-12)
+
+
+def test_photographs_have_no_temperature():
+    assert load("bundled-photographs").trained_on == {}

@@ -171,13 +171,15 @@ def test_spectrum_of_a_variance_map(tmp_path):
     k = wavenumbers(16, "cosine")
     np.save(tmp_path / "map.npy", PowerLaw(2.0, 2.5, 1.1)(k)[None].repeat(3, axis=0))
     for method in ("paper", "likelihood"):
-        done = run(f"fit-spectrum map.npy --method {method} --json --overwrite", tmp_path)
+        done = run(
+            f"fit-spectrum map.npy --variance-map --method {method} --json --overwrite", tmp_path
+        )
         fit = json.loads(done.stdout)
         assert fit["fit_C"] == pytest.approx(2.0, rel=1e-5)
         assert fit["fit_k0_squared"] == pytest.approx(2.5, rel=1e-5)
         assert fit["fit_alpha"] == pytest.approx(1.1, rel=1e-5)
         assert fit["fit_alpha_stderr"] is None
-    done = run("fit-spectrum map.npy --n-samples 1000 --json --overwrite", tmp_path)
+    done = run("fit-spectrum map.npy --variance-map --n-samples 1000 --json --overwrite", tmp_path)
     assert 0 < json.loads(done.stdout)["fit_alpha_stderr"] < 0.1
 
 

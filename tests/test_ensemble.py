@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -5,6 +8,8 @@ from filelock import FileLock
 
 from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields.lattice import open_dataset
+from skild_physics.files import is_locked
+from skild_physics.observables.energy import energy_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.observables.jackknife import jackknife
 
@@ -53,6 +58,102 @@ def test_magnetisation_moments_match_enumeration(tmp_path):
         assert abs(value - exact) < 4 * stderr
     value, stderr = jackknife(measured, lambda mean: mean)
     assert abs(value) < 4 * stderr
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.3, 0.3, -0.5])
+def test_independent_spins_and_antiferromagnets_match_enumeration(tmp_path, beta):
+    """<e>, <e^2>, <m^2>, <m^4> and the staggered <m^2> of all 2^16 states; no sign of m."""
+    L = 4
+    states = np.arange(2**16)
+    s = (1 - 2 * ((states[:, None] >> np.arange(16)) & 1)).reshape(-1, L, L)
+    y, x = np.indices((L, L))
+    staggered = (-1) ** (x + y)
+
+    def quantities(s):
+        bonds = s * (np.roll(s, 1, 1) + np.roll(s, 1, 2))
+        e, m, n = -bonds.mean((1, 2)), s.mean((1, 2)), (s * staggered).mean((1, 2))
+        return np.stack([e, e**2, m**2, m**4, n**2, m, n], axis=1)
+
+    weight = np.exp(beta * (s * (np.roll(s, 1, 1) + np.roll(s, 1, 2))).sum((1, 2)))
+    exact = weight @ quantities(s) / weight.sum()
+    path = tmp_path / "ising.h5"
+    generate(path, IsingParameters.planned(L, beta, seed=5), 40_000, workers=2)
+    with open_dataset(path) as data:
+        spins = data["spins"].values
+        energy, magnetization = data["energy"].values, data["magnetization"].values
+    np.testing.assert_array_equal(energy, energy_per_spin(spins.astype(float)))
+    np.testing.assert_array_equal(magnetization, spins.mean((1, 2)))
+    value, stderr = jackknife(quantities(spins.astype(int)), lambda mean: mean, n_blocks=100)
+    assert np.abs((value - exact) / stderr).max() < 4.5
+    assert value[0] == pytest.approx(torus_energy(L, beta), abs=4.5 * stderr[0])
+
+
+def test_independent_spins_are_independent(tmp_path):
+    """At beta = 0: each site, and each pair of sites; 64 (16 + 120 + 1) tests at 5.5 sigma."""
+    path, n = tmp_path / "free.h5", 20_000
+    for samples in (1, 700, n):
+        generate(path, IsingParameters.planned(5, 0.0, seed=1), samples)
+    generate(tmp_path / "whole.h5", IsingParameters.planned(5, 0.0, seed=1), n, workers=2)
+    assert_identical(path, tmp_path / "whole.h5")
+    with open_dataset(path) as data:
+        spins = data["spins"].values.reshape(n, -1).astype(float)
+        assert data.attrs["algorithm"] == "independent spins"
+        assert data.attrs["updates_between_samples"] == 1
+        assert 0.9 * n < data.attrs["n_effective"] <= n
+    assert np.abs(spins.mean(0)).max() < 5.5 / np.sqrt(n)
+    pairs = spins.T @ spins / n - np.eye(25)
+    assert np.abs(pairs).max() < 5.5 / np.sqrt(n)
+    later = spins[16:].T @ spins[:-16] / n
+    assert np.abs(later).max() < 5.5 / np.sqrt(n)
+
+
+def test_antiferromagnets_go_on(tmp_path, small_shards):
+    p = IsingParameters.planned(16, -BETA_CRITICAL, seed=3)
+    mirror = IsingParameters.planned(16, BETA_CRITICAL, seed=3)
+    assert p.updates_between_samples == mirror.updates_between_samples
+    generate(tmp_path / "ferro.h5", mirror, 700)
+    generate(tmp_path / "whole.h5", p, 700)
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path / "parts.h5", p, 600, progress=interrupt_at(300))
+    for samples in (600, 700):
+        generate(tmp_path / "parts.h5", p, samples)
+    assert_identical(tmp_path / "whole.h5", tmp_path / "parts.h5")
+    with open_dataset(tmp_path / "ferro.h5") as one, open_dataset(tmp_path / "whole.h5") as other:
+        y, x = np.indices((16, 16))
+        turned = one["spins"].values * (-1) ** (x + y)
+        np.testing.assert_array_equal(other["spins"].values, turned)
+        np.testing.assert_allclose(other["energy"], -one["energy"], rtol=1e-12)
+        np.testing.assert_allclose(other["magnetization"], turned.mean((1, 2)), atol=1e-15)
+    with pytest.raises(ValueError, match=r"`L` must be even for a negative `beta`, got 7"):
+        IsingParameters.planned(7, -0.3)
+
+
+OPEN = """
+import h5py, sys
+with h5py.File(sys.argv[1], "r+") as file:
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_file_that_is_open_for_writing_is_not_replaced(
+    tmp_path, reference, parameters, seed, overwrite
+):
+    before = reference.read_bytes()
+    p = IsingParameters.planned(16, seed=seed)
+    command = [sys.executable, "-c", OPEN, str(reference)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"open\n"
+        with pytest.raises(ValueError, match="is open for writing elsewhere") as error:
+            generate(reference, p, 10, overwrite=overwrite)
+        assert "overwrite" not in str(error.value)
+        assert is_locked(error.value)
+        writer.communicate()
+    assert reference.read_bytes() == before
+    assert not reference.with_name("reference.h5.parts").exists()
+    generate(reference, parameters, 10)
 
 
 @pytest.fixture
@@ -176,7 +277,7 @@ def test_metadata_says_how_independent_the_fields_are(tmp_path, parameters):
     generate(tmp_path / "dense.h5", dense, 8000, workers=2)
     with open_dataset(tmp_path / "wide.h5") as wide, open_dataset(tmp_path / "dense.h5") as close:
         assert wide.attrs["updates_between_samples"] == parameters.updates_between_samples
-        assert 0.5 <= wide.attrs["tau_int_energy"] < 0.65
+        assert 0.4 < wide.attrs["tau_int_energy"] < 0.65
         assert 8000 * 0.75 < wide.attrs["n_effective"] <= 8000
         # saved after every update the times in fields are those of the pilot in updates
         assert close.attrs["tau_int_energy"] == pytest.approx(
@@ -248,7 +349,7 @@ def test_foreign_and_truncated_files_are_refused(tmp_path, reference, parameters
     "bad",
     [
         {"L": 2},
-        {"beta": 0.0},
+        {"beta": float("inf")},
         {"beta": float("nan")},
         {"seed": -1},
         {"updates_between_samples": 0},

@@ -103,11 +103,11 @@ def test_what_the_caller_got_wrong_is_an_input_error():
 
 
 def test_the_command_line_turns_parameters_into_options(interpolating):
-    message = "`size` and `overwrite=True` and `samples=7` and `input` and `nowhere=x` and `basis`"
+    message = "`size` and `overwrite=True` and `samples=7` and `input` and `nowhere=x` and `keep`"
     code, _, said = interpolating(raising(InputError(message)))
     assert code == 2
     assert said == [
-        "Error: --size and --overwrite and --samples 7 and INPUT and nowhere = x and basis"
+        "Error: --size and --overwrite and --samples 7 and INPUT and nowhere = x and keep"
     ]
 
 

@@ -65,6 +65,7 @@ def pictures(tmp_path_factory):
             Image.fromarray(picture).save(root / name / f"{k:02d}.png")
     np.savez(root / "coarse.npz", patches[:, ::4, ::4].repeat(4, axis=1).repeat(4, axis=2))
     np.savez(root / "small.npz", patches[:, :32, :32])
+    np.savez(root / "few.npz", patches[:20])
     np.savez(root / "tiny.npz", patches[:, :10, :10])
     np.savez(root / "grey.npz", patches[..., :1])
     (root / "damaged").mkdir()
@@ -133,7 +134,8 @@ def test_table_files_and_json(pictures, tmp_path, monkeypatch, capsys):
     assert mean == pytest.approx(results["ssim"].sel(source="coarse").mean().item())
     assert np.isnan(results["psnr"].sel(source="truth")).all()
     lines = (tmp_path / "q.csv").read_text().splitlines()
-    assert lines[0] == "source,image,psnr,ssim,ms_ssim"
+    assert lines[0] == "source,image,psnr,ssim,ms_ssim,name"
+    assert lines[1].split(",")[-1] == "00"
     assert len(lines) == 1 + 2 * 24
     first = float(lines[1].split(",")[2])
     assert first == pytest.approx(results["psnr"].sel(source="noisy")[0].item())
@@ -294,14 +296,15 @@ def test_options_of_folders_beside_other_sources(pictures, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("held", "expected LABEL=SOURCE, got 'held'"),
+        ("held=", "expected SOURCE or LABEL=SOURCE, got 'held='"),
+        ("held held", "two sources go by 'held'"),
         ("a=held a=noisy", "label 'a' is given twice"),
         ("a=held b=noisy --metrics psnr,mse", "'mse' is none of psnr, ssim"),
         ("a=nowhere b=noisy", "nowhere: no such file or folder"),
         ("a=held", "psnr, ssim, ms-ssim compare with a reference: give it and another source"),
-        ("a=held b=few", "a has 24 pictures, b 20; --samples N takes the first N of each, and fid"),
+        ("a=held b=few.npz", "a has 24 pictures, b 20; --samples N takes the first N of each, and"),
         ("a=held b=few --samples 21", "b has 20 pictures, fewer than --samples 21"),
-        ("a=held b=small.npz", "a has 48 x 48 pixels, b 32 x 32; fid, kid and is need no pairs"),
+        ("a=held b=small.npz", "00 has 48 x 48 pixels in a, 32 x 32 in b; where a factor does not"),
         ("a=held b=grey.npz", "a is in colour, b is grey; --grey"),
         ("a=tiny.npz b=tiny.npz", "ssim needs at least 11 pixels per side; a has 10"),
         ("a=held b=damaged", "b: 07.png cannot be used"),
@@ -350,7 +353,7 @@ def test_fields_that_are_not_finite(tmp_path):
     np.save(tmp_path / "whole.npy", x)
     x[1, 0, 2, 3] = np.nan
     np.save(tmp_path / "broken.npy", x)
-    with pytest.raises(ValueError, match="b: fields with nan or infinity"):
+    with pytest.raises(ValueError, match=r"b: .*field 1 holds nan"):
         evaluate(opened(tmp_path, a="whole.npy", b="broken.npy"), ["psnr"])
 
 

@@ -122,6 +122,9 @@ def test_the_screen(kind, folder, tmp_path, monkeypatch):
         assert fields.shape[-1] == (64 if verb == "enlarge" else 32)
         assert fields.attrs["checkpoint_sha256"]
         assert fields.attrs["n_evals"] == 5
+        # nothing is known of what these models were trained on, but of what they are given
+        beta = truth.attrs["beta"] if verb in ("reconstruct", "enlarge") else None
+        assert fields.attrs.get("beta") == beta
     if "generate" in made:
         again = model.generate(3, sampler=sk.Ancestral(5), seed=1, out="made.npz")
         assert np.load("made.npz")["arr_0"].shape == (3, 32, 32, 1)
@@ -131,6 +134,7 @@ def test_the_screen(kind, folder, tmp_path, monkeypatch):
         assert made["reconstruct"]["start"].shape == (10, 32, 32)
         result = sk.eval_correlators(truth=truth, made=made["reconstruct"])
         assert result.dataset["n_pairs"].sel(source="made") == 10
+        assert float(result.dataset["susceptibility_residual_stderr"].sel(source="made")) > 0
         assert "kappa4(r = 4)" in repr(result)
         assert "<pre" in result._repr_html_()
         result.plot().savefig("kappa4.png")

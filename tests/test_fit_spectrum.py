@@ -71,10 +71,10 @@ def test_what_is_in_memory_is_fitted_as_what_is_in_a_file(lattices):
     opened = sk.open(lattices)
     sk.fit_spectrum(opened[:40])
     assert opened[50].values.shape == (12, 12)
-    # an array knows no boundary
-    bare = sk.fit_spectrum(loaded.values, basis="periodic")
-    assert bare.fit.law == direct.fit.law
-    assert sk.fit_spectrum(loaded.values).basis == "cosine"
+    # two values are spins, and these live on a torus
+    bare = sk.fit_spectrum(loaded.values)
+    assert (bare.basis, bare.fit.law) == ("periodic", direct.fit.law)
+    assert sk.fit_spectrum(loaded.values, boundary="open").basis == "cosine"
     tensor = pytest.importorskip("torch").from_numpy(loaded.values)
     assert sk.fit_spectrum(tensor, basis="periodic").fit.law == direct.fit.law
 
@@ -120,18 +120,39 @@ def test_patches_of_a_picture_stay_in_one_block(photos):
     assert spectrum_from_blocks(blocks, "cosine").n_blocks == 11
 
 
-def test_variance_maps_are_given_as_files(tmp_path, lattices):
+def test_variance_maps_are_declared(tmp_path, lattices):
     measured = sk.fit_spectrum(lattices)
     np.save(tmp_path / "map.npy", measured.variance)
-    found = sk.fit_spectrum(tmp_path / "map.npy", n_samples=60, basis="periodic")
-    assert found.fit.law == measured.fit.law
-    assert (found.source, found.n_samples, found.n_blocks) == ("map.npy", 60, 0)
-    assert "n_samples, the number of fields" in repr(sk.fit_spectrum(tmp_path / "map.npy"))
+    how = {"variance_map": True, "basis": "periodic"}
+    for source, name in ((tmp_path / "map.npy", "map.npy"), (measured.variance[0], "variance map")):
+        found = sk.fit_spectrum(source, n_samples=60, **how)
+        assert found.fit.law == measured.fit.law
+        assert (found.source, found.n_samples, found.n_blocks) == (name, 60, 0)
+        assert "n_samples, the number of fields" in repr(sk.fit_spectrum(source, **how))
     for option in ({"size": 4}, {"strict": True}, {"normalization": "paper"}, {"grey": True}):
         with pytest.raises(InputError, match=f"`{next(iter(option))}` is for fields"):
-            sk.fit_spectrum(tmp_path / "map.npy", **option)
-    with pytest.raises(InputError, match="`n_samples` is for variance maps"):
+            sk.fit_spectrum(tmp_path / "map.npy", variance_map=True, **option)
+    with pytest.raises(InputError, match="`n_samples` goes with `variance_map`"):
         sk.fit_spectrum(lattices, n_samples=5)
+
+
+def test_few_fields_are_no_variance_map(tmp_path, caplog):
+    """Four fields of amplitude k^-alpha have the spectrum k^(-2 alpha)."""
+    q = np.fft.fftfreq(32) * 32
+    k = np.hypot(q[:, None], q)
+    k[0, 0] = 1
+    noise = np.random.default_rng(5).standard_normal((4, 32, 32))
+    fields = np.fft.ifft2(np.fft.fft2(noise) * k**-1.5).real
+    np.save(tmp_path / "four.npy", fields)
+    for source in (fields, tmp_path / "four.npy"):
+        found = sk.fit_spectrum(source, basis="periodic", k_min=6, k_max=60)
+        assert found.n_samples == 4
+        # of some 400 modes and 3 degrees of freedom each
+        assert found.fit.law.alpha == pytest.approx(1.5, abs=0.25)
+        assert "taken for 4 fields; a variance map is declared as one" in caplog.text
+        caplog.clear()
+    sk.fit_spectrum(np.concatenate([fields, fields]), basis="periodic")
+    assert not caplog.text
 
 
 def test_nothing_is_overwritten_unasked(lattices, tmp_path):

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from command_line import run
 from test_ensemble import assert_identical
 
 from skild_physics.data_gen import IsingParameters, generate, generate_ising
 from skild_physics.files import InputError
 from skild_physics.observables.ensemble import EnsembleSummary, summarize
-from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
+from skild_physics.observables.evaluate import eval_correlators
+from skild_physics.observables.exact import BETA_CRITICAL, torus_energy, torus_specific_heat
 
 SKILD = str(Path(sys.executable).with_name("skild-physics"))
 
@@ -135,7 +137,7 @@ def test_another_ensemble_is_replaced_on_request(tmp_path):
     [
         *(("L", value) for value in (2, 2**16, 8.5, "8")),
         *(("samples", value) for value in (0, -1, 2.0, None)),
-        *(("beta", value) for value in (0, -1.0, float("nan"), float("inf"), "hot", None)),
+        *(("beta", value) for value in (float("nan"), float("-inf"), "hot", None)),
         *(("seed", value) for value in (-1, 0.5)),
         *((name, value) for name in ("updates", "workers") for value in (0, -2, 1.5, "many")),
         ("overwrite", True),
@@ -160,7 +162,7 @@ def test_integers_of_numpy(tmp_path):
         same(fields, plain)
 
 
-@pytest.mark.parametrize(("L", "beta"), [(8, "critical"), (12, 0.3), (5, 0.6)])
+@pytest.mark.parametrize(("L", "beta"), [(8, "critical"), (12, 0.3), (5, 0.6), (8, -0.4), (5, 0.0)])
 def test_the_energy_is_kaufmans(L, beta):
     """Each ensemble against the torus of its own size and temperature."""
     found = summarize(generate_ising(L, samples=20_000, beta=beta, seed=2))
@@ -169,6 +171,9 @@ def test_the_energy_is_kaufmans(L, beta):
     assert abs(found.energy - found.energy_exact) < 4 * found.energy_stderr
     assert found.energy_sigma == (found.energy - found.energy_exact) / found.energy_stderr
     assert 10_000 < found.n_effective <= 20_000
+    assert found.n_effective == min(
+        20_000, 20_000 / (2 * max(found.tau_int_energy, found.tau_int_magnetization_squared))
+    )
 
 
 def test_a_summary_shows_itself():
@@ -216,10 +221,9 @@ def test_a_summary_of_bare_spins():
 
 
 def test_a_summary_is_of_spins():
-    for shape in ((4, 8), (4, 8, 9), (4, 1, 8, 8), (0, 8, 8)):
-        dims = [f"d{i}" for i in range(len(shape))]
-        with pytest.raises(InputError, match="`fields`"):
-            summarize(xr.DataArray(np.ones(shape, np.int8), dims=dims))
+    for shape in ((4, 8), (4, 8, 9), (4, 2, 8, 8), (0, 8, 8)):
+        with pytest.raises(InputError, match=r"shape|no fields"):
+            summarize(np.ones(shape, np.int8))
     with pytest.raises(InputError, match="`fields` must be spins"):
         summarize(xr.DataArray(np.zeros((9, 4, 4)), dims=("sample", "y", "x")))
 
@@ -231,3 +235,40 @@ def test_the_package_is_imported_quickly():
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.stdout == "['IsingParameters', 'generate', 'generate_ising'] False False\n"
+
+
+@pytest.mark.parametrize("beta", [0, -0.3])
+def test_other_temperatures_by_the_command(tmp_path, beta):
+    run(f"generate-ising --L 4 --samples 4000 --beta {beta} --plot a.PNG", tmp_path)
+    done = run(f"generate-ising --L 4 --samples 4000 --beta {beta} --json", tmp_path)
+    found = json.loads(done.stdout)
+    assert found["energy_exact"] == torus_energy(4, beta)
+    assert abs(found["energy"] - found["energy_exact"]) < 4.5 * found["energy_stderr"]
+    assert (tmp_path / "a.PNG").read_bytes().startswith(b"\x89PNG")
+    s = ((np.arange(2**16)[:, None] >> np.arange(16)) & 1).reshape(-1, 4, 4) * 2 - 1
+    bonds = (s * (np.roll(s, 1, 1) + np.roll(s, 1, 2))).sum((1, 2))
+    weight = np.exp(beta * bonds)
+    m = np.abs(s.mean((1, 2)))
+    exact = [weight @ m**n / weight.sum() for n in (1, 2)]
+    assert abs(found["abs_magnetization"] - exact[0]) < 4.5 * found["abs_magnetization_stderr"]
+    with generate_ising(4, samples=4000, beta=beta, out=tmp_path / "ising-L4.h5") as fields:
+        assert fields.attrs["beta"] == beta
+        row = eval_correlators(x=fields).dataset.isel(source=0)
+    chi = beta * 16 * (exact[1] - exact[0] ** 2)
+    assert abs(row["susceptibility"] - chi) <= 4.5 * row["susceptibility_stderr"]
+    heat = torus_specific_heat(4, beta)
+    assert abs(row["specific_heat"] - heat) <= 4.5 * row["specific_heat_stderr"]
+    quads = s * np.roll(s, 1, 1) * np.roll(s, 1, 2) * np.roll(np.roll(s, 1, 1), 1, 2)
+    pairs = [
+        (weight @ (s * np.roll(s, *by)).mean((1, 2)) / weight.sum()) for by in ((1, 1), (1, 2))
+    ]
+    diagonal = weight @ (s * np.roll(s, (1, 1), (1, 2))).mean((1, 2)) / weight.sum()
+    kappa4 = (
+        weight @ quads.mean((1, 2)) / weight.sum() - pairs[0] ** 2 - pairs[1] ** 2 - diagonal**2
+    )
+    assert row["side"].values[0] == 1
+    assert abs(row["kappa4"][0] - kappa4) < 4.5 * row["kappa4_stderr"][0]
+    if not beta:
+        assert abs(kappa4) < 1e-12
+        assert (np.abs(row["kappa4"]) < 4.5 * row["kappa4_stderr"]).all()
+        assert float(row["susceptibility"]) == float(row["specific_heat"]) == 0

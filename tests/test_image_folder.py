@@ -8,7 +8,7 @@ from field_files import close, everything, noise, one_line, unit, usable
 from PIL import Image
 
 from skild_physics.fields import batches, channels_of, open_fields, pictures_of
-from skild_physics.fields.images import image_folder, picture_size
+from skild_physics.fields.images import image_folder
 from skild_physics.fields.lazy import BATCH_VALUES
 from skild_physics.files import InputError
 from skild_physics.spectrum import fit_spectrum
@@ -101,7 +101,7 @@ def test_pictures_that_are_no_squares_want_a_size(folder):
 def test_a_folder_without_a_readable_picture(folder):
     (folder / "a.png").write_bytes(b"junk")
     with pytest.raises(ValueError, match="no readable pictures"):
-        picture_size(folder)
+        open_fields(folder)
 
 
 def test_resize_keeps_a_smooth_picture(folder):

@@ -69,7 +69,8 @@ def test_a_checkpoint_of_the_published_code_is_imported_and_runs(tmp_path):
         model.denoiser()(x_n, n).double(), expected, rtol=1e-4, atol=1e-4 * float(expected.std())
     )
 
-    run("super-resolve ours made.h5 --factor 2 --out x.h5", tmp_path)
+    np.save(tmp_path / "given.npy", np.random.default_rng(0).uniform(-1, 1, (12, 3, 8, 8)))
+    run("super-resolve ours given.npy --factor 2 --out x.h5", tmp_path)
     with xr.open_dataset(tmp_path / "x.h5", engine="h5netcdf") as data:
         assert data["start"].shape == data["field"].shape == (12, 3, 8, 8)
     np.save(tmp_path / "grey.npy", np.zeros((2, 1, 8, 8), np.float32))

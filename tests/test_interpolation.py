@@ -23,5 +23,7 @@ def test_interpolation_keeps_constants_and_nearly_keeps_ramps(kernel):
     expected = np.interp((np.arange(96) + 0.5) / 4 - 0.5, np.arange(24), ramp[0, 0, 0])
     np.testing.assert_allclose(fine[0, 0, 48, 16:-16], expected[16:-16], atol=0.01)
     np.testing.assert_allclose(interpolate(ramp * 0 + 0.3, 31, kernel), 0.3, atol=1e-6)
-    with pytest.raises(ValueError, match="size must be at least 24"):
+    with pytest.raises(ValueError, match="`size` must be at least 24"):
         interpolate(ramp, 23, kernel)
+    with pytest.raises(ValueError, match="`kernel` must be one of bicubic, lanczos, got 'box'"):
+        interpolate(ramp, 48, "box")

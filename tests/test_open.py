@@ -175,11 +175,6 @@ def test_sources_that_are_nothing(tmp_path):
     with pytest.raises(ValueError, match="no such file or folder") as error:
         open_fields(missing)
     one_line(error, missing)
-    picture = tmp_path / "photo.JPG"
-    Image.fromarray(noise(8, 8)).save(picture)
-    with pytest.raises(ValueError, match="folder") as error:
-        open_fields(picture)
-    one_line(error, picture)
     text = tmp_path / "notes.txt"
     text.write_text("hello")
     with pytest.raises(ValueError, match="not a readable") as error:
@@ -215,19 +210,17 @@ def test_arrays_of_numpy_and_torch_are_the_same_fields(channels, dtype):
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((9, 8, 8), bool),
         np.zeros((9, 8, 8), complex),
         np.zeros((9, 8, 8), np.uint16),
         np.array(["a", "b"]),
         np.zeros((9, 8, 7)),
         np.zeros((0, 8, 8)),
-        np.zeros((8, 8)),
         [1, 2, 3],
         None,
     ],
 )
 def test_other_arrays_are_refused(array):
-    with pytest.raises(InputError, match=r"array: (shape|holds)") as error:
+    with pytest.raises(InputError, match=r"array: (shape|holds|values|no fields)") as error:
         open_fields(array)
     one_line(error)
 
@@ -262,11 +255,10 @@ def test_bytes_of_a_labelled_array_are_pixels():
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (xr.DataArray(np.zeros((9, 8, 8)), dims=("n", "y", "x")), r"dimensions.*got \(n, y, x\)"),
-        (xr.DataArray(np.zeros((8, 8)), dims=("y", "x")), r"got \(y, x\)"),
+        (xr.DataArray(np.zeros((9, 8, 8)), dims=("a", "b", "d")), r"dimensions \(a, b, d\)"),
+        (xr.DataArray(np.zeros((9, 8, 8)), dims=("sample", "time", "y")), "mean the same|which"),
         (xr.DataArray(np.zeros((9, 8, 7)), dims=("sample", "y", "x")), "8 x 7 sites"),
         (xr.DataArray(np.zeros((0, 8, 8)), dims=("sample", "y", "x")), "no fields"),
-        (xr.DataArray(np.zeros((9, 8, 8), bool), dims=("sample", "y", "x")), "holds bool"),
         (xr.DataArray(np.zeros((9, 8, 8), complex), dims=("sample", "y", "x")), "holds complex"),
     ],
 )

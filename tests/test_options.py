@@ -87,6 +87,7 @@ def attributes(path):
 GENERATE = "generate {}.safetensors --samples 2 --steps 4 --out x.h5"
 SUPER = "super-resolve {}.safetensors train.h5 --samples 2 --steps 4 --factor 2 --out x.h5"
 FIT = "fit-spectrum {} --out x.nc"
+MAP = f"{FIT} --variance-map"
 EVAL = "eval-images a=pictures b=pictures --out x.nc --metrics psnr"
 REFUSED = [
     (f"{GENERATE} --sampler ancestral --order 2", "skild", "--order goes with multistep"),
@@ -112,14 +113,14 @@ REFUSED = [
     (f"{SUPER} --size 4", "skild", "--size is for folders of pictures, not for train.h5"),
     ("coarse-grain {} --factor 2 --size 4 --out x.h5", "train.h5", "--size is for folders"),
     ("interpolate {} --factor 2 --size 4 --out x.h5", "stack.npy", "--size is for folders"),
-    (f"{FIT} --normalization isotropic", "map.npy", "--normalization is for fields; map.npy is"),
-    (f"{FIT} --size 8", "map.npy", "--size is for fields"),
-    (f"{FIT} --tile", "map.npy", "--tile is for fields"),
-    (f"{FIT} --resize", "map.npy", "--resize is for fields"),
-    (f"{FIT} --grey", "map.npy", "--grey is for fields"),
-    (f"{FIT} --strict", "map.npy", "--strict is for fields"),
-    (f"{FIT} --data-dir y", "map.npy", "--data-dir is for fields"),
-    (f"{FIT} --n-samples 9", "stack.npy", "--n-samples is for variance maps; stack.npy is counted"),
+    (f"{MAP} --normalization isotropic", "map.npy", "--normalization is for fields"),
+    (f"{MAP} --size 8", "map.npy", "--size is for fields"),
+    (f"{MAP} --tile", "map.npy", "--tile is for fields"),
+    (f"{MAP} --resize", "map.npy", "--resize is for fields"),
+    (f"{MAP} --grey", "map.npy", "--grey is for fields"),
+    (f"{MAP} --strict", "map.npy", "--strict is for fields"),
+    (f"{MAP} --data-dir y", "map.npy", "--data-dir is for fields"),
+    (f"{FIT} --n-samples 9", "stack.npy", "--n-samples goes with --variance-map"),
     (f"{FIT} --resize", "photographs", "--resize is for folders of pictures, not for photographs"),
     ("prepare-images {} --resize --out x.h5", "photographs-test", "--resize is for folders"),
     (f"{EVAL} --resize", "", "--resize of pictures goes with --size"),

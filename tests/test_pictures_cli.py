@@ -187,6 +187,8 @@ def test_real_coarse_pictures_at_any_factor(folder, tmp_path, factor):
     size = round(16 * factor)
     assert f"3 fields of {size} x {size}" in said
     assert pictures(tmp_path / "a").shape == (3, 3, size, size)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["0.png", "1.png", "2.png", "provenance.json"]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     if size % 2 == 0:
         held = pictures(folder / "held")[:3]
@@ -204,7 +206,7 @@ def test_coarse_pictures_and_interpolations_by_command(folder, tmp_path):
     assert np.abs(bytes_of(tmp_path / "small")[4] - own).max() <= 1
     for kernel, filter_ in (("bicubic", 3), ("lanczos", 1)):
         run(f"interpolate small --factor 2 --kernel {kernel} --out {kernel}", tmp_path)
-        stored = Image.open(tmp_path / "small" / "000004.png").resize((16, 16), filter_)
+        stored = Image.open(tmp_path / "small" / "4.png").resize((16, 16), filter_)
         own = np.asarray(stored).astype(int).transpose(2, 0, 1)
         assert np.abs(bytes_of(tmp_path / kernel)[4] - own).max() <= 1
 
@@ -306,8 +308,8 @@ BAD = [
     ("coarse-grain held --factor 3 --out x", "whole pixels"),
     ("interpolate held --factor 0.5 --out x", "factor must be at least 1"),
     ("interpolate missing --factor 2 --out x", "missing: no such file"),
-    ("eval-images truth=held made=fewer --out x", "made 9"),
-    ("eval-images truth=held made=mixed --out x", "pass --size N"),
+    ("eval-images truth=held made=fewer --samples 10 --out x", "made has 9 pictures, fewer than"),
+    ("eval-images truth=held made=mixed --out x", "a, b of made have no partner in truth (0, 1, 2"),
     ("prepare-images held --size 64 --out x", "can be used, of 10; the first is 0.png: 16 x 16"),
     ("prepare-images empty --out x", "empty: no pictures"),
     ("prepare-images photographs --tile --out x", "--tile is for folders"),

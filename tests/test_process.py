@@ -278,6 +278,7 @@ def test_zero_mode_is_kept_if_nothing_attenuates_it():
     ("make", "message"),
     [
         (lambda p: Process(torch.zeros(4, 4), p.schedule, "cosine"), r"S0 .* 0\.0"),
+        (lambda p: Process(torch.eye(4) - 0.1, p.schedule, "cosine"), r"S0 .* -0\.1"),
         (lambda p: Process(-torch.ones(4, 4), p.schedule, "cosine"), r"S0 .* -1\.0"),
         (lambda p: Process(torch.full((4, 4), torch.nan), p.schedule, "cosine"), "S0 .* nan"),
         (lambda p: Process(torch.full((4, 4), torch.inf), p.schedule, "cosine"), "S0 .* inf"),

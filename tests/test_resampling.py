@@ -13,7 +13,7 @@ from PIL import Image
 import skild_physics as sk
 from skild_physics.cli.main import cli
 from skild_physics.fields import channels_of
-from skild_physics.fields.writing import pixels
+from skild_physics.fields.clipping import pixels
 from skild_physics.files import InputError
 
 

@@ -104,7 +104,7 @@ def test_a_saved_state_has_the_size_that_a_dry_run_says(values, tmp_path):
     ("section", "change", "message"),
     [
         ("data", {"source": "other.h5"}, r"N = 8.*other\.h5 have L = 12"),
-        ("data", {"heldout": 400}, r"`heldout` must be .* less than the 400 items"),
+        ("data", {"heldout": 400}, r"data.heldout must be .* less than the 400 items"),
         ("network", {"channels": [8] * 5, "blocks": [1] * 5}, "multiples of 16, got L = 8"),
         ("training", {"snr_threshold": 0.1, "active_multiple": 3}, r"active_multiple.*got 3"),
         ("process", {"spectrum": "missing.nc"}, "no such file"),

@@ -383,7 +383,7 @@ def test_per_mode_variance_is_that_of_orthonormal_modes(basis):
     [
         (np.full((8, 4, 4), np.nan), "nan"),
         (np.ones((8, 4, 4)), "constant"),
-        (np.ones((1, 4, 4)), "2 blocks"),
+        (np.ones((1, 4, 4)), "at least 2 fields or pictures, got 1"),
     ],
 )
 def test_bad_data_is_named(fields, message):

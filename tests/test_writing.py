@@ -8,9 +8,9 @@ from field_files import everything, noise, some_spins, unit, write_ensemble
 
 import skild_physics as sk
 from skild_physics.fields import basis_of, channels_of, open_fields
+from skild_physics.fields.clipping import pixels
 from skild_physics.fields.writing import (
     check_fields_output,
-    pixels,
     write_fields,
     write_npy,
     write_npz,

@@ -54,6 +54,11 @@ class AnyProcess(Section):
         return True
 
     @property
+    def is_measured(self) -> bool:
+        """Whether S0 is the spectrum of fields, or a law fitted to it, and no formula."""
+        return False
+
+    @property
     def changes_level(self) -> bool:
         """Whether fields get smaller as they get noisier."""
         return False
@@ -162,6 +167,11 @@ class SkildConfig(AnyProcess):
     def is_white(self) -> bool:
         """Whether all modes are attenuated alike, so that none is lost before the others."""
         return self.white is not None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether S0 is the spectrum of fields, or a law fitted to it, and no formula."""
+        return self.spectrum is not None
 
     @property
     def name(self) -> str:

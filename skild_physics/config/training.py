@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from skild_physics.config.section import Section
 from skild_physics.diffusion.prediction import Prediction
 from skild_physics.fields.downsampling import Downsampling
-from skild_physics.fields.sources import WORDS
+from skild_physics.fields.sources import WORDS, Boundary, Opening
 from skild_physics.files import InputError
+from skild_physics.kspace import Basis
 
 Symmetry = Literal["torus", "mirror", "none"]
 
@@ -19,8 +20,8 @@ class DataConfig(Section):
     """Where the training fields come from."""
 
     source: str
-    """HDF5 file of fields or pictures, folder of pictures, .npy or .npz stack, or one of the words
-    cifar10 and photographs."""
+    """File of fields, of this package or anybody's, folder of pictures, or one of the words cifar10
+    and photographs; see :func:`skild_physics.fields.open_fields`, as for the next ten."""
     size: PositiveInt | None = None
     """Pixels per side of the fields cut from pictures."""
     tile: bool = False
@@ -31,18 +32,42 @@ class DataConfig(Section):
     """Luminance instead of colours."""
     data_dir: Path | None = None
     """Folder of the CIFAR-10 archive."""
+    L: PositiveInt | None = None
+    """Side of flattened fields."""
+    dims: tuple[str, ...] | None = None
+    """What each axis of an array is, of sample, channel, y and x."""
+    data_range: float | tuple[float, float] | None = None
+    """Pixels that are no bytes: their white, or black and white."""
+    beta: float | None = None
+    """Inverse temperature in 1/J of lattices that do not say it."""
+    boundary: Boundary | None = None
+    """Of a torus, periodic, or of patches, open."""
+    basis: Basis | None = None
+    """Natural basis of the modes."""
     symmetry: Symmetry | None = None
     """Augmentation: torus (translations, rotations, reflections, sign), mirror, or none; by
-    default torus for Ising ensembles and mirror for pictures."""
+    default torus for the Ising model on one, mirror for pictures and none for others."""
     heldout: PositiveInt = 256
-    """Items at the end of the source that are never trained on; the held-out loss is theirs."""
+    """Items at the end of the source that are never trained on; the held-out loss is theirs. By
+    default an eighth of fewer than 2048."""
     memory_gib: PositiveFloat = 4.0
     """Fields are loaded if they take no more, else read when they are drawn, which is slower."""
 
-    def of_pictures(self) -> dict[str, Any]:
-        """How pictures become fields, as :func:`skild_physics.fields.open_fields` wants it."""
-        keys = ("size", "tile", "resize", "grey", "data_dir")
-        return {key: getattr(self, key) for key in keys}
+    def opening(self) -> Opening:
+        """What the source cannot say, as :func:`skild_physics.fields.open_fields` wants it."""
+        return {
+            "size": self.size,
+            "tile": self.tile,
+            "resize": self.resize,
+            "grey": self.grey,
+            "data_dir": self.data_dir,
+            "L": self.L,
+            "dims": self.dims,
+            "data_range": self.data_range,
+            "beta": self.beta,
+            "boundary": self.boundary,
+            "basis": self.basis,
+        }
 
     def with_paths(self, change: Callable[[Path], Path]) -> Self:
         """The same values with every path changed; a source that is a word is none."""

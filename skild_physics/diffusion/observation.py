@@ -85,6 +85,12 @@ class Observation:
         """K_0^(-1) K, estimates of low modes from all modes of one axis, shape (M, N)."""
         return self.inverse @ self.K
 
+    @property
+    def variance(self) -> Tensor:
+        """Of every mode of y, shape (M, M)."""
+        squares = self.K**2
+        return squares @ self.process.S0.cpu() @ squares.T
+
     @cached_property
     @torch.inference_mode(False)
     def alias_variance(self) -> Tensor:
@@ -228,4 +234,6 @@ def observed(
     wanted = N if size is None else size
     resolution = float(process.resolution(n, snr))
     agrees = seen.residual if wanted == N else None
-    return ObservedStart(process, n, resolution, draw, snr, agrees, coarse=seen, wanted=wanted)
+    return ObservedStart(
+        process, n, resolution, draw, snr, agrees, seen.variance, coarse=seen, wanted=wanted
+    )

@@ -14,7 +14,8 @@ section on prediction targets):
 v is whitened: every mode of the target has unit variance, and its coefficient in x_0 vanishes
 where the signal is already known. That is preconditioning with the exact linear skip alpha x_n.
 Divisors alpha and A are floored at 1e-6, where the estimate is noise in any case. A mode that
-nothing attenuates is known: x_0 = x_n, whatever the network says.
+nothing attenuates is known: x_0 = x_n, whatever the network says. So is one without variance: its
+target and its x_0 are 0.
 
 The network works in pixel space, on fields of any size M, and is given how far the diffusion has
 proceeded in units of its own pixels, lambda M^2: what it sees of a lattice does not depend on how
@@ -77,16 +78,17 @@ def target_form(prediction: Prediction, process: Process, n: Tensor | float) -> 
     root = process.S0.sqrt()
     match prediction:
         case "eps":
-            return TargetForm(torch.zeros_like(alpha), torch.ones_like(alpha))
+            form = TargetForm(torch.zeros_like(alpha), torch.ones_like(alpha))
         case "x0":
-            return TargetForm(torch.ones_like(alpha), torch.zeros_like(alpha))
+            form = TargetForm(torch.ones_like(alpha), torch.zeros_like(alpha))
         case "xprev":
             A, C, _ = process.posterior(n, _previous(n))
-            return TargetForm(A + C * alpha, C * sigma)
+            form = TargetForm(A + C * alpha, C * sigma)
         case "w":
-            return TargetForm(-sigma / root, alpha * root)
+            form = TargetForm(-sigma / root, alpha * root)
         case "v":
-            return TargetForm(-sigma / process.S0, alpha)
+            form = TargetForm(-sigma / process.S0, alpha)
+    return TargetForm(*(c.masked_fill(process.empty, 0.0) for c in form))
 
 
 def estimate_form(prediction: Prediction, process: Process, n: Tensor | float) -> EstimateForm:
@@ -111,8 +113,10 @@ def estimate_form(prediction: Prediction, process: Process, n: Tensor | float) -
             form = EstimateForm(-sigma / process.S0.sqrt(), alpha)
         case "v":
             form = EstimateForm(-sigma, alpha)
+    known = process.frozen | process.empty
     return EstimateForm(
-        form.on_output.masked_fill(process.frozen, 0.0), form.on_xn.masked_fill(process.frozen, 1.0)
+        form.on_output.masked_fill(known, 0.0),
+        form.on_xn.masked_fill(process.empty, 0.0).masked_fill(process.frozen, 1.0),
     )
 
 

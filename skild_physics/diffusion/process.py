@@ -15,6 +15,10 @@ In continuous time it is the Ornstein-Uhlenbeck process
 
     dx = -1/2 k_eff^2 lambda'(t) x dt + sqrt(k_eff^2 lambda'(t) S0) dW.
 
+Modes without variance (that of k = 0 if every field has mean zero, all beyond the band of fields
+that were interpolated) are zero in all data. They take a tiny S0 here, as rounding leaves it in
+fields of single precision, and are not learned: their estimate is zero.
+
 Every difference 1 - e^-u is an expm1 in float64: at low k and early n, u is 1e-6 and less, and
 single-precision differences would lose every digit. Where u_n = 0 (the zero mode if k_c = 0)
 nothing ever changes and the limit is A = 0, C = 1, V = 0: keep x_n.
@@ -38,6 +42,9 @@ from skild_physics.files import InputError
 from skild_physics.kspace import Basis, wavenumbers
 from skild_physics.spectrum.radial import radial_mean, shells
 
+EMPTY = 1e-12
+"""S0 over its mean that no mode is below; what is has no variance."""
+
 
 class Marginal(NamedTuple):
     """x_n = alpha x_0 + sigma eps: both coefficients per mode, shape (..., N, N)."""
@@ -59,14 +66,16 @@ class Process:
     """The forward process of N x N fields over T steps; all coefficients in float64.
 
     Args:
-        S0: variance of every orthonormal mode, shape (N, N).
+        S0: variance of every orthonormal mode, shape (N, N); that of modes without variance is
+            raised to 1e-12 of the mean.
         schedule: lambda(t).
         basis: basis of the modes; "periodic" for lattices on a torus.
         k_c: modes below k_c are attenuated like k_c, in radians per box side.
         T: number of steps.
 
     Raises:
-        InputError: S0 is not square, or not positive and finite; k_c < 0 or infinite; T < 1.
+        InputError: S0 is not square, is negative, infinite or zero everywhere; k_c < 0 or infinite;
+            T < 1.
     """
 
     S0: Tensor
@@ -79,7 +88,8 @@ class Process:
         S0 = torch.as_tensor(self.S0, dtype=torch.float64)
         if S0.ndim != 2 or S0.shape[0] != S0.shape[1]:
             raise InputError(f"S0 must have shape (N, N), got {tuple(S0.shape)}")
-        if not bool((torch.isfinite(S0) & (S0 > 0)).all()):
+        floor = EMPTY * S0.mean()
+        if not bool((torch.isfinite(S0) & (S0 >= 0)).all() & (floor > 0)):
             raise InputError(
                 f"S0 must be positive and finite, got {S0.min().item()} .. {S0.max().item()}"
             )
@@ -87,7 +97,7 @@ class Process:
             raise InputError(f"k_c must be finite and not negative, got {self.k_c}")
         if self.T < 1:
             raise InputError(f"T must be at least 1, got {self.T}")
-        object.__setattr__(self, "S0", S0)
+        object.__setattr__(self, "S0", S0.clamp(min=floor))
 
     @cached_property
     @torch.inference_mode(False)
@@ -233,6 +243,14 @@ class Process:
     def frozen(self) -> Tensor:
         """Modes that nothing attenuates (the zero mode if k_c = 0), bool, shape (N, N)."""
         return self._k2 == 0
+
+    @cached_property
+    @torch.inference_mode(False)
+    def empty(self) -> Tensor:
+        """Modes without variance, bool, shape (N, N)."""
+        # the floor itself, up to rounding
+        floor = self.S0.mean() * EMPTY
+        return 1.5 * floor > self.S0
 
     def resolution(self, n: Tensor | float, tau: float) -> Tensor:
         """Effective resolution at steps n, in pixels per side; infinite at n = 0."""

@@ -196,4 +196,4 @@ def rescaled(
         x[..., :low, :low] = carried * X[..., :low, :low]
         return x + spread * noise.like(x), denoise
 
-    return Start(process, n, resolution, draw, snr)
+    return Start(process, n, resolution, draw, snr, expected=own.S0)

@@ -49,6 +49,8 @@ class Start:
         snr: signal-to-noise ratio that counts as resolved; None: it means nothing here.
         residual: of results (B, C, N, N) and given fields, how far they are from agreeing; None:
             they need not agree.
+        expected: variance of every mode of the given fields, (M, M), as the process has it; None:
+            it does not say.
     """
 
     process: Process
@@ -57,6 +59,7 @@ class Start:
     draw: Draw
     snr: float | None = None
     residual: Callable[[Tensor, Tensor], float] | None = None
+    expected: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -178,4 +181,5 @@ def diffused(process: Process, denoise: Denoiser, factor: float, snr: float) -> 
         x_0 = kspace.forward(given.to(alpha), process.basis)
         return alpha * x_0 + sigma * noise.like(x_0), denoise
 
-    return Start(process, n, float(process.resolution(n, snr)), draw, snr)
+    resolution = float(process.resolution(n, snr))
+    return Start(process, n, resolution, draw, snr, expected=process.S0)

@@ -1,7 +1,7 @@
 """Field data: one way in for data of every kind, and one out."""
 
-from skild_physics.fields.arrays import is_variance_map, load_variance_map
 from skild_physics.fields.lazy import basis_of, batches, channels_of, pictures_of
+from skild_physics.fields.raw import load_variance_map
 from skild_physics.fields.sources import WORDS, open_fields
 
 __all__ = [
@@ -9,7 +9,6 @@ __all__ = [
     "basis_of",
     "batches",
     "channels_of",
-    "is_variance_map",
     "load_variance_map",
     "open_fields",
     "pictures_of",

@@ -1,11 +1,12 @@
 """Fields into HDF5, part by part; :mod:`skild_physics.fields.lattice` reads them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5netcdf
+import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -22,7 +23,7 @@ def write_hdf5(
     attributes: Mapping[str, Any],
     coordinates: Mapping[str, ArrayLike],
 ) -> None:
-    """Write float32 fields, replacing an existing file at once.
+    """Write fields, int8 spins or float32, replacing an existing file at once.
 
     Args:
         path: NetCDF-4 file, compressed.
@@ -40,11 +41,11 @@ def write_hdf5(
                 dims = ("sample", *(["channel"] if len(shape) == 3 else []), "y", "x")
                 file.dimensions = {"sample": None, **dict(zip(dims[1:], shape, strict=True))}
                 length = max(1, CHUNK_BYTES // (4 * int(np.prod(shape))))
-                for name in part:
+                for name, values in part.items():
                     file.create_variable(
                         name,
                         dims,
-                        np.float32,
+                        np.int8 if values.dtype == np.int8 else np.float32,
                         chunks=(length, *shape),
                         compression="gzip",
                         compression_opts=1,
@@ -52,11 +53,10 @@ def write_hdf5(
                     )
             file.resize_dimension("sample", done + n)
             for name, values in part.items():
-                file[name][done : done + n] = values.reshape(n, *shape).astype(np.float32)
+                file[name][done : done + n] = values.reshape(n, *shape)
             done += n
         for name, known in coordinates.items():
-            column = np.asarray(known)[:done]
-            file.create_variable(name, ("sample",), column.dtype)[:] = column
+            _write_column(file, name, np.asarray(known)[:done])
         file.attrs.update(
             {
                 "schema": FIELDS_SCHEMA,
@@ -67,6 +67,13 @@ def write_hdf5(
         )
 
 
+def _write_column(file: h5netcdf.File, name: str, column: NDArray[Any]) -> None:
+    """What there is of each field: numbers or texts."""
+    is_text = column.dtype.kind in "OU"
+    dtype = h5py.string_dtype() if is_text else column.dtype
+    file.create_variable(name, ("sample",), dtype)[:] = column.astype(object) if is_text else column
+
+
 def write_pictures(
     path: str | Path,
     parts: Iterable[NDArray[np.uint8]],
@@ -74,6 +81,7 @@ def write_pictures(
     size: int,
     attributes: Mapping[str, str | int],
     skipped: Mapping[str, str],
+    names: Sequence[str] = (),
 ) -> int:
     """Write bytes of pictures, replacing an existing file at once; returns their number.
 
@@ -84,6 +92,7 @@ def write_pictures(
         size: pixels per side.
         attributes: root attributes that say how they were made.
         skipped: why pictures were left out, by name.
+        names: of each, looked at when all parts are written; none: they have no names.
     """
     count, shape = 0, (len(channels), size, size)
     with replacing(path) as temporary:
@@ -97,6 +106,8 @@ def write_pictures(
                 file.resize_dimension("sample", count + len(part))
                 stored[count : count + len(part)] = part
                 count += len(part)
+            if names:
+                _write_column(file, "name", np.array(names, object))
             file.attrs.update(
                 {
                     "schema": PICTURES_SCHEMA,

@@ -14,23 +14,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skild_physics.fields.lazy import UnusableError, labelled, scaled
+from skild_physics.fields.picture_files import (
+    common_size,
+    find_pictures,
+    formats,
+    picture_names,
+    stored_size,
+)
 from skild_physics.files import InputError, check_none_given
 
 Split = Literal["train", "test"]
 RGB = ("red", "green", "blue")
 MOST_THREADS = 8
-# Pillow only recognises most of these; for EPS it would run Ghostscript
-_NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
-
-def picture_suffixes() -> set[str]:
-    """Suffixes, in lower case with their dot, of the files that are taken for pictures."""
-    formats = _formats()
-    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
 
 
 def image_folder(
-    folder: str | Path,
+    source: str | Path,
     size: int | None = None,
     *,
     tile: bool = False,
@@ -38,7 +37,7 @@ def image_folder(
     grey: bool = False,
     threads: int | None = None,
 ) -> xr.DataArray:
-    """All pictures below a folder, by sorted path, as float32 in [-1, 1], decoded when looked at.
+    """All pictures below a folder, in natural order, as float32 in [-1, 1], decoded when looked at.
 
     By default the central size x size pixels of each picture, at their native resolution. Pictures
     are turned upright as their EXIF data say; transparency and all frames but the first are
@@ -47,7 +46,7 @@ def image_folder(
     :class:`skild_physics.fields.lazy.UnusableError`.
 
     Args:
-        folder: where to look, in subfolders too.
+        source: folder to look in, subfolders and those that are links too; or one picture.
         size: sites N per axis; None: that of the pictures, if all are squares of one size.
         tile: take every patch of a centred grid of size x size patches without overlap; those of
             one picture have the same coordinate `picture`.
@@ -56,34 +55,33 @@ def image_folder(
         grey: luminance, one channel, instead of red, green and blue.
         threads: decoding threads; None: one per core, up to 8. Results do not depend on it.
 
+    Returns:
+        Fields with the coordinate `name`, the path of their picture below the folder, without its
+        suffix.
+
     Raises:
         InputError: no pictures, an unreadable folder, size < 1, both tile and resize, or no size
             where pictures are of several.
     """
-    folder = Path(folder)
     if size is not None and size < 1:
         raise InputError(f"`size` must be at least 1, got {size}")
     if tile and resize:
         raise InputError("`tile` and `resize` exclude each other")
-    files = _pictures(folder)
-    if not files:
-        raise InputError(f"{folder}: no pictures in this folder")
+    folder, files = find_pictures(source)
     if size is None:
-        check_none_given({"tile": tile, "resize": resize}, f"of {folder} goes with `size`")
-        size = picture_size(folder)
+        check_none_given({"tile": tile, "resize": resize}, f"of {source} goes with `size`")
+        size = common_size(source, folder, files)
     decode = partial(_patches, folder, size=size, tile=tile, resize=resize, grey=grey)
     # patches of one picture are asked for one after another
     prepare = lru_cache(maxsize=2 * MOST_THREADS if tile else 0)(decode)
     counts = [_tiles(folder / file, size) if tile else 1 for file in files]
     picture = np.repeat(np.arange(len(files)), counts)
     first = np.cumsum([0, *counts])
-    threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
     shape = (1 if grey else 3, size, size)
 
     def read(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         wanted = dict.fromkeys(picture[numbers].tolist())
-        with ThreadPoolExecutor(min(threads, max(1, len(wanted)))) as pool:
-            results = _quietly(pool, prepare, [files[i] for i in wanted])
+        results = _in_threads(prepare, [files[i] for i in wanted], threads)
         found = dict(zip(wanted, results, strict=True))
         fields = np.empty((len(numbers), *shape), np.float32)
         for field, number in zip(fields, numbers.tolist(), strict=True):
@@ -100,101 +98,86 @@ def image_folder(
         size,
         ("grey",) if grey else RGB,
         "cosine",
-        folder.resolve().name,
+        Path(source).resolve().name if Path(source).is_dir() else Path(source).name,
         picture=picture if tile else None,
     )
-    fields.encoding["source"] = str(folder)
+    # references to texts: one long name makes no column of long names
+    names = np.array(picture_names(files), object)
+    fields = fields.assign_coords(name=("sample", names[picture]))
+    fields.encoding["source"] = str(source)
     return fields
+
+
+def decoded(
+    folder: Path,
+    files: list[str],
+    size: int | None = None,
+    *,
+    resize: bool = False,
+    grey: bool = False,
+) -> list[NDArray[np.uint8] | str]:
+    """Pictures as bytes (channel, y, x), of any sizes, or why they cannot be used.
+
+    Args:
+        folder: where they are.
+        files: their paths below it.
+        size: see :func:`image_folder`; None: all pixels.
+        resize: see there.
+        grey: see there.
+    """
+    decode = partial(_patches, folder, size=size, tile=False, resize=resize, grey=grey)
+    return [
+        found if isinstance(found, str) else _whole_bytes(found[0])
+        for found in _in_threads(decode, files, None)
+    ]
+
+
+def _whole_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    # of 16 bits there are fractions
+    whole = pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
+    return np.ascontiguousarray(whole)
 
 
 def _tiles(path: Path, size: int) -> int:
     """The number of patches of a picture, of which the header is read; 1 if it cannot be used."""
-    try:
-        with Image.open(path, formats=_formats()) as opened:
-            return max(1, (opened.width // size) * (opened.height // size))
-    except Exception:
-        # reading the picture says which are damaged and why
-        return 1
+    width, height = stored_size(path) or (size, size)
+    return max(1, (width // size) * (height // size))
 
 
-def picture_size(folder: str | Path) -> int:
-    """Pixels per side of the pictures below a folder, of which the headers are read.
-
-    Raises:
-        InputError: no pictures, or they are not squares of one size.
-    """
-    sizes: dict[tuple[int, int], str] = {}
-    for file in _pictures(Path(folder)):
-        try:
-            with Image.open(Path(folder) / file, formats=_formats()) as opened:
-                sizes.setdefault(opened.size, file)
-        except Exception:
-            # reading the pictures says which are damaged and why
-            continue
-        if len(sizes) > 1 or opened.width != opened.height:
-            shown = ", ".join(f"{name}: {w} x {h}" for (w, h), name in sizes.items())
-            raise InputError(
-                f"{folder}: pictures that are not squares of one size ({shown}); pass `size=N` for "
-                "the central N x N pixels"
-            )
-    if not sizes:
-        raise InputError(f"{folder}: no readable pictures in this folder")
-    return next(iter(sizes))[0]
-
-
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in Image.ID if name not in _NOT_PICTURES]
-
-
-def _pictures(folder: Path) -> list[str]:
-    """Paths of the pictures relative to the folder, sorted."""
-
-    def stop(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
-
-    suffixes = picture_suffixes()
-    found = []
-    for where, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.relpath(os.path.join(where, name), folder)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return sorted(found)
-
-
-def _quietly(
-    pool: ThreadPoolExecutor, prepare: Callable[[str], NDArray[Any] | str], files: list[str]
+def _in_threads(
+    prepare: Callable[[str], NDArray[Any] | str], files: list[str], threads: int | None
 ) -> list[NDArray[Any] | str]:
+    threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
     # filters of warnings belong to the whole process: no thread may work outside this block
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(threads, len(files) or 1)) as pool:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return list(pool.map(prepare, files))
 
 
 def _patches(
-    folder: Path, file: str, *, size: int, tile: bool, resize: bool, grey: bool
+    folder: Path, file: str, *, size: int | None, tile: bool, resize: bool, grey: bool
 ) -> NDArray[Any] | str:
-    """Patches of one picture, shape (n, channel, N, N), 0 to 255, or why there are none."""
-    picture = _picture(folder / file, size, grey)
+    """Patches of one picture, shape (n, channel, y, x), 0 to 255, or why there are none."""
+    picture = _picture(folder / file, size or 1, grey)
     if isinstance(picture, str):
         return picture
-    if resize:
-        picture = _resized(picture, size)
-    if not tile:
-        left, top = ((side - size) // 2 for side in picture.size)
-        picture = picture.crop((left, top, left + size, top + size))
-    found = patches(picture, size, size)
+    if size is None:
+        found = np.moveaxis(np.atleast_3d(np.asarray(picture)), -1, 0)[None]
+    else:
+        if resize:
+            picture = _resized(picture, size)
+        if not tile:
+            left, top = ((side - size) // 2 for side in picture.size)
+            picture = picture.crop((left, top, left + size, top + size))
+        found = patches(picture, size, size)
     return found.repeat(3, axis=1) if picture.mode == "F" and not grey else found
 
 
 def _picture(path: Path, size: int, grey: bool) -> Image.Image | str:
     """A picture, upright, of mode RGB, L or F, or why it cannot be used."""
     try:
-        with Image.open(path, formats=_formats()) as opened:
+        with Image.open(path, formats=formats()) as opened:
             width, height = opened.size
             if min(width, height) < size:
                 return f"{width} x {height} pixels, smaller than {size} x {size}"
@@ -205,6 +188,8 @@ def _picture(path: Path, size: int, grey: bool) -> Image.Image | str:
     except UnidentifiedImageError:
         return "not a picture"
     except Exception as error:
+        if path.is_symlink() and not path.exists():
+            return "a broken link"
         # decoders report damage through many exception types
         message = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return str(message).splitlines()[0]

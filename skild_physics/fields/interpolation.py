@@ -25,9 +25,9 @@ def interpolate(coarse: NDArray[np.floating], size: int, kernel: Kernel) -> NDAr
         InputError: an unknown kernel, or size < M.
     """
     if kernel not in _FILTERS:
-        raise InputError(f"kernel must be one of {KERNELS}, got {kernel!r}")
+        raise InputError(f"`kernel` must be one of {', '.join(KERNELS)}, got {kernel!r}")
     if size < coarse.shape[-1]:
-        raise InputError(f"the size must be at least {coarse.shape[-1]}, got {size}")
+        raise InputError(f"`size` must be at least {coarse.shape[-1]}, got {size}")
     flat = coarse.reshape(-1, *coarse.shape[-2:]).astype(np.float32)
     fine = [
         np.asarray(Image.fromarray(field).resize((size, size), _FILTERS[kernel])) for field in flat

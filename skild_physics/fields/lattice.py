@@ -6,15 +6,14 @@ pictures uint8 `pixels` (sample, channel, y, x).
 """
 
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
-from xarray.backends import CachingFileManager
 
-from skild_physics.fields.lazy import channels_of, of_bytes, read_by
+from skild_physics.fields.arrays import lazily
+from skild_physics.fields.containers import stored, unreadable
+from skild_physics.fields.lazy import channels_of, of_bytes
 from skild_physics.files import InputError
 
 ENSEMBLE_SCHEMA = "skild_physics.ising"
@@ -22,6 +21,15 @@ FIELDS_SCHEMA = "skild_physics.fields"
 SCHEMA_VERSION = 1
 PICTURES_SCHEMA = "skild_physics.pictures"
 _VARIABLE = {ENSEMBLE_SCHEMA: "spins", FIELDS_SCHEMA: "field", PICTURES_SCHEMA: "pixels"}
+
+
+def is_field_file(path: Path) -> bool:
+    """Whether a file says that it was written here, or can no longer say whose it is."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("schema", "")).startswith("skild_physics.")
+    except (OSError, RuntimeError):
+        return h5py.is_hdf5(path) or path.suffix.lower() in (".h5", ".hdf5")
 
 
 def open_dataset(path: str | Path) -> xr.Dataset:
@@ -36,9 +44,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     try:
         data = xr.open_dataset(path, engine="h5netcdf", cache=False)
     except Exception as error:
-        # h5netcdf reports a foreign or truncated file through many exception types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable HDF5 field file ({reason})") from None
+        raise unreadable(path, "HDF5 field", error) from None
     variable = _VARIABLE.get(data.attrs.get("schema", ""))
     if variable not in data:
         data.close()
@@ -47,26 +53,6 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         data.close()
         raise InputError(f"{path}: written by a newer version of skild_physics")
     return data
-
-
-class _Stored:
-    """Fields of a variable by their numbers; of a file that is opened in every process."""
-
-    def __init__(self, path: Path, name: str):
-        self._file, self._name = CachingFileManager(h5py.File, path, mode="r"), name
-
-    def __call__(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        stored = self._file.acquire()[self._name]
-        if len(numbers) and np.all(np.diff(numbers) == 1):
-            return np.asarray(stored[numbers[0] : numbers[-1] + 1])
-        values = np.empty((len(numbers), *stored.shape[1:]), stored.dtype)
-        # fifty times faster than HDF5 gathers scattered ones; in order, as chunks hold several
-        for i in np.argsort(numbers, kind="stable").tolist():
-            values[i] = stored[int(numbers[i])]
-        return values
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def field_file(path: str | Path) -> xr.DataArray:
@@ -95,8 +81,9 @@ def field_file(path: str | Path) -> xr.DataArray:
         "basis": data.attrs.get("basis", "periodic"),
         "channels": ",".join(channels),
     }
-    stored = _Stored(Path(path), str(fields.name))
-    fields = read_by(stored, fields, fields.dtype)
+    dataset = stored(Path(path), str(fields.name))
+    lazy = lazily(dataset, [str(dim) for dim in fields.dims]).variable
+    fields = xr.DataArray(lazy, fields.coords, name=fields.name)
     if fields.name == "pixels":
         fields = of_bytes(fields)
         fields.attrs = {}
@@ -115,7 +102,7 @@ def field_file(path: str | Path) -> xr.DataArray:
     fields.encoding["source"] = str(path)
 
     def close() -> None:
-        stored.close()
+        dataset.file.close()
         data.close()
 
     fields.set_close(close)

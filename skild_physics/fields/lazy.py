@@ -2,7 +2,8 @@
 
 What the package calls fields is an xarray.DataArray (sample, y, x), or (sample, channel, y, x), of
 int8 spins +-1 or of floats, for pictures in [-1, 1]; with the coordinate `sample`, `channel` if
-there are several, `picture` if patches of one picture belong together, and attributes:
+there are several, `picture` if patches of one picture belong together, `name` if they come from
+pictures in files, and attributes:
 
     source      name shown to people
     basis       natural basis of the modes, "periodic", "cosine", or "unknown", which is taken as
@@ -22,6 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from skild_physics.fields.checks import check_values
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 from skild_physics.progress import logger
@@ -142,19 +144,31 @@ def batches(
         length: fields in a batch; None: of about 2**20 values.
 
     Raises:
-        InputError: fields cannot be read.
+        InputError: fields cannot be read, or hold nan, infinity or codes of missing values.
     """
+    for _, batch in numbered(fields, start, stop, skipped, length):
+        yield batch
+
+
+def numbered(
+    fields: xr.DataArray,
+    start: int = 0,
+    stop: int | None = None,
+    skipped: MutableMapping[str, str] | None = None,
+    length: int | None = None,
+) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """What :func:`batches` gives, with the number of each batch's first field."""
     stop = len(fields) if stop is None else min(stop, len(fields))
     shape = (len(channels_of(fields)), *fields.shape[-2:])
     for part in slices(start, stop, length or max(1, BATCH_VALUES // int(np.prod(shape)))):
         try:
-            yield _floats(fields[part], shape)
+            yield part.start, _floats(fields[part], shape)
         except UnusableError:
             if skipped is None:
                 raise
             for one in slices(part.start, part.stop, 1):
                 try:
-                    yield _floats(fields[one], shape)
+                    yield one.start, _floats(fields[one], shape)
                 except UnusableError as error:
                     skipped[error.file] = error.reason
 
@@ -166,6 +180,7 @@ def _floats(fields: xr.DataArray, shape: tuple[int, ...]) -> NDArray[np.floating
         # how HDF5 reports damage and a failing disk
         first, name = fields["sample"].values[0], fields.attrs.get("source", "fields")
         raise InputError(f"{name}: damaged; fields from {first} on cannot be read") from error
+    check_values(values, fields)
     floats: NDArray[np.floating] = np.asarray(
         values, np.result_type(values.dtype, np.float32), order="C"
     )

@@ -8,10 +8,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.fields.clipping import pixels
 from skild_physics.fields.hdf5 import write_pictures
-from skild_physics.fields.lazy import batches, channels_of, log_skipped, pictures_of
+from skild_physics.fields.lazy import channels_of, log_skipped, numbered, pictures_of
+from skild_physics.fields.picture_files import is_picture
 from skild_physics.fields.sources import WORDS, open_fields
-from skild_physics.fields.writing import pixels
 from skild_physics.files import InputError, check_output
 from skild_physics.machine import joined_world
 from skild_physics.progress import Progress, logger, silent
@@ -39,7 +40,7 @@ def prepare_images(
     Under torchrun all processes call it and share the work.
 
     Args:
-        source: folder of pictures, or one of the words that open_fields takes.
+        source: folder of pictures, one picture, or one of the words that open_fields takes.
         out: the file.
         size: with ``tile``, ``resize``, ``grey`` and ``data_dir``, see
             :func:`skild_physics.fields.open_fields`.
@@ -71,21 +72,22 @@ def prepare_images(
     out = check_output(out, overwrite)
     given = {"size": size, "tile": tile, "resize": resize, "grey": grey, "data_dir": data_dir}
     fields = open_fields(source, **given)  # type: ignore[arg-type]
-    if str(source) not in WORDS and Path(source).is_file():
+    if str(source) not in WORDS and Path(source).is_file() and not is_picture(source):
         raise InputError(f"{source}: holds fields already; only folders of pictures are prepared")
     numbers, channels, N = pictures_of(fields), channels_of(fields), fields.shape[-1]
+    names = fields["name"].values if "name" in fields.coords else None
     count = int(numbers[-1]) + 1
 
     def shard(first: int, last: int) -> dict[str, NDArray[Any]]:
         start, stop = np.searchsorted(numbers, [first, last]).tolist()
         skipped: dict[str, str] = {}
-        found = batches(fields, start, stop, None if strict else skipped)
-        return {
-            "pixels": np.concatenate(
-                [np.empty((0, len(channels), N, N), np.uint8), *map(pixels, found)]
-            ),
-            "skipped": np.array(json.dumps(skipped)),
-        }
+        kept: list[int] = []
+        found = [np.empty((0, len(channels), N, N), np.uint8)]
+        for number, batch in numbered(fields, start, stop, None if strict else skipped):
+            found.append(pixels(batch))
+            kept += range(number, number + len(batch))
+        made = {"pixels": np.concatenate(found), "skipped": np.array(json.dumps(skipped))}
+        return made | ({"name": names[kept].astype(str)} if names is not None else {})
 
     said = {name: str(value) for name, value in (given | {"strict": strict}).items() if value}
     settings: dict[str, str | int] = {"source": str(source), "items": count, **said}
@@ -94,11 +96,13 @@ def prepare_images(
             make_shards(out, settings, count, SHARD, shard, world, show, overwrite=overwrite)
         if world.is_main:
             skipped: dict[str, str] = {}
+            named: list[str] = []
             for made in read_shards(out):
                 skipped |= json.loads(str(made["skipped"]))
+                named += made["name"].tolist() if "name" in made else []
             parts = (made["pixels"] for made in read_shards(out))
             try:
-                total = write_pictures(out, parts, channels, N, settings, skipped)
+                total = write_pictures(out, parts, channels, N, settings, skipped, named)
             except InputError:
                 # pictures are repaired, and then looked at again
                 discard_shards(out)

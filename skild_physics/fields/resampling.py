@@ -1,7 +1,7 @@
 """Fields of other sizes: coarse-grained in known ways, or interpolated to compare with."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -11,10 +11,9 @@ from skild_physics.fields.downsampling import Downsampling, downsample
 from skild_physics.fields.interpolation import Kernel
 from skild_physics.fields.interpolation import interpolate as interpolated
 from skild_physics.fields.lazy import basis_of, batches
-from skild_physics.fields.sources import open_fields
+from skild_physics.fields.sources import Opening, open_fields
 from skild_physics.fields.writing import check_fields_output, derived
 from skild_physics.files import InputError
-from skild_physics.kspace import Basis
 
 
 def coarse_grain(
@@ -22,11 +21,10 @@ def coarse_grain(
     *,
     factor: float,
     kernel: Downsampling = "box",
-    basis: Basis | None = None,
     samples: int | None = None,
-    size: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    **opening: Unpack[Opening],
 ) -> xr.DataArray:
     """Coarse fields of side N/factor, which know how they were made.
 
@@ -35,12 +33,11 @@ def coarse_grain(
         factor: ratio of the sides, a real number of at least 1 that leaves whole pixels.
         kernel: box: block averages, of spins the block-spin step of Kadanoff; spectral: the low
             modes; or a smooth kernel, see :mod:`skild_physics.fields.downsampling`.
-        basis: periodic: kernels wrap around; cosine: they are cut at the edges. None: that of the
-            fields.
         samples: the first so many fields; None: all.
-        size: of pictures, see :func:`skild_physics.fields.open_fields`.
         out: file to write, see :func:`skild_physics.fields.writing.save`; None: in memory.
         overwrite: replace an existing result.
+        opening: see :func:`skild_physics.fields.open_fields`. In the periodic basis kernels wrap
+            around, in the cosine basis they are cut at the edges.
 
     Returns:
         float32 (sample, y, x) or (sample, channel, y, x), with the attribute `downsampling`.
@@ -56,12 +53,12 @@ def coarse_grain(
     """
     if out is not None:
         check_fields_output(out, overwrite)
-    given = open_fields(fields, samples=samples, size=size)
+    given = open_fields(fields, samples=samples, **opening)
     N = given.shape[-1]
     M = round(N / factor) if 1 <= factor <= N else 0
     if M < 1 or abs(N / factor - M) > 0.01 * M:
         raise InputError(f"`factor` must divide {N} x {N} fields into whole pixels, got {factor:g}")
-    basis = basis or basis_of(given)
+    basis = basis_of(given)
     coarse = (
         downsample(torch.from_numpy(batch).double(), kernel, M, basis).float().numpy()
         for batch in batches(given)
@@ -72,6 +69,7 @@ def coarse_grain(
         "downsampling": kernel,
         "factor": N / M,
         "basis": basis,
+        "boundary": given.attrs.get("boundary"),
         "channels": given.attrs.get("channels", "field"),
     }
     return derived(coarse, given, made, out)
@@ -83,9 +81,9 @@ def interpolate(
     factor: float,
     kernel: Kernel = "bicubic",
     samples: int | None = None,
-    size: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    **opening: Unpack[Opening],
 ) -> xr.DataArray:
     """Fields enlarged with a bicubic or Lanczos kernel, to compare super-resolution with.
 
@@ -94,9 +92,9 @@ def interpolate(
         factor: ratio of the sides, a real number of at least 1.
         kernel: which.
         samples: the first so many fields; None: all.
-        size: of pictures, see :func:`skild_physics.fields.open_fields`.
         out: file to write, see :func:`skild_physics.fields.writing.save`; None: in memory.
         overwrite: replace an existing result.
+        opening: see :func:`skild_physics.fields.open_fields`.
 
     Returns:
         float32 (sample, y, x) or (sample, channel, y, x).
@@ -113,7 +111,7 @@ def interpolate(
         raise InputError(f"`factor` must be at least 1, got {factor:g}")
     if out is not None:
         check_fields_output(out, overwrite)
-    given = open_fields(fields, samples=samples, size=size)
+    given = open_fields(fields, samples=samples, **opening)
     N = round(given.shape[-1] * factor)
     fine = (np.asarray(interpolated(batch, N, kernel), np.float32) for batch in batches(given))
     made = {
@@ -122,6 +120,7 @@ def interpolate(
         "kernel": kernel,
         "factor": N / given.shape[-1],
         "basis": basis_of(given),
+        "boundary": given.attrs.get("boundary"),
         "channels": given.attrs.get("channels", "field"),
     }
     return derived(fine, given, made, out)

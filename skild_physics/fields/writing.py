@@ -1,16 +1,19 @@
 """Fields out of the package: HDF5, folders of PNG pictures, .npz archives.
 
-Pictures are 8 bits: -1 .. 1 is rounded to 0 .. 255, and what lies outside is clipped. An .npz
-archive holds uint8 (sample, y, x, channel) as its first array, arr_0, which the evaluators of the
-ADM and EDM families read. Everything is written batch by batch, in bounded memory.
+Pictures are 8 bits: -1 .. 1 is rounded to 0 .. 255, and what lies outside is clipped, counted and
+said. In a folder they keep the names of the pictures that they were made of. An .npz archive holds
+uint8 (sample, y, x, channel) as its first array, arr_0, which the evaluators of the ADM and EDM
+families read. Everything is written batch by batch, in bounded memory.
 """
 
+import json
+import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -19,23 +22,27 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
+from skild_physics.fields.clipping import Clipping, are_made, pixels
 from skild_physics.fields.hdf5 import write_hdf5
-from skild_physics.fields.lazy import batches, channels_of
+from skild_physics.fields.lazy import BATCH_VALUES, batches, channels_of, slices
+from skild_physics.fields.picture_files import is_picture
 from skild_physics.fields.sources import open_fields
 from skild_physics.files import InputError, check_folder, check_output, json_text, replacing
+from skild_physics.progress import logger
 
 Kind = Literal["hdf5", "png", "npz"]
 Arrays = Mapping[str, NDArray[Any]]
 PROVENANCE = "provenance.json"
+_FILES = "files"
 # what is known of a field that was made of another: where that comes from
-_KEPT = ("sample", "chain", "picture", "channel")
+_KEPT = ("sample", "chain", "picture", "name", "channel")
 # what a file says of itself
 _OWN = ("schema", "schema_version", "package_version", "source")
 
 
 def output_kind(path: Path) -> Kind:
     """A folder of PNG files if there is no suffix, .npz, or else HDF5."""
-    return "png" if not path.suffix else "npz" if path.suffix == ".npz" else "hdf5"
+    return "png" if not path.suffix else "npz" if path.suffix.lower() == ".npz" else "hdf5"
 
 
 def check_fields_output(path: str | Path, overwrite: bool) -> Kind:
@@ -43,10 +50,16 @@ def check_fields_output(path: str | Path, overwrite: bool) -> Kind:
 
     Raises:
         InputError: as :func:`skild_physics.files.check_output`; or a file where a folder is due, or
-            one that is not empty and not of pictures written here, which nothing replaces.
+            one that is not empty and not of pictures written here, which nothing replaces; or the
+            name of one picture.
     """
     path = Path(path)
     kind = output_kind(path)
+    if is_picture(path):
+        raise InputError(
+            f"{path}: is the name of one picture; pictures go into a folder, a name without a "
+            "suffix"
+        )
     if kind != "png":
         check_output(path, overwrite)
         return kind
@@ -63,12 +76,6 @@ def check_fields_output(path: str | Path, overwrite: bool) -> Kind:
     return kind
 
 
-def pixels(fields: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Fields in [-1, 1] as bytes, any shape."""
-    whole: NDArray[np.uint8] = np.clip(np.rint((fields + 1) * 127.5), 0, 255).astype(np.uint8)
-    return whole
-
-
 def save(fields: Any, out: str | Path, *, overwrite: bool = False) -> xr.DataArray:
     """Write fields, with what is known about them, in the format that the suffix names.
 
@@ -82,7 +89,8 @@ def save(fields: Any, out: str | Path, *, overwrite: bool = False) -> xr.DataArr
         The fields as they are in the file.
 
     Raises:
-        InputError: the output may not be written, see :func:`check_fields_output`.
+        InputError: the output may not be written, see :func:`check_fields_output`; or 8 bits for
+            fields that nothing here made, of which more than 1 % lies outside [-1, 1].
 
     >>> import numpy as np, tempfile
     >>> import skild_physics as sk
@@ -90,13 +98,20 @@ def save(fields: Any, out: str | Path, *, overwrite: bool = False) -> xr.DataArr
     ...     sk.save(np.zeros((3, 8, 8)), f"{folder}/zeros.h5").shape
     (3, 8, 8)
     """
-    check_fields_output(out, overwrite)
+    kind = check_fields_output(out, overwrite)
     fields = open_fields(fields)
-    return derived(batches(fields), fields, dict(fields.attrs), out)
+    is_spins = kind == "hdf5" and fields.dtype == np.int8
+    return derived(_spins(fields) if is_spins else batches(fields), fields, dict(fields.attrs), out)
+
+
+def _spins(fields: xr.DataArray) -> Iterator[NDArray[np.int8]]:
+    """Spins in batches as they are, (n, 1, y, x)."""
+    for part in slices(0, len(fields), max(1, BATCH_VALUES // fields[0].size)):
+        yield fields[part].values[:, None]
 
 
 def derived(
-    made: Iterable[NDArray[np.floating]],
+    made: Iterable[NDArray[Any]],
     given: xr.DataArray,
     attributes: Mapping[str, Any],
     out: str | Path | None,
@@ -104,8 +119,8 @@ def derived(
     """Fields made one by one of given ones, in memory or, if there is ``out``, in a file.
 
     Args:
-        made: float batches (n, channel, y, x), as many fields as given.
-        given: what they were made of; their `sample`, `chain` and `picture` are kept.
+        made: batches (n, channel, y, x), as many fields as given.
+        given: what they were made of; their `sample`, `chain`, `picture` and `name` are kept.
         attributes: how they were made; None: does not apply.
         out: file to write, see :func:`save`.
     """
@@ -151,13 +166,15 @@ def write_fields(
     Args:
         path: the file or folder, replaced at once.
         parts: arrays `field`, for pictures uint8 or in [-1, 1], and, for HDF5, others of the same
-            shape, (sample, channel, y, x).
+            shape, (sample, channel, y, x); with uint8 perhaps `outside` (sample,), how many values
+            of each were clipped.
         count: number of fields.
         attributes: how they were made, plain values or those of NumPy.
         given: what they were made of.
 
     Raises:
-        InputError: pictures of other than one or three channels.
+        InputError: pictures of other than one or three channels, or, of fields that nothing here
+            made, more than 1 % of the values outside [-1, 1].
     """
     kind = output_kind(path)
     made = {k: _plain(v) for k, v in attributes.items() if k not in _OWN}
@@ -165,14 +182,65 @@ def write_fields(
     if kind == "hdf5":
         write_hdf5(path, parts, made, {"sample": np.arange(count)} | kept)
         return open_fields(path)
-    values = (part["field"] for part in parts)
-    stored = (part if part.dtype == np.uint8 else pixels(part) for part in values)
-    (write_npz if kind == "npz" else write_png)(path, stored, count, made)
-    grey = kind == "png" and len(str(made.get("channels", "")).split(",")) == 1
+    stored = _bytes(path, parts, count, are_made(attributes))
+    if kind == "npz":
+        write_npz(path, stored, count, made, kept)
+        written = open_fields(path)
+    else:
+        names = _file_names(path, given, count)
+        write_png(path, stored, count, made, names)
+        grey = len(str(made.get("channels", "")).split(",")) == 1
+        written = open_fields(path, grey=grey)
+        if names is None:
+            written = written.drop_vars("name")
+        else:
+            # a folder is read in the order of its names
+            place = {name: i for i, name in enumerate(written["name"].values)}
+            written = written[[place[name] for name in names]]
     # what the file cannot say of itself
-    written = open_fields(path, grey=grey).assign_attrs(made).assign_coords(kept)
+    written = written.assign_attrs(made).assign_coords(kept)
     several = {"channel": list(channels_of(written))} if "channel" in written.dims else {}
     return written.assign_coords(several)
+
+
+def _bytes(
+    path: Path, parts: Iterable[Arrays], count: int, are_ours: bool
+) -> Iterator[NDArray[np.uint8]]:
+    advice = "write HDF5, which holds all numbers, or fields in [-1, 1]"
+    clipping: Clipping | None = None
+    for part in parts:
+        field = part["field"]
+        if clipping is None:
+            total = count * int(np.prod(field.shape[1:]))
+            clipping = Clipping(str(path), total, None if are_ours else advice)
+        if field.dtype == np.uint8:
+            clipping.count += int(np.sum(part.get("outside", 0)))
+            yield field
+        else:
+            clipping.see(field)
+            yield pixels(field)
+    if clipping is not None:
+        clipping.say()
+
+
+def _file_names(path: Path, given: xr.DataArray | None, count: int) -> list[str] | None:
+    """Names of the pictures that fields were made of, if files can be called so; or None."""
+    if given is None or "name" not in given.coords:
+        return None
+    names = [str(name) for name in given["name"].values]
+    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    # of a foreign file they may be anything, and must not lead out of the folder
+    parts = [part for name in names for part in name.split("/")]
+    if any(not part or part.startswith(".") or "\0" in part for part in parts):
+        reason = "are no names of files"
+    elif len(set(names)) < count:
+        reason = "are those of several"
+    elif not folders.isdisjoint(f"{name}.png" for name in names):
+        reason = "are those of folders too"
+    else:
+        return names
+    logger.info(f"{path}: pictures are numbered, for the names of what they were made of {reason}")
+    return None
 
 
 def _plain(value: Any) -> Any:
@@ -180,19 +248,26 @@ def _plain(value: Any) -> Any:
 
 
 def write_png(
-    folder: Path, parts: Iterable[NDArray[np.uint8]], count: int, made: Mapping[str, Any]
+    folder: Path,
+    parts: Iterable[NDArray[np.uint8]],
+    count: int,
+    made: Mapping[str, Any],
+    names: Sequence[str] | None = None,
 ) -> None:
-    """A folder of 000000.png, 000001.png, ..., all of it or nothing, with its provenance.
+    """A folder of PNG pictures, all of it or nothing, with its provenance.
 
     Args:
         folder: a new or empty one, or one of such pictures, which is replaced.
         parts: pixels, shape (sample, channel, y, x), of one or three channels.
         count: number of pictures.
         made: how they were made.
+        names: of the pictures, without suffix, perhaps in subfolders, which the provenance lists
+            then; None: 000000, 000001, ...
 
     Raises:
         InputError: other numbers of channels.
     """
+    files = [f"{name}.png" for name in names] if names else None
     temporary = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -204,10 +279,11 @@ def write_png(
                     ".npz files have any number"
                 )
             shown = np.moveaxis(picture, 0, -1)
-            Image.fromarray(shown.squeeze(-1) if shown.shape[-1] == 1 else shown).save(
-                temporary / f"{number:06d}.png"
-            )
-        (temporary / PROVENANCE).write_text(json_text(dict(made), indent=2))
+            file = temporary / (files[number] if files else f"{number:06d}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(shown.squeeze(-1) if shown.shape[-1] == 1 else shown).save(file)
+        said = dict(made) | ({_FILES: files} if files else {})
+        (temporary / PROVENANCE).write_text(json_text(said, indent=2))
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
@@ -216,7 +292,11 @@ def write_png(
 
 
 def write_npz(
-    path: Path, parts: Iterable[NDArray[np.uint8]], count: int, made: Mapping[str, Any]
+    path: Path,
+    parts: Iterable[NDArray[np.uint8]],
+    count: int,
+    made: Mapping[str, Any],
+    coordinates: Mapping[str, Any] = {},
 ) -> None:
     """An .npz archive with arr_0 uint8 (sample, y, x, channel) and the text provenance.
 
@@ -225,13 +305,18 @@ def write_npz(
         parts: pixels, shape (sample, channel, y, x).
         count: number of pictures.
         made: how they were made.
+        coordinates: what there is of each, (sample,), in arrays of these names.
     """
-    provenance = np.array(json_text(dict(made), indent=2))
+    texts = {"provenance": np.array(json_text(dict(made), indent=2))}
+    for name, known in coordinates.items():
+        column = np.asarray(known)
+        texts[name] = column.astype(str) if column.dtype == object else column
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
             _stream(file, count, (np.moveaxis(part, 1, -1) for part in parts))
-        with archive.open("provenance.npy", "w") as file:
-            npy.write_array(file, provenance, allow_pickle=False)
+        for name, array in texts.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                npy.write_array(file, array, allow_pickle=False)
 
 
 def write_npy(path: Path, parts: Iterable[NDArray[Any]], count: int) -> None:
@@ -254,7 +339,18 @@ def _stream(file: Any, count: int, parts: Iterable[NDArray[Any]]) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()}
-    return PROVENANCE in names and all(
-        re.fullmatch(r"\d{6,}\.png", name) for name in names - {PROVENANCE}
+    """Whether a folder holds pictures that were written here, and nothing else."""
+    found = [
+        Path(os.path.relpath(os.path.join(where, name), folder))
+        for where, folders, names in os.walk(folder)
+        for name in (*folders, *names)
+    ]
+    try:
+        made = json.loads((folder / PROVENANCE).read_text())
+        listed = {Path(file) for file in made.get(_FILES, [])}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+    ours = listed | {parent for file in listed for parent in file.parents} | {Path(PROVENANCE)}
+    return not any((folder / path).is_symlink() for path in found) and all(
+        path in ours or (not listed and re.fullmatch(r"\d{6,}\.png", str(path))) for path in found
     )

@@ -9,12 +9,14 @@ A kind of model says where the reverse process starts (``prior``, ``diffused``, 
     enlarge         from smaller critical fields: inverse renormalisation
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, Unpack, get_args
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -23,11 +25,20 @@ from skild_physics.config import Config
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.reverse import BATCH_SIZE, Sampled, Start, nothing, sample
 from skild_physics.diffusion.sampler import Multistep, Sampler
-from skild_physics.fields import channels_of, open_fields
+from skild_physics.fields import batches, channels_of, open_fields, pictures_of
 from skild_physics.fields.downsampling import Downsampling
+from skild_physics.fields.picture_files import holds_pictures
+from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis
-from skild_physics.models.making import How, Load, identity, sampled
+from skild_physics.models.agreement import (
+    CHECKED,
+    IMPOSSIBLE,
+    NO_SPINS,
+    check_range,
+    variance_ratios,
+)
+from skild_physics.models.making import How, Load, identity, parameters_of, sampled
 from skild_physics.models.objective import Loss, Objective, squared_error
 from skild_physics.progress import Progress, logger, silent
 
@@ -49,6 +60,8 @@ class Model(ABC):
         trained_steps: number of steps.
         precision: what the network computes in when it is sampled with.
         origin: where it was loaded from, for the provenance of what it makes.
+        trained_on: what its training fields said they are, which what it makes is, too: "model",
+            "beta" in 1/J and "boundary" of a lattice ensemble.
 
     >>> import skild_physics as sk
     >>> model = sk.load("bundled")
@@ -64,6 +77,7 @@ class Model(ABC):
     trained_steps: int = 0
     precision: SamplingPrecision = "float32"
     origin: Mapping[str, str] = field(default_factory=dict)
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
 
     name: ClassVar[str]
     default_sampler: ClassVar[Sampler] = Multistep()
@@ -245,6 +259,7 @@ class Model(ABC):
         start = self.prior(self.size if L is None else L)
         given = nothing(samples, len(self.channels))
         made = {"protocol": "generation", "size": start.size}
+        made |= self._parameters(other_size=start.size != self.size)
         return self._made(start, lambda first, last: given[first:last], samples, made, how)
 
     def reconstruct(
@@ -253,7 +268,6 @@ class Model(ABC):
         factor: float,
         *,
         samples: int | None = None,
-        size: int | None = None,
         sampler: Sampler | None = None,
         seed: int = 0,
         batch_size: int = BATCH_SIZE,
@@ -261,6 +275,7 @@ class Model(ABC):
         start_out: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress = silent,
+        **opening: Unpack[Opening],
     ) -> xr.DataArray:
         """Fields at full resolution, diffused to N / factor and made again from there.
 
@@ -271,7 +286,6 @@ class Model(ABC):
             fields: anything that :func:`skild_physics.fields.open_fields` takes, not trained on.
             factor: ratio of the resolutions, any real number of at least 1.
             samples: the first so many of them; None: all.
-            size: of pictures, see :func:`skild_physics.fields.open_fields`.
             sampler: with ``seed``, ``batch_size``, ``out``, ``overwrite`` and ``progress``, see
                 :meth:`generate`.
             seed: integer root of all draws.
@@ -280,6 +294,7 @@ class Model(ABC):
             start_out: .npy file of what the reverse process starts from, in pixels.
             overwrite: replace existing results.
             progress: shows how many fields are done.
+            opening: see :func:`skild_physics.fields.open_fields`.
 
         Returns:
             float32 fields with the coordinate `start`, what the reverse process started from.
@@ -294,7 +309,7 @@ class Model(ABC):
         ((2, 64, 64), 16)
         """
         how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
-        given = self._opened(fields, samples, size)
+        given = self._opened(fields, samples, opening)
         start = self.diffused(given.shape[-1], factor)
         return self._from(start, given, {"protocol": "paired", "factor": factor}, how)
 
@@ -305,7 +320,6 @@ class Model(ABC):
         *,
         kernel: Downsampling | None = None,
         samples: int | None = None,
-        size: int | None = None,
         sampler: Sampler | None = None,
         seed: int = 0,
         batch_size: int = BATCH_SIZE,
@@ -313,6 +327,7 @@ class Model(ABC):
         start_out: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress = silent,
+        **opening: Unpack[Opening],
     ) -> xr.DataArray:
         """Fields of ``factor`` times the side that agree with real coarse ones.
 
@@ -322,7 +337,6 @@ class Model(ABC):
             kernel: how they were made coarse; None: as they say, see
                 :func:`skild_physics.fields.resampling.coarse_grain`.
             samples: with all others, see :meth:`reconstruct`.
-            size: of pictures.
             sampler: how.
             seed: integer root of all draws.
             batch_size: fields at a time.
@@ -330,6 +344,7 @@ class Model(ABC):
             start_out: .npy file of what the reverse process starts from, in pixels.
             overwrite: replace existing results.
             progress: shows how many fields are done.
+            opening: see :func:`skild_physics.fields.open_fields`.
 
         Returns:
             float32 fields with the coordinate `start`; the attribute `consistency_residual` is the
@@ -346,7 +361,7 @@ class Model(ABC):
         ((2, 64, 64), True)
         """
         how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
-        given = self._opened(coarse, samples, size)
+        given = self._opened(coarse, samples, opening)
         kernel = kernel or given.attrs.get("downsampling")
         start = self.observed(given.shape[-1], factor, kernel)
         made = {"protocol": "observed", "factor": factor, "downsampling_of_input": kernel}
@@ -366,6 +381,7 @@ class Model(ABC):
         start_out: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress = silent,
+        **opening: Unpack[Opening],
     ) -> xr.DataArray:
         """Critical fields of ``factor`` times the side, with the large scales of smaller ones.
 
@@ -383,6 +399,7 @@ class Model(ABC):
             start_out: .npy file of what the reverse process starts from, in pixels.
             overwrite: replace existing results.
             progress: shows how many fields are done.
+            opening: see :func:`skild_physics.fields.open_fields`.
 
         Returns:
             float32 fields with the coordinate `start`.
@@ -398,7 +415,7 @@ class Model(ABC):
         how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
         if not 0 < keep <= 1:
             raise InputError(f"`keep` must lie between 0 and 1, got {keep:g}")
-        given = self._opened(fields, samples, None)
+        given = self._opened(fields, samples, opening)
         start = self.rescaled(given.shape[-1], factor, keep)
         made = {"protocol": "rescaled", "factor": factor, "keep": keep}
         return self._from(start, given, made, how)
@@ -420,15 +437,16 @@ class Model(ABC):
     def _how(self, sampler: Sampler | None, *others: Any) -> How:
         return How(sampler or self.default_sampler, *others)
 
-    def _opened(self, fields: Any, samples: int | None, size: int | None) -> xr.DataArray:
+    def _opened(self, fields: Any, samples: int | None, opening: Opening) -> xr.DataArray:
         """Fields of as many channels as the model's.
 
         Raises:
             InputError: the source cannot be read, or its channels are not those of the model.
         """
         channels = len(self.channels)
-        is_folder = isinstance(fields, str | Path) and Path(fields).is_dir()
-        opened = open_fields(fields, samples=samples, size=size, grey=is_folder and channels == 1)
+        if channels == 1 and holds_pictures(fields):
+            opening["grey"] = True
+        opened = open_fields(fields, samples=samples, **opening)
         if isinstance(fields, str | Path):
             opened.encoding.setdefault("source", str(fields))
         found = channels_of(opened)
@@ -442,19 +460,46 @@ class Model(ABC):
     def _from(
         self, start: Start, given: xr.DataArray, made: Mapping[str, Any], how: How
     ) -> xr.DataArray:
-        shape = (len(self.channels), *given.shape[-2:])
-
         def load(first: int, last: int) -> Tensor:
-            return torch.from_numpy(given[first:last].values.reshape(-1, *shape))
+            return torch.from_numpy(next(batches(given, first, last, length=last - first)))
 
+        self._compare(given, start, is_full=made["protocol"] != "observed")
         attributes = {
             **identity(given),
             **made,
+            **self._parameters(given, other_size=made["protocol"] == "rescaled"),
             "starting_step": start.n,
             "effective_resolution": start.resolution,
             "snr": start.snr,
         }
         return self._made(start, load, len(given), attributes, how, given)
+
+    def _compare(self, given: xr.DataArray, start: Start, *, is_full: bool) -> None:
+        """Say so if fields are not such as the model was trained on.
+
+        Raises:
+            InputError: they are so far from it that they cannot be meant.
+        """
+        first, name = given[:CHECKED], str(given.attrs.get("source", "fields"))
+        fields = np.concatenate(list(batches(first)))
+        check_range(fields, self.channels, name)
+        if is_full and self.channels == ("spin",) and np.abs(np.abs(fields) - 1).mean() > NO_SPINS:
+            logger.warning(
+                f"{name}: the model was trained on spins +-1, which these fields are not"
+            )
+        if start.expected is None or self.config.process.is_white:
+            return
+        S0 = start.expected.cpu().numpy()
+        ratios = variance_ratios(fields, S0, self.basis, pictures_of(first))
+        if ratios.overall > IMPOSSIBLE:
+            raise InputError(
+                f"{name}: the variance is {ratios.overall:.3g} times that of the model's training "
+                "fields; scale the values to theirs"
+            )
+        if self.config.process.is_measured and ratios.differ:
+            logger.warning(
+                f"{name}: the spectrum is not that of the model's training fields: {ratios}"
+            )
 
     def _made(
         self,
@@ -473,6 +518,27 @@ class Model(ABC):
             f"resolution {start.resolution:.4g}"
         )
         return sampled(start, load, count, attributes, how, given)
+
+    def _parameters(
+        self, given: xr.DataArray | None = None, *, other_size: bool = False
+    ) -> dict[str, Any]:
+        """Parameters of the ensemble that fields are made for: those of given ones come first.
+
+        Args:
+            given: what they are made of.
+            other_size: they are made by scale invariance, which a lattice has at its critical
+                point alone, where sinh 2 beta = 1.
+        """
+        said = {} if given is None else parameters_of(given.attrs)
+        known = {**self.trained_on, **said}
+        own = self.trained_on.get("beta", known.get("beta", 0))
+        if not math.isclose(known.get("beta", 0), own, rel_tol=1e-9):
+            logger.warning(
+                f"fields at beta = {known['beta']:.10g} are given to a model trained at {own:.10g}"
+            )
+        if other_size and "beta" in known and abs(math.sinh(2 * known["beta"]) - 1) > 1e-6:
+            del known["beta"]
+        return known
 
     def _provenance(self, sampler: Sampler) -> dict[str, Any]:
         """What fields say about the model and the sampling; None: does not apply."""

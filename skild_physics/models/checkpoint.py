@@ -1,7 +1,7 @@
 """Checkpoints of trained models, which never unpickle anything.
 
-model.safetensors holds what inference needs: the averaged weights, the spectrum S0, and the kind
-and configuration as JSON in the header.
+model.safetensors holds what inference needs: the averaged weights, the spectrum S0, and in the
+header, as JSON, the kind and configuration, and the parameters of the ensemble trained on.
 """
 
 import hashlib
@@ -89,6 +89,7 @@ def save_model(path: str | Path, model: Model) -> None:
         "channels": json.dumps(model.channels),
         "trained_steps": str(model.trained_steps),
         "config": json.dumps(model.config.to_json()),
+        "trained_on": json.dumps(dict(model.trained_on)),
         **model.extra_header(),
     }
     for level, variance in enumerate(model.errors()):
@@ -168,6 +169,7 @@ def load(
         "precision": precision,
         "snr_threshold": snr_threshold,
         "origin": {"checkpoint": name, "checkpoint_sha256": _digest(path)},
+        "trained_on": json.loads(header.get("trained_on", "{}")),
     }
     if errors:
         others["error_variance"] = tuple(tensors.pop(name).to(device) for name in errors)

@@ -16,12 +16,12 @@ from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.reverse import Start, run
 from skild_physics.diffusion.sampler import Sampler
 from skild_physics.fields import open_fields
+from skild_physics.fields.clipping import outside, pixels
 from skild_physics.fields.lazy import content, digest
 from skild_physics.fields.writing import (
     check_fields_output,
     in_memory,
     output_kind,
-    pixels,
     write_fields,
     write_npy,
 )
@@ -30,6 +30,8 @@ from skild_physics.machine import joined_world
 from skild_physics.progress import Progress, logger
 from skild_physics.shards import discard_shards, make_shards, read_shards
 
+PARAMETERS = ("model", "beta", "boundary")
+"""Attributes of lattices that say what ensemble they are of."""
 CHECKED = 16
 """Fields of which it is measured how well they agree with what was given."""
 Load = Callable[[int, int], Tensor]
@@ -105,8 +107,12 @@ def sampled(
 
     def stored(first: int, last: int) -> dict[str, NDArray[Any]]:
         arrays = shard(first, last)
-        field = arrays["field"] if kind == "hdf5" else pixels(arrays["field"])
-        return {"field": field} | ({"start": arrays["start"]} if keeps_start else {})
+        if not keeps_start:
+            del arrays["start"]
+        if kind != "hdf5":
+            arrays["outside"] = outside(arrays["field"])
+            arrays["field"] = pixels(arrays["field"])
+        return arrays
 
     settings = {**attributes, "count": count, "output": kind, "starts": keeps_start}
     if given is not None:
@@ -139,6 +145,12 @@ def sampled(
             grey = kind == "png" and "," not in attributes["channels"]
             made = open_fields(out, grey=grey)
     return made
+
+
+def parameters_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What attributes of fields say about the ensemble that they are of, as plain values."""
+    said = {name: attributes[name] for name in PARAMETERS if name in attributes}
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in said.items()}
 
 
 def identity(given: xr.DataArray) -> dict[str, Any]:

@@ -8,6 +8,11 @@ so that tau_int = 1/2 for independent samples and N of them have the effective s
 The window W is the smallest one at which g(W) = exp(-W / tau) - tau / sqrt(W N) turns negative,
 with 1 / tau = ln((2 tau_int + 1) / (2 tau_int - 1)) / S (eqs. 51, 52), S = 1.5. The bias of order
 1/N is removed (eq. 49) and the error is tau_int sqrt(4 (W + 1/2 - tau_int) / N) (eq. 42).
+
+Successive samples of opposite deviations have tau_int < 1/2. How long they remember is then in the
+sum of |Gamma|, which sets the window, and the last term counts half, since the sums up to W and to
+W - 1 lie on both sides of the limit. The variance of a mean cannot be negative, so tau_int is at
+least that of an alternating series, 1/(2 N).
 """
 
 from typing import NamedTuple
@@ -43,17 +48,18 @@ def integrated_autocorrelation_time(samples: NDArray[np.float64]) -> Autocorrela
     variance = np.mean(deviation**2)
     if variance == 0:
         return AutocorrelationTime(0.5, 0.0, 0)
-    tau_int = 0.5
+    tau_int = lasting = 0.5
     window = 0
     for window in range(1, n):
         rho = np.mean(deviation[:, :-window] * deviation[:, window:]) / variance
-        tau_int += rho
-        if tau_int <= 0.5:
+        tau_int, lasting = tau_int + rho, lasting + abs(rho)
+        scale = tau_int if tau_int > 0.5 else lasting
+        tau = S / np.log((2 * scale + 1) / (2 * scale - 1)) if scale > 0.5 else 0.0
+        if np.exp(-window / tau if tau else -np.inf) - tau / np.sqrt(window * total) <= 0:
             break
-        tau = S / np.log((2 * tau_int + 1) / (2 * tau_int - 1))
-        if np.exp(-window / tau) - tau / np.sqrt(window * total) < 0:
-            break
-    tau_int = max(tau_int, 0.5) * (1 + (2 * window + 1) / total)
+    if tau_int <= 0.5:
+        tau_int -= rho / 2
+    tau_int = max(tau_int * (1 + (2 * window + 1) / total), 0.5 / total)
     stderr = tau_int * np.sqrt(4 * max(window + 0.5 - tau_int, 0) / total)
     return AutocorrelationTime(float(tau_int), float(stderr), window)
 

@@ -7,17 +7,19 @@ which are independent.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from rich.table import Table
 
+from skild_physics.fields import open_fields
 from skild_physics.files import InputError
 from skild_physics.observables.autocorrelation import tau_int_of_chains
 from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.evaluate import block_length
-from skild_physics.observables.exact import torus_energy
+from skild_physics.observables.exact import has_exact_torus, torus_energy
 from skild_physics.observables.jackknife import MIN_BLOCKS, replicas_of
 from skild_physics.tables import Printed, with_error
 
@@ -37,7 +39,8 @@ class EnsembleSummary(Printed):
         energy_sigma: deviation from it in standard errors.
         abs_magnetization: mean |m| per spin.
         abs_magnetization_stderr: its standard error.
-        n_effective: effective sample size, samples / (2 tau_int) with the larger tau_int.
+        n_effective: effective sample size, samples / (2 tau_int) with the larger tau_int, at most
+            the number of samples.
         tau_int_energy: integrated autocorrelation time in fields of a chain, 1/2 if independent.
         tau_int_magnetization_squared: the same of m^2.
         n_blocks: blocks of the jackknife.
@@ -84,14 +87,14 @@ class EnsembleSummary(Printed):
         return asdict(self)
 
 
-def summarize(fields: xr.DataArray) -> EnsembleSummary:
+def summarize(fields: Any) -> EnsembleSummary:
     """Energy and |m| of an ensemble of spins, with errors, and the exact energy of its torus.
 
     Args:
-        fields: spins +1 and -1, (sample, y, x) on a torus. The coordinates `energy` and
-            `magnetization` are taken where they are there; fields of different `chain` are
-            independent, and without this coordinate all are of one chain. The exact energy is that
-            of the attributes `model`, `L`, `boundary` and `beta`.
+        fields: anything that :func:`skild_physics.fields.open_fields` takes, of spins on a torus.
+            The coordinates `energy` and `magnetization` are taken where they are there; fields of
+            different `chain` are independent, and without this coordinate all are of one chain. The
+            exact energy is that of the attributes `model`, `L`, `boundary` and `beta`.
 
     Raises:
         InputError: no fields, or not spins on a square.
@@ -103,6 +106,7 @@ def summarize(fields: xr.DataArray) -> EnsembleSummary:
         >>> summary.n_blocks
         16
     """
+    fields = open_fields(fields)
     n = _check(fields)
     energy, magnetization = _energy_and_magnetization(fields)
     of_chain = fields.coords["chain"].values if "chain" in fields.coords else np.zeros(n, int)
@@ -127,7 +131,7 @@ def summarize(fields: xr.DataArray) -> EnsembleSummary:
         energy_sigma=float((value[0] - exact) / stderr[0]) if stderr[0] else float("nan"),
         abs_magnetization=float(value[1]),
         abs_magnetization_stderr=float(stderr[1]),
-        n_effective=n / (2 * max(times)),
+        n_effective=n / max(1.0, 2 * max(times)),
         tau_int_energy=times[0],
         tau_int_magnetization_squared=times[1],
         n_blocks=n_blocks,
@@ -154,7 +158,8 @@ def _exact_energy(fields: xr.DataArray) -> float:
     is_torus = attrs.get("model") == "ising" and attrs.get("boundary") == "periodic"
     if not (is_torus and "beta" in attrs and _is_whole(fields)):
         return float("nan")
-    return torus_energy(fields.shape[-1], float(attrs["beta"]))
+    L, beta = fields.shape[-1], float(attrs["beta"])
+    return torus_energy(L, beta) if has_exact_torus(L, beta) else float("nan")
 
 
 def _energy_and_magnetization(

@@ -6,7 +6,8 @@ integrated autocorrelation time tau, and this is kept below 5 %. Fewer than eigh
 error bars: they are nan.
 
 Where fields of a source and of the truth belong together, their difference is jackknifed on common
-blocks of such pairs, so that fluctuations both share cancel.
+blocks of such pairs, so that fluctuations both share cancel. So is that of as many fields that have
+nothing to do with each other: then nothing cancels, and the error is that of independent fields.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics.cluster import dask_client
+from skild_physics.fields.sources import Opening
+from skild_physics.fields.values import DataRange
 from skild_physics.files import InputError
 from skild_physics.observables.arrays import Row, dataset_of
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
@@ -42,7 +45,7 @@ from skild_physics.progress import Progress, logger, silent
 FINE_BLOCKS = 1024
 MOST_BLOCKS, FEWEST_BLOCKS = 128, 16
 BIAS = 0.05
-MADE_FROM_FIELDS = ("paired", "observed", "reconstruction", "super-resolution")
+MADE_FROM_FIELDS = ("paired", "observed", "interpolation", "reconstruction", "super-resolution")
 """Protocols, in attributes, whose results correspond to the fields that they started from."""
 
 
@@ -57,6 +60,9 @@ def eval_correlators(
     clusters: bool = False,
     scheduler: str | None = None,
     beta: float | None = None,
+    L: int | None = None,
+    dims: Sequence[str] | None = None,
+    data_range: DataRange | None = None,
     progress: Progress = silent,
     **labelled: Any,
 ) -> Correlators:
@@ -67,8 +73,8 @@ def eval_correlators(
     "protocol" and the integer coordinates `sample` of both say; the errors of other differences are
     those of independent fields.
 
-    Every source has the inverse temperature of its attribute "beta"; one without takes that of
-    the truth.
+    Every source has the inverse temperature of its own attribute "beta", or else the one passed;
+    where neither is known, susceptibility and specific heat are nan.
 
     Args:
         sources: label to fields of shape (sample, y, x): a path, xarray.DataArray, NumPy array or
@@ -76,20 +82,23 @@ def eval_correlators(
         sides: sides r of the squares in lattice spacings; None: powers of two up to L/2.
         binarize: of continuous fields take the "sign", "none", or "both", as two sources, the
             second of which is called "LABEL (raw)". Block spins are made of signs only.
-        boundary: "periodic", or "open" for patches, around which nothing goes; None: that of the
-            truth, periodic if it does not say.
+        boundary: "periodic", or "open" for patches, around which nothing goes; None: what the
+            attributes "boundary" of the sources say, or a basis of cosines, or else periodic.
         block_spins: the same after up to so many rounds of majority block spins of 2 x 2.
         clusters: measure clusters of equal spins, too; slower.
         scheduler: address of a Dask scheduler whose workers see the files and measure them.
-        beta: inverse temperature in 1/J of sources whose attributes have none; where none is known,
-            susceptibility and specific heat are nan.
+        beta: inverse temperature in 1/J of sources whose attributes have none.
+        L: of arrays of which nothing is known, as the next two, see
+            :func:`skild_physics.fields.open_fields`: side of flattened ones.
+        dims: what each axis is.
+        data_range: the values of spins down and up, or of black and white.
         progress: see :mod:`skild_physics.progress`.
         labelled: further sources, by their labels.
 
     Raises:
         InputError: no sources, a label given twice, different lattice sizes or boundaries, a single
-            field, nan, `sides` or `block_spins` that the lattice does not have, or `beta` where
-            every source has its own.
+            field, nan, codes of missing values, spins other than -1 and +1, `sides` or
+            `block_spins` that the lattice does not have, or `beta` where every source has its own.
 
     Example:
         >>> import numpy as np
@@ -104,9 +113,10 @@ def eval_correlators(
         raise InputError(f"label {min(twice)!r} is given twice")
     with ExitStack() as stack:
         opened: dict[str, xr.DataArray] = {}
+        of_arrays: Opening = {"L": L, "dims": dims, "data_range": data_range}
         for label, source in {**(sources or {}), **labelled}.items():
-            opened[label] = opened_fields(label, source)
-            if opened[label] is not source:
+            opened[label] = opened_fields(label, source, of_arrays)
+            if not isinstance(source, xr.DataArray):
                 stack.callback(opened[label].close)
         if not opened:
             raise InputError("nothing to evaluate")
@@ -145,7 +155,7 @@ def eval_correlators(
 
 def block_length(tau_int: float) -> float:
     """Successive samples of a chain that a block must hold, see the head of this module."""
-    return max(0.0, tau_int - 0.25 / tau_int) / BIAS
+    return (tau_int - 0.25 / tau_int) / BIAS if tau_int > 0.5 else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +198,9 @@ def _measured(label: str, source: Taken, client: Any, progress: Progress) -> _Me
         with progress(f"measure {label}", len(fields)) as show:
             rounds = measurement(fields, plan, n_blocks, progress=show)
     except InputError as error:
-        raise InputError(f"{label}: {error}") from None
+        raise InputError(f"{label}: {error}") from error
+    if plan.binarize and fields.dtype != np.int8 and (rounds[0].magnetization == 1).all():
+        logger.warning(f"{label}: no value is negative, so all signs are +; take `binarize=none`?")
     return _Measured(source, rounds, *_correlation(fields, rounds[0]))
 
 

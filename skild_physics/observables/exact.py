@@ -10,7 +10,8 @@ Phys. Rev. 185, 832 (1969)):
     e = -(1/L^2) d ln Z / dK,    c = (K^2/L^2) d^2 ln Z / dK^2.
 
 g_0, hence Z4, changes sign at the critical temperature. Products are kept as logarithms, so no
-lattice size overflows.
+lattice size overflows. At K = 0 all states are equally likely; turning every other spin over turns
+the sign of K if L is even, so Z(-K) = Z(K), e(-K) = -e(K) and c(-K) = c(K).
 
 Infinite lattice (Onsager 1944; Yang 1952; McCoy and Wu 1973), with k = sinh^2 2K:
 
@@ -33,15 +34,20 @@ BETA_CRITICAL = float(np.log(1 + np.sqrt(2)) / 2)
 
 
 def _check(beta: float) -> None:
-    if not (np.isfinite(beta) and beta > 0):
-        raise InputError(f"beta must be positive and finite, got {beta}")
+    if not np.isfinite(beta):
+        raise InputError(f"beta must be finite, got {beta}")
+
+
+def has_exact_torus(L: int, beta: float) -> bool:
+    """Whether exact values of the L x L torus are known: not of a frustrated antiferromagnet."""
+    return L >= 3 and bool(np.isfinite(beta)) and (beta >= 0 or L % 2 == 0)
 
 
 def enumerated_torus(L: int, beta: float) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
     """All states of the L x L torus, int8 (2^(L^2), L, L), and their probabilities.
 
     Raises:
-        InputError: L outside 1..4, or beta not positive and finite.
+        InputError: L outside 1..4, or beta not finite.
     """
     if not 1 <= L <= 4:
         raise InputError(f"only tori of up to 4 x 4 spins are enumerated, got L = {L}")
@@ -59,7 +65,7 @@ def torus_log_partition(L: int, beta: float) -> float:
     """ln Z of the L x L torus.
 
     Raises:
-        InputError: L < 3 or beta not positive and finite.
+        InputError: L < 3, beta not finite, or negative where L is odd.
     """
     return _log_partition_derivatives(L, beta)[0]
 
@@ -68,25 +74,31 @@ def torus_energy(L: int, beta: float) -> float:
     """Mean energy per spin of the L x L torus.
 
     Raises:
-        InputError: L < 3 or beta not positive and finite.
+        InputError: L < 3, beta not finite, or negative where L is odd.
     """
-    return -_log_partition_derivatives(L, beta)[1] / L**2
+    # no minus zero
+    return 0.0 - float(np.sign(beta) * _log_partition_derivatives(L, beta)[1] / L**2)
 
 
 def torus_specific_heat(L: int, beta: float) -> float:
     """Specific heat per spin beta^2 (<E^2> - <E>^2) / L^2 of the L x L torus.
 
     Raises:
-        InputError: L < 3 or beta not positive and finite.
+        InputError: L < 3, beta not finite, or negative where L is odd.
     """
     return beta**2 * _log_partition_derivatives(L, beta)[2] / L**2
 
 
 def _log_partition_derivatives(L: int, K: float) -> tuple[float, float, float]:
-    """ln Z and its first and second derivative by K."""
+    """ln Z and its first and second derivative, at |K| by |K|."""
     if L < 3:
         raise InputError(f"L must be at least 3, got {L}")
     _check(K)
+    if not has_exact_torus(L, K):
+        raise InputError(f"L must be even for negative beta, got {L}: the torus is frustrated")
+    if not K:
+        return L**2 * float(np.log(2)), 0.0, 2.0 * L**2
+    K = abs(K)
     s, c = np.sinh(2 * K), np.cosh(2 * K)
     # (C - 1) + (1 - cos) has no cancellation near the critical point, where g_1 ~ pi / L
     excess = (s - 1) ** 2 / s + 2 * np.sin(np.pi * np.arange(1, 2 * L) / (2 * L)) ** 2
@@ -149,9 +161,11 @@ def energy(beta: float) -> float:
     """Energy per spin of the infinite lattice; -sqrt 2 at the critical point.
 
     Raises:
-        InputError: beta not positive and finite.
+        InputError: beta not finite.
     """
     _check(beta)
+    if not beta:
+        return 0.0
     offset = 2 * np.tanh(2 * beta) ** 2 - 1
     # 1 - kappa^2 = offset^2: the elliptic integral diverges logarithmically, the product vanishes
     term = 2 / np.pi * offset * ellipkm1(offset**2) if offset else 0.0
@@ -159,10 +173,10 @@ def energy(beta: float) -> float:
 
 
 def spontaneous_magnetization(beta: float) -> float:
-    """Magnetisation per spin of the infinite lattice in a vanishing field.
+    """Magnetisation per spin of the infinite lattice in a vanishing field; 0 for beta < 0.
 
     Raises:
-        InputError: beta not positive and finite.
+        InputError: beta not finite.
     """
     _check(beta)
     if beta <= BETA_CRITICAL:
@@ -174,11 +188,15 @@ def diagonal_correlator(n: int, beta: float) -> float:
     """<s_00 s_nn> of the infinite lattice; 2/pi for n = 1 at the critical point.
 
     Raises:
-        InputError: n < 0 or beta not positive and finite.
+        InputError: n < 0 or beta not finite.
     """
     _check(beta)
     if n < 0:
         raise InputError(f"n must not be negative, got {n}")
+    # sites on a diagonal are of one sublattice
+    beta = abs(beta)
+    if not beta:
+        return float(n == 0)
     if abs(beta - BETA_CRITICAL) < 1e-12:
         l = np.arange(1, n)
         return float(np.exp(n * np.log(2 / np.pi) + np.sum((l - n) * np.log1p(-0.25 / l**2))))

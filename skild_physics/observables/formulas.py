@@ -1,6 +1,6 @@
 """Observables of a lattice of N = L^2 sites, from means <.> over fields (e and m per site).
 
-susceptibility             chi = beta N (<m^2> - <|m|>^2)
+susceptibility             chi = beta N (<m^2> - <|m|>^2), J = 1: of the sign of beta, 0 at beta = 0
 specific heat              c = beta^2 N (<e^2> - <e>^2)
 Binder parameter           U4 = 1 - <m^4> / (3 <m^2>^2)
 two-point function         G(r) = <s(0) s(r)>

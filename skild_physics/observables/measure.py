@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.fields.checks import check_spins, check_values
 from skild_physics.files import InputError
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.clusters import cluster_sizes
@@ -129,7 +130,8 @@ def measure(
         progress: called with the number of fields done.
 
     Raises:
-        InputError: fields that hold nan or infinity, or cannot be halved as often as asked.
+        InputError: fields that hold nan, infinity or codes of missing values, or that cannot be
+            halved as often as asked.
     """
     edges = np.linspace(0, len(fields), n_blocks + 1).astype(np.int64)
     blocks = range(n_blocks) if blocks is None else blocks
@@ -138,17 +140,19 @@ def measure(
     for first, values in _batches(fields, int(edges[0]), int(edges[-1])):
         zero: Means = {}
         if values.dtype != np.int8:
-            if not np.isfinite(values).all():
-                raise InputError(
-                    f"fields {first} .. {first + len(values) - 1} hold nan or infinity"
-                )
+            check_values(values, fields[first : first + len(values)])
             zero = {"near_zero": (np.abs(values) < NEAR_ZERO).mean(axis=(1, 2))}
             if plan.binarize:
                 values = np.where(values < 0, -1, 1).astype(np.int8)
         for number, sums in enumerate(found):
             if number:
                 values = block_spins(values)
-            sums.add(first, quantities(values, plan) | zero)
+            try:
+                sums.add(first, quantities(values, plan) | zero)
+            except InputError:
+                # the kernel counts within its batch
+                check_spins(values, fields[first : first + len(values)])
+                raise
         progress(first + len(values))
     return [sums.blocks() for sums in found]
 

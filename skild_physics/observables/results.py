@@ -115,7 +115,7 @@ class Correlators(Printed):
                 # two to a table, which a terminal of 80 columns holds
                 for start in range(0, len(labels), 2):
                     shown.append(_exact_table(self.dataset, labels[start : start + 2]))
-        return shown
+        return [table for table in shown if table.row_count]
 
     def _of_one_temperature(self) -> dict[float, list[str]]:
         """Labels by beta, without those of raw fields."""
@@ -136,7 +136,11 @@ class Correlators(Printed):
                 "(sigma in brackets: away from the infinite lattice, which this one differs from)"
             )
         if "beta" in first and not np.isfinite(first["beta"]).all():
-            said.append("(no inverse temperature beta: no susceptibility, no specific heat)")
+            bare = first["source"].values[~np.isfinite(first["beta"].values)]
+            said.append(
+                "(no inverse temperature beta is known of "
+                f"{', '.join(map(str, bare))}: no susceptibility, no specific heat)"
+            )
         blocks = ", ".join(
             f"{label}: {int(n):,} fields in {int(b)} blocks, tau_int {float(tau):.2f}"
             for label, n, b, tau in zip(
@@ -253,6 +257,7 @@ def _table(results: xr.Dataset, truth: str, label: str | None) -> Table:
         table.add_column("sigma", justify="right")
     rows = [(f"kappa4(r = {r})", "kappa4", {"side": r}) for r in results["side"].values]
     rows += [(title, name, {}) for name, title in SHOWN if name in results]
+    table.add_row(*_counts(results, truth, label))
     for title, name, where in rows:
         at = results.sel(where)
         cells = [_cell(at.sel(source=truth), name)]
@@ -271,6 +276,16 @@ def _table(results: xr.Dataset, truth: str, label: str | None) -> Table:
         if np.isfinite(chi2):
             table.add_row("kappa4, all r", "", "", f"T2 = {chi2:.1f} / {number}", f"p {p:.2g}")
     return table
+
+
+def _counts(results: xr.Dataset, truth: str, label: str | None) -> list[str]:
+    """How many fields the values are of, and how many pairs of them the difference."""
+    here = [results.sel(source=each) for each in (truth, label) if each is not None]
+    cells = [f"{int(each['n_samples']):,}" for each in here]
+    if label is not None and "n_pairs" in results:
+        pairs = int(here[1]["n_pairs"])
+        cells.append(f"{pairs:,} pairs" if pairs else "independent")
+    return ["fields", *cells]
 
 
 def _cell(here: xr.Dataset, name: str) -> str:

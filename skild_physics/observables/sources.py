@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from skild_physics.fields import open_fields
+from skild_physics.fields.sources import Opening, is_foreign
 from skild_physics.files import InputError, check_none_given
 from skild_physics.observables.measure import Boundary, Plan
 from skild_physics.progress import logger
@@ -25,36 +26,35 @@ class Taken:
     beta: float
 
 
-def opened_fields(label: str, source: Any) -> xr.DataArray:
-    """Whatever fields are given as, as (sample, y, x)."""
-    if isinstance(source, str | Path):
-        fields = open_fields(source)
-    elif isinstance(source, xr.DataArray):
-        fields = source
-    else:
-        if type(source).__module__.partition(".")[0] == "torch":
-            source = source.detach().cpu()
-            source = (source.float() if source.is_floating_point() else source).numpy()
-        values = np.asarray(source)
-        dims = {3: ("sample", "y", "x"), 4: ("sample", "channel", "y", "x")}.get(values.ndim)
-        if dims is None or values.dtype.kind not in "biuf":
-            raise InputError(
-                f"{label}: {values.dtype} of shape {values.shape}; fields are numbers of shape "
-                "(sample, y, x)"
-            )
-        fields = xr.DataArray(values, dims=dims)
-    named = [dim for dim in ("sample", "channel", "y", "x") if dim in fields.dims]
-    if set(fields.dims) != set(named) or not {"sample", "y", "x"} <= set(named):
-        raise InputError(f"{label}: dimensions {fields.dims}, where (sample, y, x) are due")
+def opened_fields(label: str, source: Any, of_arrays: Opening) -> xr.DataArray:
+    """Whatever fields are given as, as (sample, y, x).
+
+    Args:
+        label: of the source, for messages.
+        source: anything that :func:`skild_physics.fields.open_fields` takes.
+        of_arrays: what is said of arrays of which nothing is known.
+
+    Raises:
+        InputError: as :func:`skild_physics.fields.open_fields`, several channels, or integers that
+            are no spins.
+    """
+    if isinstance(source, xr.DataArray) and {"sample", "y", "x"} <= set(source.dims):
+        named = [dim for dim in ("sample", "channel", "y", "x") if dim in source.dims]
+        source = source.transpose(*named, ...)
+    try:
+        fields = open_fields(source, **(of_arrays if is_foreign(source) else {}))
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from error
+    if isinstance(source, xr.DataArray) and "sample" not in source.coords:
+        # which of the truth's they are made from is not known
+        fields = fields.drop_vars("sample")
     if fields.sizes.get("channel", 1) > 1:
         raise InputError(f"{label}: holds fields of {fields.sizes['channel']} channels, not of one")
-    if list(fields.dims) != named:
-        fields = fields.transpose(*named)
-    if "channel" in named:
+    if "channel" in fields.dims:
         fields = fields.isel(channel=0, drop=True)
-    if fields.dtype.kind in "biu" and fields.dtype != np.int8:
+    if fields.dtype.kind in "iu" and fields.dtype != np.int8:
         if not (np.abs(fields.astype(np.int64)) == 1).all():
-            raise InputError(f"{label}: spins must be -1 and +1; of 0 and 1 give 2 * x - 1")
+            raise InputError(f"{label}: integers are spins, -1 and +1; give other fields as floats")
         fields = fields.astype(np.int8)
     return fields
 
@@ -79,29 +79,28 @@ def boundary_of(opened: Mapping[str, xr.DataArray], wanted: Boundary | None) -> 
         own: Any = fields.attrs.get("boundary")
         if own in get_args(Boundary):
             stated[label] = own
+        elif fields.attrs.get("basis") == "cosine":
+            # what has modes in a basis of cosines is no torus
+            stated[label] = "open"
     if len(set(stated.values())) > 1:
         said = ", ".join(f"{label} is {each}" for label, each in stated.items())
         raise InputError(f"boundaries differ ({said}): pass `boundary=open` for all")
-    truth = next(iter(opened.values()))
-    # fields in a basis of cosines are not those of a torus
-    fallback: Boundary = "open" if truth.attrs.get("basis") == "cosine" else "periodic"
-    return next(iter(stated.values()), fallback)
+    return next(iter(stated.values()), "periodic")
 
 
 def betas_of(opened: Mapping[str, xr.DataArray], given: float | None) -> dict[str, float]:
-    """The inverse temperature of every source: its own, the one given, or that of the truth."""
+    """The inverse temperature of every source: its own, or else the one given, or nan."""
     own = {label: fields.attrs.get("beta") for label, fields in opened.items()}
     if given is not None:
-        if not 0 < given < np.inf:
-            raise InputError(f"`beta` must be positive and finite, got {given:g}")
+        if not np.isfinite(given):
+            raise InputError(f"`beta` must be finite, got {given:g}")
         if None not in own.values():
             raise InputError("`beta` is for sources that do not say theirs, and all of these do")
-    truth = next(iter(opened))
-    standing = next(float(b) for b in (own[truth], given, np.nan) if b is not None)
-    absent = standing if given is None else given
-    betas = {label: absent if b is None else float(b) for label, b in own.items()}
+    absent = np.nan if given is None else given
+    betas = {label: float(absent if b is None else b) for label, b in own.items()}
+    truth, standing = next(iter(betas.items()))
     for label, beta in betas.items():
-        if abs(beta - standing) > 1e-12 * standing:
+        if abs(beta - standing) > 1e-12 * abs(standing):
             logger.warning(f"{label} is at beta = {beta:.10g}, {truth} at {standing:.10g}")
     return betas
 

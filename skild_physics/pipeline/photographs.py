@@ -13,10 +13,11 @@ from rich.table import Table
 from skild_physics.config import load_config
 from skild_physics.diffusion.sampler import Stochastic
 from skild_physics.fields import batches, open_fields
+from skild_physics.fields.clipping import pixels
 from skild_physics.fields.downsampling import downsample
 from skild_physics.fields.interpolation import KERNELS
 from skild_physics.fields.resampling import coarse_grain, interpolate
-from skild_physics.fields.writing import derived, pixels, save
+from skild_physics.fields.writing import derived, save
 from skild_physics.files import replacing
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import BUNDLED_PHOTOGRAPHS, load

@@ -2,36 +2,42 @@
 
 Every metric sees 8-bit pixels, as files of pictures hold them: fields in [-1, 1] are rounded to
 0 .. 255 first, and what lies outside is clipped. Beside a batch of each source only the features of
-FID, KID and IS are kept in memory: 8 kB per picture for the first two, 4 kB for the third.
+FID, KID and IS are kept in memory: 8 kB per picture for the first two, 4 kB for the third. Pictures
+that follow one another are a batch as long as they are of one size.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_physics.fields.lazy import BATCH_VALUES, log_skipped
+from skild_physics.fields.lazy import BATCH_VALUES
 from skild_physics.files import check_none_given
 from skild_physics.progress import Progress, logger, silent
 from skild_physics.quality.distances import frechet_distance, inception_score, kernel_distance
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.networks import clipiqa, inception, lpips, musiq
+from skild_physics.quality.pairs import check_same_size, pictures_to_read, smallest_side
 from skild_physics.quality.similarity import (
+    luminance,
     multiscale_similarity,
     peak_signal_to_noise,
     similarity_scales,
     structural_similarity,
 )
-from skild_physics.quality.sources import batches_of, pictures_to_read
+from skild_physics.quality.sources import Numbers, Pictures, of_fields
 from skild_physics.quality.weights import WeightFile
 
+BATCH_PIXELS = 2**24
+"""Values of a batch at most, beyond which it has fewer pictures."""
 FEATURES, LOGITS = "2048", "logits_unbiased"
 _LAYERS = {"fid": FEATURES, "kid": FEATURES, "is": LOGITS}
 _SIMILARITIES = {
@@ -61,10 +67,12 @@ class _Measured:
 
 
 def evaluate(
-    sources: Mapping[str, xr.DataArray],
+    sources: Mapping[str, xr.DataArray | Pictures],
     metrics: Sequence[str],
     *,
     samples: int | None = None,
+    on_luminance: bool = False,
+    shave: int = 0,
     batch_size: int = 32,
     weights: Path | None = None,
     device: torch.device | None = None,
@@ -73,9 +81,11 @@ def evaluate(
     """Metrics of pictures.
 
     Args:
-        sources: fields by label; the first is the reference of the metrics that compare.
+        sources: fields or pictures by label; the first is the reference of metrics that compare.
         metrics: names out of :data:`METRICS`.
         samples: take the first so many pictures of each source; None: all.
+        on_luminance: psnr, ssim and ms-ssim of Y of BT.601 alone, not of red, green and blue.
+        shave: for these, cut off so many pixels at every edge.
         batch_size: pictures at a time.
         weights: folder of the networks' weights; None: see :func:`find_weights`.
         device: what networks run on; None: the CPU.
@@ -84,14 +94,27 @@ def evaluate(
     Returns:
         For metrics of pictures variables (source, image), nan where there is none; for FID and IS
         variables (source,) with `fid_stderr` and `is_stderr` (jackknife), for KID one with
-        `kid_subset_std`; and the number of pictures, `n_samples` (source,).
+        `kid_subset_std`; the number of pictures, `n_samples` (source,); and, if pictures are
+        compared in pairs and the reference knows them, their `name` (image,).
 
     Raises:
         InputError: sources that cannot be compared, pictures that are too small, or damaged where
             pairs are compared, or a package or weights that are missing.
     """
-    counts = pictures_to_read(sources, metrics, samples)
-    instruments = _instruments(metrics, weights, device or torch.device("cpu"))
+    opened = {
+        label: each if isinstance(each, Pictures) else of_fields(label, each)
+        for label, each in sources.items()
+    }
+    numbers = pictures_to_read(opened, metrics, samples, shave)
+    about: dict[str, dict[str, Any]] = {metric: {} for metric in metrics}
+    for metric in metrics:
+        if METRICS[metric].of_pixels:
+            about[metric] = {"luminance": 1} if on_luminance else {}
+            about[metric] |= {"shave": shave} if shave else {}
+    if "ms-ssim" in metrics:
+        side = smallest_side(opened, numbers) - 2 * shave
+        about["ms-ssim"]["scales"] = similarity_scales(side)
+    instruments = _instruments(about, weights, device or torch.device("cpu"))
     if not instruments.weights:
         check_none_given({"weights": weights}, "is for networks, which no metric here needs")
     for metric, file in instruments.weights.items():
@@ -99,8 +122,9 @@ def evaluate(
             logger.info(
                 f"{metric}: {file.path} is not the published file; compare with nothing published"
             )
-    with progress("evaluate", sum(counts.values())) as show:
-        measured = _measure(sources, counts, metrics, instruments, batch_size, show)
+    total = sum(min(len(each), samples or len(each)) for each in numbers.values())
+    with progress("evaluate", total) as show:
+        measured = _measure(opened, numbers, samples, instruments, batch_size, show)
     results = _of_pictures(list(sources), metrics, measured)
     reference, *others = sources
     for metric in metrics:
@@ -121,8 +145,12 @@ def evaluate(
             "weights_sha256": file.sha256,
             "published_weights": int(file.published),
         }
-    if "ms-ssim" in metrics:
-        results["ms_ssim"].attrs["scales"] = similarity_scales(sources[reference].shape[-1])
+    for metric, known in about.items():
+        results[variable(metric)].attrs |= known
+    names = opened[reference].names
+    if names is not None and _are_paired(metrics):
+        shown = np.array([names[i] for i in numbers[reference]], object)
+        results = results.assign_coords(name=("image", shown))
     return results
 
 
@@ -131,11 +159,22 @@ def variable(metric: str) -> str:
     return metric.replace("-", "_")
 
 
-def _instruments(metrics: Sequence[str], folder: Path | None, device: torch.device) -> _Instruments:
+def _are_paired(metrics: Iterable[str]) -> bool:
+    return any(METRICS[metric].paired for metric in metrics)
+
+
+def _instruments(
+    metrics: Mapping[str, Mapping[str, Any]], folder: Path | None, device: torch.device
+) -> _Instruments:
+    """What measures these metrics, with what is known about each."""
     found = _Instruments({}, lambda pixels: {}, {})
-    for metric in metrics:
+    for metric, about in metrics.items():
         if metric in _SIMILARITIES:
-            found.of_pictures[metric] = _in_parts(_SIMILARITIES[metric])
+            similarity: Callable[..., Tensor] = _SIMILARITIES[metric]
+            if "scales" in about:
+                similarity = partial(similarity, scales=about["scales"])
+            seen = partial(_seen, shave=about.get("shave", 0), is_grey="luminance" in about)
+            found.of_pictures[metric] = _in_parts(similarity, seen)
         elif metric in _NETWORKS:
             found.of_pictures[metric], found.weights[metric] = _NETWORKS[metric](folder, device)
     of_ensembles = [metric for metric in metrics if metric in _LAYERS]
@@ -147,49 +186,94 @@ def _instruments(metrics: Sequence[str], folder: Path | None, device: torch.devi
     return found
 
 
-def _in_parts(similarity: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+def _seen(pixels: Tensor, *, shave: int, is_grey: bool) -> Tensor:
+    """What of pictures is compared."""
+    height, width = pixels.shape[-2:]
+    inner = pixels[..., shave : height - shave, shave : width - shave]
+    return luminance(inner) if is_grey else inner
+
+
+def _in_parts(
+    similarity: Callable[..., Tensor], seen: Callable[[Tensor], Tensor]
+) -> Callable[..., Tensor]:
     """In parts of a batch that keep float64 copies of large pictures small."""
 
     def found(x: Tensor, y: Tensor) -> Tensor:
         length = max(1, BATCH_VALUES // x[0].numel())
         parts = zip(torch.split(x, length), torch.split(y, length), strict=True)
-        return torch.cat([similarity(*part) for part in parts])
+        return torch.cat([similarity(*map(seen, part)) for part in parts])
 
     return found
 
 
 def _measure(
-    sources: Mapping[str, xr.DataArray],
-    counts: Mapping[str, int],
-    metrics: Sequence[str],
+    sources: Mapping[str, Pictures],
+    numbers: Mapping[str, Numbers],
+    samples: int | None,
     instruments: _Instruments,
     batch_size: int,
     show: Callable[..., None],
 ) -> _Measured:
     reference = next(iter(sources))
-    is_paired = any(METRICS[metric].paired for metric in metrics)
     measured = _Measured(defaultdict(list), defaultdict(list), dict.fromkeys(sources, 0))
-    skipped: dict[str, dict[str, str]] = {label: {} for label in sources}
-    readers = [
-        batches_of(label, s, counts[label], batch_size, None if is_paired else skipped[label])
-        for label, s in sources.items()
-    ]
-    for batches in zip_longest(*readers):
-        for label, batch in zip(sources, batches, strict=True):
-            if batch is None:
-                continue
-            for metric, function in instruments.of_pictures.items():
-                if not METRICS[metric].compares:
-                    measured.values[metric, label].append(function(batch))
-                elif label != reference:
-                    measured.values[metric, label].append(function(batches[0], batch))
-            for layer, features in instruments.features(batch).items():
-                measured.features[layer, label].append(features)
-            measured.counts[label] += len(batch)
-        show(sum(measured.counts.values()))
-    for label, fields in sources.items():
-        log_skipped(skipped[label], fields)
+    is_paired = _are_paired(instruments.of_pictures)
+    for labels in [list(sources)] if is_paired else [[label] for label in sources]:
+        skipped: dict[str, str] | None = None if is_paired else {}
+        readers = [
+            sources[label].read(numbers[label], skipped, samples or len(numbers[label]))
+            for label in labels
+        ]
+        together = zip(*readers, strict=True)
+        for pictures in _batches(_same_sizes(together, sources, numbers), batch_size):
+            batch = dict(zip(labels, map(torch.from_numpy, pictures), strict=True))
+            for label, pixels in batch.items():
+                for metric, function in instruments.of_pictures.items():
+                    if not METRICS[metric].compares:
+                        measured.values[metric, label].append(function(pixels))
+                    elif label != reference:
+                        measured.values[metric, label].append(function(batch[reference], pixels))
+                for layer, features in instruments.features(pixels).items():
+                    measured.features[layer, label].append(features)
+                measured.counts[label] += len(pixels)
+            show(sum(measured.counts.values()))
+        for file, reason in (skipped or {}).items():
+            logger.info(f"skipped {file}: {reason}")
+        if skipped:
+            logger.info(f"{len(skipped)} of {len(sources[labels[0]])} files skipped")
     return measured
+
+
+def _same_sizes(
+    together: Iterable[tuple[NDArray[np.uint8], ...]],
+    sources: Mapping[str, Pictures],
+    numbers: Mapping[str, Numbers],
+) -> Iterator[tuple[NDArray[np.uint8], ...]]:
+    """Partners one after another; headers do not say which of them are turned."""
+    reference, *others = sources
+    for i, pictures in enumerate(together):
+        for label, picture in zip(others, pictures[1:], strict=False):
+            name = sources[reference].name(int(numbers[reference][i]))
+            sizes = pictures[0].shape[:0:-1], picture.shape[:0:-1]
+            check_same_size(*sizes, (reference, label, name), "metrics of pairs")
+        yield pictures
+
+
+def _batches(
+    together: Iterable[tuple[NDArray[np.uint8], ...]], length: int
+) -> Iterator[list[NDArray[np.uint8]]]:
+    """Partners of one size that follow one another, stacked, source by source."""
+    batch: list[tuple[NDArray[np.uint8], ...]] = []
+    for pictures in together:
+        if batch and (
+            batch[0][0].shape != pictures[0].shape
+            or len(batch) == length
+            or (len(batch) + 1) * pictures[0].size > BATCH_PIXELS
+        ):
+            yield [np.stack(column) for column in zip(*batch, strict=True)]
+            batch = []
+        batch.append(pictures)
+    if batch:
+        yield [np.stack(column) for column in zip(*batch, strict=True)]
 
 
 def _of_pictures(labels: list[str], metrics: Sequence[str], measured: _Measured) -> xr.Dataset:

@@ -17,6 +17,7 @@ class Metric:
         compares: with the reference; otherwise it judges a picture or ensemble alone.
         units: of its values.
         smallest: pixels per side that it needs.
+        of_pixels: compares pixels themselves, on request their luminance, or without a border.
     """
 
     title: str
@@ -25,6 +26,7 @@ class Metric:
     compares: bool = True
     units: str = "1"
     smallest: int = 1
+    of_pixels: bool = False
 
     @property
     def paired(self) -> bool:
@@ -33,9 +35,13 @@ class Metric:
 
 
 METRICS = {
-    "psnr": Metric("PSNR / dB", "peak signal-to-noise ratio", units="dB"),
-    "ssim": Metric("SSIM", "structural similarity (Wang et al. 2004)", smallest=WINDOW),
-    "ms-ssim": Metric("MS-SSIM", "multiscale SSIM (Wang et al. 2003)", smallest=WINDOW),
+    "psnr": Metric("PSNR / dB", "peak signal-to-noise ratio", units="dB", of_pixels=True),
+    "ssim": Metric(
+        "SSIM", "structural similarity (Wang et al. 2004)", smallest=WINDOW, of_pixels=True
+    ),
+    "ms-ssim": Metric(
+        "MS-SSIM", "multiscale SSIM (Wang et al. 2003)", smallest=WINDOW, of_pixels=True
+    ),
     "lpips": Metric(
         "LPIPS",
         "learned perceptual image patch similarity, AlexNet, version 0.1 (arXiv 1801.03924)",

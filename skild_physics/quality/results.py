@@ -1,7 +1,6 @@
 """Image quality of sources of pictures: measured, summarised, shown and saved."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,18 +10,24 @@ import xarray as xr
 from rich.table import Table
 
 from skild_physics.fields import WORDS, open_fields
+from skild_physics.fields.picture_files import holds_pictures
+from skild_physics.fields.sources import is_foreign
+from skild_physics.fields.values import DataRange
 from skild_physics.files import InputError, check_none_given, check_output, replacing
 from skild_physics.machine import default_device, keep_freed_memory
 from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.progress import Progress, silent
 from skild_physics.quality.evaluate import evaluate, variable
 from skild_physics.quality.metrics import METRICS
+from skild_physics.quality.sources import Pictures, of_fields, of_files
 from skild_physics.quality.summary import RESAMPLES, Row, rows, summarize
 from skild_physics.tables import Printed, with_error
 from skild_physics.version import __version__
 
 SCHEMA = "skild_physics.image_quality"
 DEFAULT = ("psnr", "ssim", "ms-ssim")
+OF_FILES, OF_ARRAYS = {"size", "resize", "grey"}, {"L", "dims", "data_range"}
+ADVICE = "pass `data_range`, the values of black and white, or -1,1 to have them clipped"
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,7 +42,7 @@ class ImageQuality(Printed):
     >>> import numpy as np
     >>> import skild_physics as sk
     >>> x = np.random.default_rng(0).uniform(-1, 1, (16, 1, 16, 16))
-    >>> quality = sk.eval_images(truth=x, darker=x - 0.1, metrics=["psnr"])
+    >>> quality = sk.eval_images(truth=x, darker=0.9 * x, metrics=["psnr"])
     >>> [row.source for row in quality.rows]
     ['darker']
     """
@@ -120,7 +125,8 @@ class ImageQuality(Printed):
         """Write the values of every picture as CSV."""
         names = [variable(metric) for metric in self.metrics if METRICS[metric].per_picture]
         with replacing(path) as temporary:
-            self.dataset[names].to_dataframe().dropna(how="all").to_csv(temporary)
+            table = self.dataset[names].to_dataframe()
+            table.dropna(how="all", subset=names).to_csv(temporary)
 
 
 def eval_images(
@@ -132,6 +138,11 @@ def eval_images(
     size: int | None = None,
     resize: bool = False,
     grey: bool = False,
+    luminance: bool = False,
+    shave: int = 0,
+    L: int | None = None,
+    dims: Sequence[str] | None = None,
+    data_range: DataRange | None = None,
     data_dir: str | Path | None = None,
     weights: str | Path | None = None,
     batch_size: int = 32,
@@ -145,17 +156,26 @@ def eval_images(
     """Image quality of sources of pictures, with error bars; the first is the reference.
 
     Metrics are computed on 8-bit pixels: fields in [-1, 1] are rounded to 0 .. 255 first, and what
-    lies outside is clipped.
+    lies outside is clipped, counted and said. Pictures in files are taken whole, whatever their
+    sizes, and find their partners by their names without suffix (7.png and 0007.jpg); those of
+    arrays, which have no names, by position.
 
     Args:
         sources: whatever :func:`skild_physics.fields.open_fields` takes, by label; or as keywords.
         metrics: names out of :data:`skild_physics.quality.metrics.METRICS`. psnr, ssim, ms-ssim and
             lpips compare pictures in pairs; fid and kid compare ensembles; is, musiq and clipiqa
             judge every source alone.
-        samples: the first so many pictures of each source; None: all.
-        size: of folders and photographs: the central so many pixels.
+        samples: the first so many pictures of each source, or pairs; None: all.
+        size: of folders and photographs: the central so many pixels; None: all.
         resize: of folders: shrink pictures to ``size`` first.
         grey: of folders: luminance instead of colours.
+        luminance: psnr, ssim and ms-ssim of Y of BT.601 (16 .. 235, not rounded) instead of red,
+            green and blue, as published numbers of super-resolution are.
+        shave: for these, cut off so many pixels at every edge, published as the factor.
+        L: of arrays of which nothing is known, as the next two, see
+            :func:`skild_physics.fields.open_fields`: side of flattened ones.
+        dims: what each axis is.
+        data_range: the values of black and white.
         data_dir: folder of CIFAR-10's archive.
         weights: folder of the networks' published weights; None: the user's cache. Nothing is
             downloaded.
@@ -167,14 +187,15 @@ def eval_images(
         progress: shows how many pictures are done.
 
     Raises:
-        InputError: sources that cannot be read or compared, unknown metrics, or a package or
-            weights that are missing.
+        InputError: sources that cannot be read or compared, unknown metrics, a package or weights
+            that are missing, or fields that nothing here made, of which more than 1 % lies outside
+            [-1, 1].
 
     >>> import numpy as np
     >>> import skild_physics as sk
     >>> x = np.random.default_rng(0).uniform(-1, 1, (16, 1, 16, 16))
-    >>> quality = sk.eval_images(truth=x, noisy=x + 0.1, metrics=["psnr"])
-    >>> 15 < float(quality.dataset["psnr_mean"].sel(source="noisy")) < 30
+    >>> quality = sk.eval_images(truth=x, darker=0.9 * x, metrics=["psnr"])
+    >>> 25 < float(quality.dataset["psnr_mean"].sel(source="darker")) < 35
     True
     """
     for path in (out, csv):
@@ -187,15 +208,29 @@ def eval_images(
     if not any(METRICS[metric].per_picture for metric in metrics):
         of_pictures = {"csv": csv, "bootstrap": bootstrap}
         check_none_given(of_pictures, "is for values of every picture, which no metric here has")
+    if shave < 0:
+        raise InputError(f"`shave` must be at least 0, got {shave}")
+    if not any(METRICS[metric].of_pixels for metric in metrics):
+        of_pixels = {"luminance": luminance, "shave": shave or None}
+        check_none_given(of_pixels, "is for psnr, ssim and ms-ssim")
+    if luminance and grey:
+        raise InputError("`luminance` and `grey` exclude each other")
     keep_freed_memory()
     named = {**(sources or {}), **labelled}
     if not named:
         raise InputError("nothing to evaluate")
-    opened = _opened(named, {"size": size, "resize": resize, "grey": grey, "data_dir": data_dir})
+    of_sources = {"size": size, "resize": resize, "grey": grey, "data_dir": data_dir}
+    of_arrays = {"L": L, "dims": dims, "data_range": data_range}
+    opened = _opened(named, of_sources | of_arrays)
+    for label, pictures in opened.items():
+        if luminance and pictures.channels != 3:
+            raise InputError(f"{label} is grey, and `luminance` is for pictures in colour")
     found = evaluate(
         opened,
         metrics,
         samples=samples,
+        on_luminance=luminance,
+        shave=shave,
         batch_size=batch_size,
         weights=None if weights is None else Path(weights),
         device=default_device(),
@@ -223,24 +258,49 @@ def _name(source: Any) -> str:
     return str(source) if isinstance(source, str | Path) else "array"
 
 
-def _opened(sources: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, xr.DataArray]:
-    """Fields by label; options of folders go to folders only, and others may stand beside."""
-    taken: set[str] = set()
-    opened = {}
+def _opened(sources: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Pictures]:
+    """Pictures by label; an option goes to the sources that it is for, and others may stand beside.
+
+    Raises:
+        InputError: a source cannot be read, or an option is for none.
+    """
+    opened, taken = {}, set()
     for label, source in sources.items():
-        names: set[str] = set()
-        if isinstance(source, str | Path):
-            if str(source) in WORDS:
-                names = {"data_dir"} if str(source).startswith("cifar10") else {"size"}
-            elif os.path.isdir(source):
-                names = {"size", "resize", "grey"}
+        names = _options(source)
         taken |= names
-        opened[label] = open_fields(source, **{name: given[name] for name in names})
+        options = {name: given[name] for name in names if given[name] is not None}
+        if names == OF_FILES:
+            opened[label] = of_files(label, source, **options)
+        elif names == OF_ARRAYS:
+            # the basis does not matter here, and need not be looked for
+            fields = _fields(label, source, options | {"basis": "cosine"})
+            opened[label] = of_fields(label, fields, None if "data_range" in options else ADVICE)
+        else:
+            opened[label] = of_fields(label, _fields(label, source, options))
+    whose = {"data_dir": "cifar10"} | dict.fromkeys(OF_ARRAYS, "arrays of which nothing is known")
     for name, value in given.items():
         if name not in taken:
-            whose = "cifar10" if name == "data_dir" else "folders of pictures"
-            check_none_given({name: value}, f"is for {whose}, and none is given")
+            for_these = whose.get(name, "folders of pictures")
+            check_none_given({name: value}, f"is for {for_these}, and none is given")
     return opened
+
+
+def _options(source: Any) -> set[str]:
+    """What can be said of a source when it is opened."""
+    if isinstance(source, str | Path) and str(source) in WORDS:
+        return {"data_dir"} if str(source).startswith("cifar10") else {"size"}
+    if holds_pictures(source):
+        return OF_FILES
+    return OF_ARRAYS if is_foreign(source) else set()
+
+
+def _fields(label: str, source: Any, options: dict[str, Any]) -> xr.DataArray:
+    if isinstance(source, str | Path):
+        return open_fields(source, **options)
+    try:
+        return open_fields(source, **options)
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from None
 
 
 def _value(row: Row) -> str:

@@ -1,111 +1,174 @@
-"""Sources of pictures: whether they can be compared, how many there are, and their 8-bit pixels."""
+"""Sources of pictures to be compared: arrays of fields, or files of pictures of their own sizes."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+import os
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
 from skild_physics.fields import batches, channels_of
-from skild_physics.fields.lazy import UnusableError
-from skild_physics.fields.writing import pixels
-from skild_physics.files import InputError
-from skild_physics.quality.metrics import METRICS
+from skild_physics.fields.clipping import Clipping, are_made, pixels
+from skild_physics.fields.images import MOST_THREADS, decoded
+from skild_physics.fields.lazy import BATCH_VALUES, UnusableError, slices
+from skild_physics.fields.picture_files import (
+    find_pictures,
+    picture_names,
+    stored_size,
+    upright_size,
+)
+from skild_physics.files import InputError, check_none_given
+
+CLIP = "clip them, if they are pictures in [-1, 1]"
+Numbers = NDArray[np.int64]
+Skipped = MutableMapping[str, str] | None
+Read = Callable[[Numbers, Skipped, int], Iterator[NDArray[np.uint8]]]
 
 
-def pictures_to_read(
-    sources: Mapping[str, xr.DataArray], metrics: Sequence[str], samples: int | None
-) -> dict[str, int]:
-    """The number of pictures of each source, if they can be compared.
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures that are read one after another, as 8-bit pixels (channel, y, x).
 
-    Args:
-        sources: fields by label, the reference first.
-        metrics: what they are to be compared by.
-        samples: the first so many of each; None: all.
-
-    Raises:
-        InputError: other numbers of channels; sizes or numbers of pictures that make no pairs;
-            pictures that are too small or fewer than ``samples``; nothing to compare with.
+    Attributes:
+        channels: 1 or 3.
+        sizes: width and height of each as it is stored, shape (picture, 2); 0 where its file does
+            not tell.
+        names: of the pictures, by which they find their partners; None: they have a place only.
+        read: gives those of these numbers, in this order, so many at most. Takes the files of
+            pictures that cannot be used, and why, which are left out then; with None in its place
+            they are an error.
+        upright: width and height of the picture of a number, turned as it will be read.
+        crop: the central so many pixels per side are taken; None: all.
+        shrinks: pictures are shrunk first.
+        alone: a single file, which is a partner by that.
     """
-    reference, *others = sources
-    first = sources[reference]
-    comparing = [metric for metric in metrics if METRICS[metric].compares]
-    paired = [metric for metric in metrics if METRICS[metric].paired]
-    if comparing and not others:
-        raise InputError(
-            f"{', '.join(comparing)} compare with a reference: give it and another source"
-        )
-    colours, size = len(channels_of(first)), first.shape[-1]
-    for label, fields in sources.items():
-        channels, side = len(channels_of(fields)), fields.shape[-1]
-        if channels not in (1, 3):
-            raise InputError(f"{label}: {channels} channels; pictures have one or three")
-        if channels != colours:
-            kinds = {1: "grey", 3: "in colour"}
-            raise InputError(
-                f"{reference} is {kinds[colours]}, {label} is {kinds[channels]}; `grey=True` opens "
-                "folders as grey pictures"
-            )
-        for metric in metrics:
-            if side < METRICS[metric].smallest:
-                raise InputError(
-                    f"{metric} needs at least {METRICS[metric].smallest} pixels per side; "
-                    f"{label} has {side}"
-                )
-        if paired and side != size:
-            raise InputError(
-                f"{', '.join(paired)} compare pairs: {reference} has {size} x {size} pixels, "
-                f"{label} {side} x {side}; fid, kid and is need no pairs"
-            )
-    counts = {label: len(fields) for label, fields in sources.items()}
-    for label, count in counts.items():
-        if samples is not None and count < samples:
-            raise InputError(f"{label} has {count} pictures, fewer than `samples={samples}`")
-        if paired and samples is None and count != counts[reference]:
-            raise InputError(
-                f"{', '.join(paired)} compare pairs: {reference} has {counts[reference]} pictures, "
-                f"{label} {count}; `samples=N` takes the first N of each, and fid, kid and is need "
-                "no pairs"
-            )
-    return {label: samples or count for label, count in counts.items()}
+
+    channels: int
+    sizes: NDArray[np.int64]
+    names: list[str] | None
+    read: Read
+    upright: Callable[[int], tuple[int, int]]
+    crop: int | None = None
+    shrinks: bool = False
+    alone: bool = False
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def taken(self) -> NDArray[np.int64]:
+        """Width and height of what is taken of each picture, shape (picture, 2)."""
+        return self.sizes if self.crop is None else np.full_like(self.sizes, self.crop)
+
+    def name(self, number: int) -> str:
+        """What a picture is called in messages."""
+        return self.names[number] if self.names else f"picture {number + 1}"
 
 
-def batches_of(
+def of_files(
     label: str,
-    fields: xr.DataArray,
-    count: int,
-    length: int,
-    skipped: dict[str, str] | None,
-) -> Iterator[Tensor]:
-    """The first ``count`` pictures as pixels, uint8 (image, channel, y, x), ``length`` at a time.
+    source: str | Path,
+    size: int | None = None,
+    *,
+    resize: bool = False,
+    grey: bool = False,
+) -> Pictures:
+    """Pictures in a folder, or a single one, with all their pixels unless a size is given.
 
     Args:
         label: of the source.
-        fields: its pictures.
-        count: how many are wanted.
-        length: pictures of a batch.
-        skipped: takes those that cannot be used; None: they are compared in pairs, which hold only
-            if none is left out.
+        source: the folder or file.
+        size: the central so many pixels; None: all.
+        resize: shrink pictures to that size first.
+        grey: luminance instead of colours.
 
     Raises:
-        InputError: fields with nan or infinity, or that cannot be read or used.
+        InputError: no pictures, an unreadable folder, or resize without a size.
     """
-    batch: list[NDArray[np.uint8]] = []
+    if size is None:
+        check_none_given({"resize": resize}, f"of {source} goes with `size`")
+    folder, files = find_pictures(source)
+    sizes = np.array([stored_size(folder / file) or (0, 0) for file in files], np.int64)
+    values = (1 if grey else 3) * int(sizes.prod(axis=1).max())
+    length = max(MOST_THREADS, BATCH_VALUES // max(1, values))
+
+    def read(numbers: Numbers, skipped: Skipped, most: int) -> Iterator[NDArray[np.uint8]]:
+        for part in slices(0, len(numbers), length):
+            wanted = [files[i] for i in numbers[part].tolist()]
+            found = decoded(folder, wanted, size, resize=resize, grey=grey)
+            for file, picture in zip(wanted, found, strict=True):
+                if not isinstance(picture, str):
+                    yield picture
+                    most -= 1
+                    if not most:
+                        return
+                elif skipped is None:
+                    raise _no_pair(label, file, picture)
+                else:
+                    skipped[file] = picture
+
+    def upright(number: int) -> tuple[int, int]:
+        return upright_size(folder / files[number]) or (0, 0)
+
+    return Pictures(
+        1 if grey else 3,
+        sizes,
+        picture_names(files),
+        read,
+        upright,
+        size,
+        resize,
+        alone=not os.path.isdir(source),
+    )
+
+
+def of_fields(label: str, fields: xr.DataArray, advice: str | None = CLIP) -> Pictures:
+    """Pictures of square fields in [-1, 1].
+
+    Args:
+        label: of the source.
+        fields: (sample, y, x) or (sample, channel, y, x).
+        advice: what to do if more than 1 % of the values lie outside, unless this package made
+            them; None: nothing, for their range is known.
+
+    Raises:
+        InputError: other than one or three channels.
+    """
+    channels, side = len(channels_of(fields)), fields.shape[-1]
+    if channels not in (1, 3):
+        raise InputError(f"{label}: {channels} channels; pictures have one or three")
+    if are_made(fields.attrs):
+        advice = None
+
+    def read(numbers: Numbers, skipped: Skipped, most: int) -> Iterator[NDArray[np.uint8]]:
+        follow = len(numbers) and np.all(np.diff(numbers) == 1)
+        part = fields[numbers[0] : numbers[-1] + 1] if follow else fields[numbers]
+        clipping = Clipping(label, most * part[0].size, advice)
+        for batch in _batches(label, part, skipped):
+            clipping.see(batch[:most])
+            yield from pixels(batch[:most])
+            most -= len(batch[:most])
+            if not most:
+                break
+        clipping.say()
+
+    names = [str(name) for name in fields["name"].values] if "name" in fields.coords else None
+    sizes = np.full((len(fields), 2), side, np.int64)
+    return Pictures(channels, sizes, names, read, lambda number: (side, side))
+
+
+def _batches(label: str, fields: xr.DataArray, skipped: Skipped) -> Iterator[NDArray[np.floating]]:
     try:
-        for field in islice(chain.from_iterable(batches(fields, skipped=skipped)), count):
-            if not np.isfinite(field).all():
-                raise InputError(f"{label}: fields with nan or infinity")
-            batch.append(pixels(field))
-            if len(batch) == length:
-                yield torch.from_numpy(np.stack(batch))
-                batch = []
+        yield from batches(fields, skipped=skipped)
     except UnusableError as error:
-        raise InputError(
-            f"{label}: {error.file} cannot be used ({error.reason}), and pictures are compared in "
-            "pairs; remove it and its partners"
-        ) from None
-    if batch:
-        yield torch.from_numpy(np.stack(batch))
+        raise _no_pair(label, error.file, error.reason) from None
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from None
+
+
+def _no_pair(label: str, file: str, reason: str) -> InputError:
+    return InputError(
+        f"{label}: {file} cannot be used ({reason}), and pictures are compared in pairs; remove "
+        "it and its partners"
+    )

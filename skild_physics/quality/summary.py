@@ -131,6 +131,10 @@ def rows(results: xr.Dataset, metrics: Sequence[str]) -> list[Row]:
         title = METRICS[metric].title
         if "scales" in attributes:
             title += f", {attributes['scales']} scales"
+        if attributes.get("luminance"):
+            title += ", of the luminance"
+        if "shave" in attributes:
+            title += f", less a border of {attributes['shave']}"
         if not attributes.get("published_weights", True):
             title += ", NOT the published weights"
         for label in map(str, results["source"].values):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -24,16 +24,17 @@ from skild_physics.fields import (
     basis_of,
     batches,
     channels_of,
-    is_variance_map,
     load_variance_map,
     open_fields,
     pictures_of,
 )
+from skild_physics.fields.arrangement import MAX_CHANNELS
 from skild_physics.fields.lazy import log_skipped, slices
+from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError, check_none_given, check_output
 from skild_physics.kspace import Basis, Momentum, Normalization, normalization_factor
 from skild_physics.observables.jackknife import Replicas
-from skild_physics.progress import Progress, silent
+from skild_physics.progress import Progress, logger, silent
 from skild_physics.spectrum.fit import (
     Fit,
     Goodness,
@@ -47,6 +48,10 @@ from skild_physics.spectrum.radial import radial_mean, shells
 from skild_physics.spectrum.types import Spectrum
 
 N_BLOCKS = 32
+EMPTY = 1e-12
+"""Variance of a shell over that of a mean mode that counts as none."""
+ROUNDING = 1e-24
+"""Variance over the square of the mean that double precision leaves in constant fields."""
 
 CACHED_VALUES = 2**17
 """Values transformed at a time: a megabyte, so that the passes over them stay in the cache."""
@@ -55,7 +60,6 @@ CACHED_VALUES = 2**17
 def fit_spectrum(
     source: Any,
     *,
-    basis: Basis | None = None,
     method: Method = "likelihood",
     k_min: float | None = None,
     k_max: float | None = None,
@@ -63,19 +67,17 @@ def fit_spectrum(
     k0_squared: float | None = None,
     normalization: Normalization | None = None,
     strict: bool = False,
+    variance_map: bool = False,
     n_samples: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
-    **of_pictures: Any,
+    **opening: Unpack[Opening],
 ) -> Spectrum:
     """The variance spectrum of fields, and the law S0(k) = C (k^2 + k0^2)^(-alpha) fitted to it.
 
     Args:
-        source: anything that :func:`skild_physics.fields.open_fields` takes, with its options
-            ``size``, ``tile``, ``resize``, ``grey`` and ``data_dir``; or a .npy file of a variance
-            map, (N, N) or (channel, N, N), in the normalisation of the paper.
-        basis: of the modes; None: the natural one of the fields, cosine for a variance map.
+        source: anything that :func:`skild_physics.fields.open_fields` takes; or a variance map.
         method: "likelihood" weighs every shell by its degrees of freedom; "paper": plain least
             squares; see :mod:`skild_physics.spectrum.fit`.
         k_min: smallest wavenumber of the fit, radians per box side; None fits from the first shell.
@@ -86,10 +88,14 @@ def fit_spectrum(
             does not; None: the paper's.
         strict: a picture that cannot be used is an error; else it is left out, and named in the log
             of the package.
+        variance_map: the source is no fields, but a variance map, in the normalisation of the
+            paper: an array (N, N) or (channel, N, N), or a .npy or .npz file of one.
         n_samples: of a variance map, the number of fields behind it.
         out: NetCDF file to write.
         overwrite: replace an existing file.
         progress: shows how many fields are done.
+        opening: see :func:`skild_physics.fields.open_fields`; ``basis`` is that of the modes, None
+            of a variance map cosine.
 
     Raises:
         InputError: data that cannot be read, fewer than two fields, nan, too few shells between
@@ -103,22 +109,25 @@ def fit_spectrum(
     if out is not None:
         check_output(out, overwrite)
     how = FitOptions(method, k_min, k_max, momentum, k0_squared)
-    if isinstance(source, str | Path) and Path(source).suffix == ".npy" and is_variance_map(source):
-        of_fields = {"normalization": normalization, "strict": strict, **of_pictures}
-        check_none_given(of_fields, f"is for fields; {source} is a variance map")
-        variance, name = load_variance_map(source), Path(source).name
+    if variance_map:
+        basis = opening.pop("basis", None)
+        of_fields = {"normalization": normalization, "strict": strict, **opening}
+        check_none_given(of_fields, "is for fields, and goes without `variance_map`")
+        variance = load_variance_map(source)
+        name = Path(source).name if isinstance(source, str | Path) else "variance map"
         found = spectrum_from_variance(variance, n_samples, basis or "cosine", name, how)
     else:
-        fields, skipped = open_fields(source, **of_pictures), dict[str, str]()
+        check_none_given({"n_samples": n_samples}, "goes with `variance_map`; fields are counted")
+        fields, skipped = open_fields(source, **opening), dict[str, str]()
         name = str(fields.attrs.get("source", "fields"))
-        check_none_given({"n_samples": n_samples}, f"is for variance maps; {name} is counted")
-        blocks = measure_blocks(
-            fields, basis, skipped=None if strict else skipped, progress=progress
-        )
+        if len(fields) <= MAX_CHANNELS and "channel" not in fields.dims:
+            count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+            logger.warning(f"{name}: taken for {count}; a variance map is declared as one")
+        blocks = measure_blocks(fields, skipped=None if strict else skipped, progress=progress)
         log_skipped(skipped, fields)
         found = spectrum_from_blocks(
             blocks,
-            basis or basis_of(fields),
+            basis_of(fields),
             how,
             source=name,
             channels=channels_of(fields),
@@ -141,15 +150,15 @@ class FitOptions:
     momentum: Momentum = "continuum"
     k0_squared: float | None = None
 
-    def inside(self, k: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which shells are fitted.
+    def inside(self, k: NDArray[np.float64], filled: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which shells are fitted, of those that have a variance.
 
         Raises:
             InputError: fewer than four.
         """
         low = -np.inf if self.k_min is None else self.k_min
         high = np.inf if self.k_max is None else self.k_max
-        inside: NDArray[np.bool_] = (k >= low) & (k <= high)
+        inside: NDArray[np.bool_] = (k >= low) & (k <= high) & filled
         if inside.sum() < 4:
             raise InputError(
                 f"a fit needs at least 4 shells, got {inside.sum()} between k = {low:g} and "
@@ -176,7 +185,7 @@ def measure_blocks(
         progress: shows how many fields are done.
 
     Raises:
-        InputError: fields hold nan or infinity, or cannot be read.
+        InputError: fields cannot be read, or hold nan, infinity or codes of missing values.
     """
     basis, picture = basis or basis_of(fields), pictures_of(fields)
     items = int(picture[-1]) + 1
@@ -225,12 +234,14 @@ def spectrum_from_blocks(
             :func:`skild_physics.spectrum.fit.fit_power_law` raises.
     """
     if len(blocks) < 2:
-        raise InputError(f"a spectrum needs at least 2 blocks of fields, got {len(blocks)}")
+        raise InputError(
+            f"{source + ': ' if source else ''}a variance needs at least 2 fields or pictures, got "
+            f"{len(blocks)}; cut a large field into several, or give more"
+        )
     total = reduce(ModeMoments.merge, blocks)
     N = total.mean.shape[-1]
     factor2 = normalization_factor(N, basis, normalization) ** 2
     k, modes, _ = shells(N, basis, how.momentum)
-    inside = how.inside(k)
 
     def fit(S: NDArray[np.float64], count: int) -> Fit:
         profile = S.mean(axis=0)[inside]
@@ -240,8 +251,13 @@ def spectrum_from_blocks(
         return radial_mean(moments.variance * factor2, basis, how.momentum)
 
     S = radial(total)
+    rounding = ROUNDING * float((total.mean**2 * factor2).mean())
+    inside = how.inside(k, _filled(S.mean(axis=0), modes, source, rounding))
     best = fit(S, total.count)
     without = _leave_one_out(blocks)
+    if min(moments.count for moments in without) < 2:
+        # too few for error bars in any case
+        without = [total] * len(blocks)
     replicas = np.stack([radial(moments) for moments in without])
     parameters = np.stack(
         [
@@ -295,9 +311,9 @@ def spectrum_from_variance(
         raise InputError(f"`n_samples` must be at least 2, got {n_samples}")
     N = variance.shape[-1]
     k, modes, _ = shells(N, basis, how.momentum)
-    inside = how.inside(k)
     S = radial_mean(variance, basis, how.momentum)
     profile = S.mean(axis=0)
+    inside = how.inside(k, _filled(profile, modes, source))
     known = np.nan if n_samples is None else 1.0
     count = n_samples or 2
     fit = fit_power_law(
@@ -321,6 +337,28 @@ def spectrum_from_variance(
         n_blocks=0,
         source=source,
     )
+
+
+def _filled(
+    profile: NDArray[np.float64], modes: NDArray[np.int64], source: str, rounding: float = 0.0
+) -> NDArray[np.bool_]:
+    """Shells that have a variance; that of others is what ``rounding`` left.
+
+    Raises:
+        InputError: none has, or one is infinite.
+    """
+    mean = np.average(profile, weights=modes)
+    if not rounding < mean < np.inf:
+        raise InputError(
+            f"{source}: the variance must be positive and finite: is the data constant?"
+        )
+    filled: NDArray[np.bool_] = profile > EMPTY * mean
+    if not filled.all():
+        logger.info(
+            f"{source}: {np.count_nonzero(~filled)} of {len(filled)} shells have no variance and "
+            "are not fitted" + ("" if filled[0] else "; every field has the same mean")
+        )
+    return filled
 
 
 def _numbered(channels: int) -> tuple[str, ...]:

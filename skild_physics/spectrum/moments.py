@@ -35,7 +35,7 @@ class ModeMoments:
         """Moments of one batch, shape (sample, channel, N, N), any real dtype.
 
         Raises:
-            InputError: the batch is not of that shape, is empty, or holds nan or infinity.
+            InputError: the batch is not of that shape, or is empty.
         """
         if fields.ndim != 4 or len(fields) == 0:
             raise InputError(f"fields must have shape (sample, channel, N, N), got {fields.shape}")
@@ -43,8 +43,6 @@ class ModeMoments:
         mean = modes.mean(axis=0)
         modes -= mean
         M2 = np.einsum("scyx,scyx->cyx", modes, modes)
-        if not np.isfinite(M2).all():
-            raise InputError("fields hold nan or infinite values")
         return cls(len(modes), mean, M2)
 
     def merge(self, other: "ModeMoments") -> "ModeMoments":

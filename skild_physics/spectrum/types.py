@@ -144,7 +144,7 @@ class Spectrum(Printed):
         notes.append(
             f"goodness of fit: chi-square {good.chi_square:.1f} for {good.degrees_of_freedom:.1f} "
             f"degrees of freedom, p = {good.p_value:.2g}"
-            + (" (from the blocks: modes need not be Gaussian)" if self.n_blocks else "")
+            + (" (from the blocks: modes need not be Gaussian)" if self.n_blocks >= 4 else "")
         )
         if good.p_value < P_REJECTED:
             notes.append(

@@ -9,10 +9,10 @@ in memory; everything else is held as float32. What does not fit is read again w
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -23,16 +23,15 @@ from torch import Tensor
 from skild_physics.config.training import Symmetry
 from skild_physics.fields import basis_of, batches, channels_of, open_fields, pictures_of
 from skild_physics.fields.lazy import UnusableError, scaled
+from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis
+from skild_physics.progress import logger
 
 Take = Callable[[Tensor], Tensor]
+MOST_HELDOUT = 256
 
-_SYMMETRIES: dict[tuple[str, ...], Symmetry] = {
-    ("spin",): "torus",
-    ("grey",): "mirror",
-    ("red", "green", "blue"): "mirror",
-}
+_PICTURES = (("grey",), ("red", "green", "blue"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +50,7 @@ class TrainingFields:
             (B,), in this order and as they are stored, float32 (B, C, N, N). Raises InputError if
             they cannot be read.
         skipped: why a picture was left out, by file; grows while pictures are read.
+        attrs: what the source says about them.
     """
 
     name: str
@@ -61,15 +61,16 @@ class TrainingFields:
     symmetry: Symmetry
     take: Take
     skipped: dict[str, str] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_training_fields(
     source: Any,
     *,
-    heldout: int = 0,
+    heldout: int | None = 0,
     symmetry: Symmetry | None = None,
     memory: int = 4 * 2**30,
-    **of_pictures: Any,
+    **opening: Unpack[Opening],
 ) -> tuple[TrainingFields, TrainingFields | None]:
     """The fields of a source to train on, and those held out (None if none are).
 
@@ -79,23 +80,25 @@ def open_training_fields(
     Args:
         source: anything that :func:`open_fields` takes.
         heldout: number of items, the last of the source, that are never trained on. All tiles of a
-            picture are one item.
-        symmetry: None: "torus" for spins, "mirror" for pictures, "none" for others.
+            picture are one item. None: an eighth, 256 at most.
+        symmetry: None: "torus" for the Ising model on one, "mirror" for pictures, else "none".
         memory: bytes that loaded fields may take.
-        of_pictures: see :func:`open_fields`; tiles only if all of them fit in memory.
+        opening: see :func:`open_fields`; tiles only if all of them fit in memory.
 
     Raises:
         InputError: what :func:`open_fields` raises; ``heldout`` leaves nothing to train on; no
             usable picture in a part; tiles that do not fit in memory; "torus" for fields that are
             not periodic.
     """
-    fields = open_fields(source, **of_pictures)
+    fields = open_fields(source, **opening)
     picture, name = pictures_of(fields), str(fields.attrs.get("source", "fields"))
     items = int(picture[-1]) + 1
+    if heldout is None:
+        heldout = default_heldout(items)
     if not 0 <= heldout < items:
         raise InputError(
-            f"{name}: `heldout` must be at least 0 and less than the {items:,} items, got "
-            f"{heldout:,}"
+            f"{name}: data.heldout must be at least 0 and less than the {items:,} items, got "
+            f"{heldout:,}; by default it is an eighth"
         )
     basis, channels = basis_of(fields), channels_of(fields)
     if symmetry == "torus" and basis != "periodic":
@@ -104,7 +107,7 @@ def open_training_fields(
             "this source"
         )
     if symmetry is None:
-        symmetry = _SYMMETRIES.get(channels, "none")
+        symmetry = _default_symmetry(fields, name)
     first = int(np.searchsorted(picture, items - heldout))
     parts = [fields[:first], fields[first:]] if heldout else [fields]
     skipped: dict[str, str] = {}
@@ -121,10 +124,43 @@ def open_training_fields(
     else:
         found = [(len(part), _from_source(part, skipped)) for part in parts]
     training, *others = [
-        TrainingFields(name, channels, fields.shape[-1], basis, count, symmetry, take, skipped)
+        TrainingFields(
+            name,
+            channels,
+            fields.shape[-1],
+            basis,
+            count,
+            symmetry,
+            take,
+            skipped,
+            {str(key): value for key, value in fields.attrs.items()},
+        )
         for count, take in found
     ]
     return training, others[0] if others else None
+
+
+def _default_symmetry(fields: xr.DataArray, name: str) -> Symmetry:
+    """The symmetry that is known of the fields."""
+    channels = channels_of(fields)
+    if channels in _PICTURES:
+        return "mirror"
+    if fields.attrs.get("model") == "ising" and basis_of(fields) == "periodic":
+        return "torus"
+    if channels == ("spin",):
+        logger.warning(
+            f'{name}: spins of an unknown model, trained on as they are; data.symmetry = "torus" '
+            "moves, turns, mirrors and flips them, as an Ising model on a torus allows"
+        )
+    return "none"
+
+
+def default_heldout(items: int) -> int:
+    """How many items of a source are held out, if that is not said."""
+    count = max(1, min(MOST_HELDOUT, items // 8))
+    if count < MOST_HELDOUT:
+        logger.info(f"{count} of {items} items are held out; data.heldout sets another number")
+    return count
 
 
 def training_batch(
@@ -238,8 +274,6 @@ def _from_memory(batches: list[NDArray[Any]]) -> Take:
 
 
 def _from_source(part: xr.DataArray, skipped: dict[str, str]) -> Take:
-    shape = (len(channels_of(part)), *part.shape[-2:])
-
     def read(index: int) -> NDArray[Any]:
         for usable in chain(range(index, len(part)), range(index)):
             for batch in batches(part, usable, usable + 1, skipped):
@@ -248,8 +282,9 @@ def _from_source(part: xr.DataArray, skipped: dict[str, str]) -> Take:
         raise _nothing_usable(part, skipped)
 
     def take(indices: Tensor) -> Tensor:
+        drawn = part[indices.numpy()]
         try:
-            fields = part[indices.numpy()].values.reshape(-1, *shape)
+            fields = next(batches(drawn, length=len(drawn)))
         except UnusableError:
             fields = np.stack([read(index) for index in indices.tolist()])
         return torch.from_numpy(fields.astype(np.float32, copy=False))

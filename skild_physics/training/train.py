@@ -17,6 +17,7 @@ from skild_physics.models.checkpoint import load
 from skild_physics.models.objective import Loss, Objective, squared_error
 from skild_physics.progress import Progress, logger, silent
 from skild_physics.spectrum import Spectrum, fit_spectrum
+from skild_physics.training.data import default_heldout
 from skild_physics.training.run import trained
 
 
@@ -106,14 +107,13 @@ def _with_data(config: Config, data: Any) -> tuple[Config, xr.DataArray]:
     A run knows a file again by its name, an array by its values.
     """
     if isinstance(data, str | Path):
-        fields, source = open_fields(data, **config.data.of_pictures()), str(data)
+        fields, source = open_fields(data, **config.data.opening()), str(data)
     else:
-        fields = open_fields(data)
+        fields = open_fields(data, **config.data.opening())
         source = f"array-{content(fields)[:16]}"
     changed: dict[str, Any] = {"source": source}
     if "heldout" not in config.data.model_fields_set:
-        # by default a share of few fields
-        changed["heldout"] = max(1, min(config.data.heldout, len(fields) // 8))
+        changed["heldout"] = default_heldout(len(fields))
     return config.model_copy(update={"data": config.data.model_copy(update=changed)}), fields
 
 

@@ -22,11 +22,14 @@ from torch.optim.swa_utils import AveragedModel
 from skild_physics.config import Config
 from skild_physics.config.training import TrainingConfig
 from skild_physics.diffusion.loss import LossSecondMomentSteps
+from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError
 from skild_physics.machine import World
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model
+from skild_physics.models.making import parameters_of
 from skild_physics.models.objective import Loss, Objective, field_noise, squared_error
+from skild_physics.training.agreement import check_process
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.execution import Execution, choose, compiling
 from skild_physics.training.optimizer import build_optimizer
@@ -102,21 +105,31 @@ class Trainer:
                 f"training.batch_size = {settings.batch_size} is not a multiple of "
                 f"{world.size} processes times training.accumulate = {settings.accumulate}"
             )
-        of_pictures = {} if fields is not None else data.of_pictures()
+        opening: Opening = {} if fields is not None else data.opening()
         self.fields, heldout = open_training_fields(
             data.source if fields is None else fields,
-            heldout=data.heldout,
+            heldout=data.heldout if "heldout" in data.model_fields_set else None,
             symmetry=data.symmetry,
             memory=int(data.memory_gib * 2**30),
-            **of_pictures,
+            **opening,
         )
         assert heldout is not None
         self.heldout = heldout
         S0, basis = config.process.modes()
         config.check_sizes(len(S0), self.fields.size, network)
         torch.manual_seed(settings.seed)
-        self._model = build_model(config, self.fields.channels, S0.to(world.device), basis, network)
+        self._model = build_model(
+            config,
+            self.fields.channels,
+            S0.to(world.device),
+            basis,
+            network,
+            trained_on=parameters_of(self.fields.attrs),
+        )
         self.process = self._model.process
+        if empty := int(self.process.empty.sum()):
+            log(f"{empty} of {self.process.N**2} modes have no variance, and stay zero")
+        check_process(self.fields, self.process, config, log)
         self.objective = self._model.objective(loss) if objective is None else objective
 
         self.network = self._model.network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
