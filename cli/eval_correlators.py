@@ -12,7 +12,7 @@ from skild_physics.cli.console import progress, say, show
 from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.data_gen import generate_ising
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA
-from skild_physics.files import check_output, json_text
+from skild_physics.files import check_apart, check_output, json_text
 from skild_physics.observables.evaluate import eval_correlators
 from skild_physics.plots import check_figure, save_figure
 
@@ -92,6 +92,7 @@ def command(
     out = check_output(out or Path("correlators.nc"), overwrite)
     if plot:
         check_figure(plot, overwrite)
+    check_apart({"out": out, "plot": plot}, *sources.values())
     with ExitStack() as stack:
         if not sources:
             sources = _made_last() or _small_ensemble(Path(stack.enter_context(_scratch())))

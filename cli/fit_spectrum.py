@@ -7,7 +7,7 @@ import click
 
 from skild_physics.cli.console import progress, show
 from skild_physics.cli.inputs import array_options, picture_options
-from skild_physics.files import check_output, json_text
+from skild_physics.files import check_apart, check_output, json_text
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS
 from skild_physics.plots import check_figure, save_figure, spectrum_figure
 from skild_physics.spectrum import fit_spectrum
@@ -92,6 +92,8 @@ def command(
         raise click.UsageError("two sources would write the same file: fit them one by one")
     if plot:
         check_figure(plot, overwrite)
+    for each in outs:
+        check_apart({"out": each, "plot": plot}, *sources)
 
     spectra = [fit_spectrum(source, progress=progress, **how) for source in sources]
     for spectrum, path in zip(spectra, outs, strict=True):

@@ -10,6 +10,7 @@ from skild_physics.cli.inputs import fields_output
 from skild_physics.cli.sampling import sampler_for, sampling_options
 from skild_physics.fields import batches
 from skild_physics.fields.writing import check_fields_output
+from skild_physics.files import check_apart
 from skild_physics.models.base import SamplingPrecision
 from skild_physics.models.checkpoint import load
 from skild_physics.plots import check_figure, samples_figure, save_figure
@@ -59,6 +60,7 @@ def command(
     check_fields_output(out, overwrite)
     if plot:
         check_figure(plot, overwrite)
+    check_apart({"out": out, "plot": plot}, checkpoint)
     model = load(checkpoint, snr_threshold=snr_threshold, precision=precision)
     fields = model.generate(
         samples,

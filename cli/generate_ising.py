@@ -10,7 +10,7 @@ import click
 
 from skild_physics.cli.console import progress, show
 from skild_physics.data_gen import generate_ising
-from skild_physics.files import json_text
+from skild_physics.files import check_apart, json_text
 from skild_physics.observables.ensemble import summarize
 from skild_physics.plots import check_figure, fields_figure, save_figure
 
@@ -83,6 +83,7 @@ def command(
     out = out or Path(f"ising-L{L}.h5")
     if plot:
         check_figure(plot, overwrite)
+    check_apart({"out": out, "plot": plot})
     count = _Count()
     fields = generate_ising(
         L,

@@ -16,7 +16,7 @@ from skild_physics.fields.downsampling import DOWNSAMPLINGS, Downsampling, downs
 from skild_physics.fields.interpolation import interpolate
 from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.fields.writing import check_fields_output
-from skild_physics.files import check_none_given, check_output
+from skild_physics.files import check_apart, check_none_given, check_output
 from skild_physics.models.base import KEEP, SamplingPrecision
 from skild_physics.models.checkpoint import load
 from skild_physics.plots import check_figure, samples_figure, save_figure
@@ -106,6 +106,7 @@ def command(
     for other in (start_out, plot):
         if other:
             (check_figure if other == plot else check_output)(other, overwrite)
+    check_apart({"out": out, "start_out": start_out, "plot": plot}, checkpoint, input)
     # what goes with one protocol alone, by its name
     own = {"keep": ("rescaled", keep), "kernel": ("observed", kernel)}
     for name, (whose, value) in own.items():

@@ -99,6 +99,42 @@ def check_output(path: str | Path, overwrite: bool) -> Path:
     return path
 
 
+def check_apart(outputs: Mapping[str, str | Path | None], *inputs: Any) -> None:
+    """Refuse an output that is an input, or is in one, and two outputs of one name.
+
+    Args:
+        outputs: by the names of their parameters; None: not asked for.
+        inputs: paths, perhaps with the name of an array after a colon, or fields that know the file
+            they are read from; whatever else is given lies in memory.
+
+    Raises:
+        InputError: there is one.
+    """
+    given = {os.path.realpath(file) for file in map(_file_of, inputs) if file}
+    taken: dict[str, str] = {}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        file = os.path.realpath(path)
+        is_below = any(file.startswith(folder + os.sep) for folder in given)
+        if file in given or (is_below and os.path.exists(file)):
+            raise InputError(
+                f"`{name}`: {path} is an input, which nothing replaces; choose another"
+            )
+        if file in taken:
+            raise InputError(f"`{taken[file]}` and `{name}` are the same file, {path}")
+        taken[file] = name
+
+
+def _file_of(source: Any) -> str:
+    if not isinstance(source, str | Path):
+        return str(getattr(source, "encoding", {}).get("source", ""))
+    text = str(source)
+    while ":" in text and not os.path.exists(text):
+        text = text.rpartition(":")[0]
+    return text
+
+
 def is_open_elsewhere(path: Path) -> bool:
     """Whether a process has an HDF5 file open for writing, which must not lose it."""
     if not path.is_file() or path.stat().st_size < len(HDF5):

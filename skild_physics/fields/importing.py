@@ -8,6 +8,7 @@ import xarray as xr
 from skild_physics.fields.lazy import basis_of
 from skild_physics.fields.sources import Opening, open_fields
 from skild_physics.fields.writing import check_fields_output, save
+from skild_physics.files import check_apart
 
 
 def import_fields(
@@ -45,6 +46,7 @@ def import_fields(
     (dtype('int8'), 0.3, 'periodic')
     """
     check_fields_output(out, overwrite)
+    check_apart({"out": out}, source)
     fields = open_fields(source, samples=samples, **opening)
     said = {"input": str(fields.attrs.get("source", "array"))}
     if model is not None:

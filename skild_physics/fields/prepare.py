@@ -13,7 +13,7 @@ from skild_physics.fields.hdf5 import write_pictures
 from skild_physics.fields.lazy import channels_of, log_skipped, numbered, pictures_of
 from skild_physics.fields.picture_files import is_picture
 from skild_physics.fields.sources import WORDS, open_fields
-from skild_physics.files import InputError, check_output
+from skild_physics.files import InputError, check_apart, check_output
 from skild_physics.machine import joined_world
 from skild_physics.progress import Progress, logger, silent
 from skild_physics.shards import discard_shards, make_shards, read_shards
@@ -70,6 +70,7 @@ def prepare_images(
     (3, 3, 8, 8)
     """
     out = check_output(out, overwrite)
+    check_apart({"out": out}, source)
     given = {"size": size, "tile": tile, "resize": resize, "grey": grey, "data_dir": data_dir}
     fields = open_fields(source, **given)  # type: ignore[arg-type]
     if str(source) not in WORDS and Path(source).is_file() and not is_picture(source):

@@ -13,7 +13,7 @@ from skild_physics.fields.interpolation import interpolate as interpolated
 from skild_physics.fields.lazy import basis_of, batches
 from skild_physics.fields.sources import Opening, open_fields
 from skild_physics.fields.writing import check_fields_output, derived
-from skild_physics.files import InputError
+from skild_physics.files import InputError, check_apart
 
 
 def coarse_grain(
@@ -53,6 +53,7 @@ def coarse_grain(
     """
     if out is not None:
         check_fields_output(out, overwrite)
+        check_apart({"out": out}, fields)
     given = open_fields(fields, samples=samples, **opening)
     N = given.shape[-1]
     M = round(N / factor) if 1 <= factor <= N else 0
@@ -111,6 +112,7 @@ def interpolate(
         raise InputError(f"`factor` must be at least 1, got {factor:g}")
     if out is not None:
         check_fields_output(out, overwrite)
+        check_apart({"out": out}, fields)
     given = open_fields(fields, samples=samples, **opening)
     N = round(given.shape[-1] * factor)
     fine = (np.asarray(interpolated(batch, N, kernel), np.float32) for batch in batches(given))

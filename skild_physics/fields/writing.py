@@ -27,7 +27,14 @@ from skild_physics.fields.hdf5 import write_hdf5
 from skild_physics.fields.lazy import BATCH_VALUES, batches, channels_of, slices
 from skild_physics.fields.picture_files import is_picture
 from skild_physics.fields.sources import open_fields
-from skild_physics.files import InputError, check_folder, check_output, json_text, replacing
+from skild_physics.files import (
+    InputError,
+    check_apart,
+    check_folder,
+    check_output,
+    json_text,
+    replacing,
+)
 from skild_physics.progress import logger
 
 Kind = Literal["hdf5", "png", "npz"]
@@ -99,6 +106,7 @@ def save(fields: Any, out: str | Path, *, overwrite: bool = False) -> xr.DataArr
     (3, 8, 8)
     """
     kind = check_fields_output(out, overwrite)
+    check_apart({"out": out}, fields)
     fields = open_fields(fields)
     is_spins = kind == "hdf5" and fields.dtype == np.int8
     return derived(_spins(fields) if is_spins else batches(fields), fields, dict(fields.attrs), out)

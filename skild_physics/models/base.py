@@ -463,6 +463,7 @@ class Model(ABC):
         def load(first: int, last: int) -> Tensor:
             return torch.from_numpy(next(batches(given, first, last, length=last - first)))
 
+        how.check_inputs(given)
         self._compare(given, start, is_full=made["protocol"] != "observed")
         attributes = {
             **identity(given),

@@ -25,7 +25,7 @@ from skild_physics.fields.writing import (
     write_fields,
     write_npy,
 )
-from skild_physics.files import InputError, check_output
+from skild_physics.files import InputError, check_apart, check_output
 from skild_physics.machine import joined_world
 from skild_physics.progress import Progress, logger
 from skild_physics.shards import discard_shards, make_shards, read_shards
@@ -61,6 +61,10 @@ class How:
             check_fields_output(self.out, self.overwrite)
         if self.start_out is not None:
             check_output(self.start_out, self.overwrite)
+
+    def check_inputs(self, *inputs: Any) -> None:
+        """Refuse outputs that are inputs, or one file."""
+        check_apart({"out": self.out, "start_out": self.start_out}, *inputs)
 
 
 def sampled(
@@ -154,15 +158,12 @@ def parameters_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity(given: xr.DataArray) -> dict[str, Any]:
-    """What the fields are that something is made of: of a file, or else of these values."""
-    about: dict[str, Any] = {"input": given.attrs.get("source", "fields")}
-    about["input_fields"] = len(given)
-    source = given.encoding.get("source", "")
-    if not source:
-        about["input_sha256"] = content(given)
-    elif Path(source).exists():
-        about["input_modified_ns"] = Path(source).stat().st_mtime_ns
-    return about
+    """What the fields are that something is made of: their values, wherever they lie."""
+    return {
+        "input": given.attrs.get("source", "fields"),
+        "input_fields": len(given),
+        "input_sha256": content(given),
+    }
 
 
 def _agreement(start: Start, made: NDArray[np.float32], load: Load) -> dict[str, float]:

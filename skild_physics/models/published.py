@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from skild_physics.config import load_config
-from skild_physics.files import InputError, check_output
+from skild_physics.files import InputError, check_apart, check_output
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model, load, save_model
 from skild_physics.networks import StepNetwork
@@ -62,6 +62,7 @@ def import_checkpoint(
     if not made.network.is_published:
         raise InputError(f"{config}: published models have network.kind = 'ncsnpp'")
     path = check_output(Path(out) / "model.safetensors", overwrite)
+    check_apart({"out": path}, checkpoint)
     tensors, step = read_published(checkpoint, weights)
     # the convolution that first meets the fields
     stem = tensors.get("all_modules.2.weight")

@@ -13,7 +13,7 @@ from skild_physics.fields import WORDS, open_fields
 from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.fields.sources import is_foreign
 from skild_physics.fields.values import DataRange
-from skild_physics.files import InputError, check_none_given, check_output, replacing
+from skild_physics.files import InputError, check_apart, check_none_given, check_output, replacing
 from skild_physics.machine import default_device, keep_freed_memory
 from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.progress import Progress, silent
@@ -201,6 +201,8 @@ def eval_images(
     for path in (out, csv):
         if path is not None:
             check_output(path, overwrite)
+    named = {**(sources or {}), **labelled}
+    check_apart({"out": out, "csv": csv}, *named.values())
     metrics = tuple(dict.fromkeys(metrics))
     for name in metrics:
         if name not in METRICS:
@@ -216,7 +218,6 @@ def eval_images(
     if luminance and grey:
         raise InputError("`luminance` and `grey` exclude each other")
     keep_freed_memory()
-    named = {**(sources or {}), **labelled}
     if not named:
         raise InputError("nothing to evaluate")
     of_sources = {"size": size, "resize": resize, "grey": grey, "data_dir": data_dir}

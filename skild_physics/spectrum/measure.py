@@ -31,7 +31,7 @@ from skild_physics.fields import (
 from skild_physics.fields.arrangement import MAX_CHANNELS
 from skild_physics.fields.lazy import log_skipped, slices
 from skild_physics.fields.sources import Opening
-from skild_physics.files import InputError, check_none_given, check_output
+from skild_physics.files import InputError, check_apart, check_none_given, check_output
 from skild_physics.kspace import Basis, Momentum, Normalization, normalization_factor
 from skild_physics.observables.jackknife import Replicas
 from skild_physics.progress import Progress, logger, silent
@@ -108,6 +108,7 @@ def fit_spectrum(
     """
     if out is not None:
         check_output(out, overwrite)
+        check_apart({"out": out}, source)
     how = FitOptions(method, k_min, k_max, momentum, k0_squared)
     if variance_map:
         basis = opening.pop("basis", None)
