@@ -5,13 +5,14 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import show
-from skild_physics.cli.inputs import array_options
+from skild_physics.cli.inputs import array_options, size_option
 from skild_physics.files import json_text
 from skild_physics.inspection import info
 
 
 @click.command("info")
 @click.argument("source")
+@size_option
 @array_options("L", "dims", "data_range", "basis")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(source: str, as_json: bool, **opening: Any) -> None:

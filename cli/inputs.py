@@ -85,7 +85,8 @@ def labelled(values: Sequence[str], what: str) -> dict[str, str]:
 def _label_and_source(value: str) -> tuple[str | None, str]:
     """The label, None if there is none, and the source: = may also be in the name of a folder."""
     label, equals, source = value.partition("=")
-    is_path = "/" in label and (os.path.exists(value) or not os.path.exists(source))
+    exists = os.path.exists(value)
+    is_path = ((exists or "/" in label) and not os.path.exists(source)) or ("/" in label and exists)
     return (None, value) if not equals or is_path else (label, source)
 
 

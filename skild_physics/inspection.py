@@ -109,9 +109,11 @@ def _of_result(path: Path) -> Info | None:
 def _of_fields(fields: xr.DataArray) -> Info:
     channels, attrs = channels_of(fields), fields.attrs
     N, count = fields.shape[-1], len(fields)
-    first = next(batches(fields, length=min(FIRST, max(1, BATCH_VALUES // fields[0].size))))
+    values = 16 * BATCH_VALUES // fields[0].size
+    first = next(batches(fields, length=min(FIRST, max(8, values))))
     low, high = float(first.min()), float(first.max())
-    kind = "spins -1 and +1" if fields.dtype == np.int8 else f"{low:.4g} .. {high:.4g}"
+    are_spins = fields.dtype == np.int8 and (np.abs(first) == 1).all()
+    kind = "spins -1 and +1" if are_spins else f"{low:.4g} .. {high:.4g}"
     of_first = "" if len(first) == count else f" (of the first {len(first)})"
     known = {
         "source": str(attrs.get("source", "array")),

@@ -305,7 +305,7 @@ def test_options_of_folders_beside_other_sources(pictures, tmp_path, monkeypatch
         ("a=held b=few.npz", "a has 24 pictures, b 20; --samples N takes the first N of each, and"),
         ("a=held b=few --samples 21", "b has 20 pictures, fewer than --samples 21"),
         ("a=held b=small.npz", "00 has 48 x 48 pixels in a, 32 x 32 in b; where a factor does not"),
-        ("a=held b=grey.npz", "a is in colour, b is grey; --grey"),
+        ("a=held b=grey.npz", "a is read in colour, b in grey; --grey"),
         ("a=tiny.npz b=tiny.npz", "ssim needs at least 11 pixels per side; a has 10"),
         ("a=held b=damaged", "b: 07.png cannot be used"),
         ("a=held b=noisy --data-dir .", "--data-dir is for cifar10, and none is given"),

@@ -447,3 +447,277 @@ def test_files_open_elsewhere_are_neither_damaged_nor_replaced(tmp_path):
 def test_a_summary_of_anything(tmp_path):
     np.save(tmp_path / "a.npy", (spins(64) + 1) // 2)
     assert sk.summarize(tmp_path / "a.npy").energy == pytest.approx(energy(spins(64)))
+
+
+# what two strangers found
+
+
+def test_chains_follow_one_another(tmp_path):
+    """Of a real autocorrelation, which lines in the order of time would hide."""
+    chains = np.stack([sk.generate_ising(L=8, samples=40, seed=i).values for i in range(3)])
+    turned = np.moveaxis(chains, 0, 1)
+    named = xr.DataArray(turned, dims=("sweep", "replica", "y", "x"))
+    np.save(tmp_path / "c.npy", turned)
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["s"] = turned
+    dims = ("sample", "chain", "y", "x")
+    for source, options in (
+        (named, {}),
+        (turned, {"dims": dims}),
+        (tmp_path / "c.npy", {"dims": dims}),
+        (tmp_path / "c.h5", {"dims": dims}),
+    ):
+        fields = sk.open(source, **options)
+        np.testing.assert_array_equal(fields.values, chains.reshape(-1, 8, 8))
+        np.testing.assert_array_equal(fields[[100, 7]].values, chains.reshape(-1, 8, 8)[[100, 7]])
+        np.testing.assert_array_equal(fields["chain"], np.repeat(np.arange(3), 40))
+    refused(np.ones((5, 9, 8, 8)), "which axes are the first two?", "`dims=chain,sample,y,x`")
+    only = xr.DataArray(chains[:, 0], dims=("replica", "y", "x"))
+    assert sk.open(only).shape == (3, 8, 8)
+
+
+def test_pixels_that_overshoot_are_asked_for():
+    """As bicubic enlargement leaves them; Pillow's clipped ones are the reference."""
+    bright = np.random.default_rng(0).random((12, 3, 16, 16))
+    over = bright * 1.2 - 0.1
+    for values in (over, over[:, :1]):
+        refused(values, "`data_range=1`")
+        found = sk.open(values, data_range=1).values.reshape(values.shape)
+        np.testing.assert_allclose(found, 2 * values - 1, atol=1e-6)
+    clipped = sk.eval_images(a=bright, b=over, metrics=["psnr"], data_range=1)
+    pixels = [np.rint(255 * np.clip(x, 0, 1)) for x in (bright, over)]
+    mse = ((pixels[0] - pixels[1]) ** 2).mean((1, 2, 3))
+    found = clipped.dataset["psnr"].sel(source="b").values
+    np.testing.assert_allclose(found, 10 * np.log10(255**2 / mse), atol=1e-6)
+
+
+def test_a_field_of_another_range_is_named():
+    values = np.random.default_rng(0).random((300, 3, 64, 64))
+    values[200] = 2 * values[200] - 1
+    with pytest.raises(InputError, match=r"values of field 200, -\d.* lie outside"):
+        sk.open(values)[190:210].values  # noqa: B018
+
+
+@pytest.mark.parametrize("dims", ["n c w h", "N C W H", "time band easting northing"])
+def test_names_of_axes_are_not_positions(dims):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
+    turned = xr.DataArray(np.moveaxis(pixels, -1, -2), dims=dims.split())
+    np.testing.assert_array_equal(sk.open(turned), sk.open(pixels))
+    refused(turned.rename(dict(zip(dims.split(), "abde", strict=True))), "which is what?")
+
+
+def test_axes_of_parameters_are_no_samples():
+    fields = xr.DataArray(np.ones((3, 8, 8)), dims=("beta", "y", "x"))
+    refused(fields, "fields of several beta are not of one ensemble")
+    several = xr.DataArray(spins(), {"beta": ("n", np.linspace(0.3, 0.5, 9))}, ("n", "y", "x"))
+    with pytest.raises(InputError, match=r"a: fields of several beta, 0\.3 \.\. 0\.5"):
+        sk.eval_correlators(a=several)
+    same = several.assign_coords(beta=("n", np.full(9, 0.3)))
+    assert float(sk.eval_correlators(a=same).dataset["beta"][0]) == 0.3
+
+
+def test_one_channel_of_several(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
+    fields = sk.open(pixels)
+    red = fields.isel(channel=0)
+    for one in (red, fields.isel(channel=[0]), fields.sel(channel="channel 1")):
+        coarse = sk.coarse_grain(one, factor=2).values.reshape(9, 4, 4)
+        expected = fields.values[:, 0].reshape(9, 4, 2, 4, 2).mean((2, 4))
+        np.testing.assert_allclose(coarse, expected, atol=1e-6)
+        assert sk.save(one, tmp_path / "a.h5", overwrite=True).shape[0] == 9
+    assert sk.eval_images(a=red, b=-red, metrics=["psnr"]).rows
+
+
+def test_what_lies_in_memory():
+    data = xr.Dataset({"s": (("n", "y", "x"), spins()), "t": ("n", np.arange(9))})
+    np.testing.assert_array_equal(sk.open(data), spins())
+    refused(data.assign(u=data["s"]), "the dataset: which array?", "u (9, 6, 6)")
+    refused([np.ones((3, 4)), np.ones(3)], "array: list is no array")
+    refused(torch.eye(3).to_sparse(), "array: Tensor is no array")
+    refused(np.ma.masked_array(spins(), spins() > 0), "holds masked values")
+    np.testing.assert_array_equal(sk.open(np.ma.masked_array(spins())), spins())
+    assert float(sk.eval_correlators(spins()).dataset["energy"][0]) == pytest.approx(
+        energy(spins())
+    )
+
+
+TEXTS = {
+    "one a line": lambda s: "\n".join(map(str, s.ravel())),
+    "seven a line, the last shorter": lambda s: "\n".join(
+        " ".join(map(str, s.ravel()[i : i + 7])) for i in range(0, s.size, 7)
+    ),
+    "twelve a line": lambda s: "\n".join(" ".join(map(str, row)) for row in s.reshape(-1, 12)),
+    "rows": lambda s: "\n".join(" ".join(map(str, row)) for row in s.reshape(-1, 6)),
+    "squares": lambda s: "\n\n".join(
+        "\n".join(" ".join(map(str, row)) for row in each) for each in s
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts(tmp_path, kind):
+    (tmp_path / "a.dat").write_text(TEXTS[kind](spins()))
+    np.testing.assert_array_equal(sk.open(tmp_path / "a.dat", L=6), spins())
+    if kind == "squares":
+        np.testing.assert_array_equal(sk.open(tmp_path / "a.dat"), spins())
+    else:
+        refused(tmp_path / "a.dat", "shape" if kind == "twelve a line" else "`L`")
+
+
+def test_rows_and_bits_that_may_be_two_things():
+    rows = spins(64, 16).reshape(-1, 16)
+    refused(rows, "64 fields of 16 x 16, one below the other or 1024 flattened fields of 4 x 4")
+    np.testing.assert_array_equal(sk.open(rows, L=16), spins(64, 16))
+    packed = np.packbits(spins(64, 16) > 0)
+    refused(packed, "2048 bytes of fields, or of 64 as bits?", L=16)
+
+
+def test_a_rare_third_value_is_an_error():
+    for dtype in (np.int8, np.float32):
+        stored = spins(200, 16).astype(dtype)
+        stored[150, 1, 1] = 3
+        with pytest.raises(InputError, match="field 150 holds 3"):
+            sk.fit_spectrum(stored)
+    # spins of three states are no error of two
+    three = np.random.default_rng(0).integers(-1, 2, (9, 8, 8))
+    np.testing.assert_array_equal(sk.open(three), three)
+    field = np.random.default_rng(0).normal(size=(200, 16, 16))
+    field[150, 3, 3] = 9999
+    with pytest.raises(InputError, match="field 150 holds 9999"):
+        sk.fit_spectrum(field)
+
+
+def test_what_a_file_says_of_beta(tmp_path, caplog):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["s"], file["beta"] = spins(), 0.3
+    np.savez(tmp_path / "a.npz", s=spins(), beta=0.3)
+    given = xr.DataArray(spins(), {"beta": 0.3}, ("n", "y", "x"))
+    for source in (tmp_path / "a.h5", tmp_path / "a.npz", given):
+        assert sk.open(source).beta == 0.3
+    for wrong in ("critical", np.linspace(0.3, 0.5, 9), np.nan):
+        caplog.clear()
+        assert "beta" not in sk.open(given.drop_vars("beta").assign_attrs(beta=wrong)).attrs
+        assert "its beta is no number" in caplog.text
+    sk.open(given.drop_vars("beta").assign_attrs(T=2.2))
+    assert "its T is not taken; `beta` is 1/T" in caplog.text
+
+
+def test_a_field_in_each_array(tmp_path):
+    many = {f"c{i}": each for i, each in enumerate(spins(12))}
+    np.savez(tmp_path / "a.npz", **many)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, each in many.items():
+            file[f"configurations/{name}"] = each
+    torch.save([torch.from_numpy(each) for each in spins(12)], tmp_path / "a.pt")
+    torch.save({"state": {"samples": torch.from_numpy(spins(12))}, "n": 3}, tmp_path / "b.pt")
+    for name in ("a.npz", "a.h5", "a.pt", "b.pt"):
+        np.testing.assert_array_equal(sk.open(tmp_path / name), spins(12))
+
+
+def test_stores_of_zarr_itself(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.save(str(tmp_path / "one.zarr"), spins())
+    np.testing.assert_array_equal(sk.open(tmp_path / "one.zarr"), spins())
+    group = zarr.open(str(tmp_path / "more.zarr"), mode="w")
+    group["a"], group["b"] = spins(), np.arange(4)
+    np.testing.assert_array_equal(sk.open(tmp_path / "more.zarr")[[3, 1]], spins()[[3, 1]])
+    np.testing.assert_array_equal(sk.open(f"{tmp_path}/more.zarr:a").values, spins())
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".csv", ".zarr"])
+def test_fields_are_not_written_under_the_name_of_another_format(tmp_path, suffix):
+    with pytest.raises(InputError, match=f"not as {suffix}"):
+        sk.save(spins(), tmp_path / f"a{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+# what a referee found
+
+
+def test_arrays_that_are_not_one_ensemble_are_not_joined(tmp_path):
+    one = spins(4)
+    for names in (("phi", "phi_err"), ("0.3", "0.4", "0.5"), ("c0", "c1", "mean"), ("c0", "c2")):
+        np.savez(tmp_path / "a.npz", **{name: one[0] for name in names})
+        refused(tmp_path / "a.npz", "which array?", names[1])
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        for i, beta in enumerate((0.3, 0.3, 0.4)):
+            file[f"c{i}"] = one[i]
+            file[f"c{i}"].attrs["beta"] = beta
+        for i in range(4):
+            file[f"low/{i}"] = one[i]
+    refused(tmp_path / "b.h5", "which array?")
+    np.testing.assert_array_equal(sk.open(f"{tmp_path}/b.h5:low"), one)
+    with h5py.File(tmp_path / "b.h5", "a") as file:
+        del file["low"]
+    refused(tmp_path / "b.h5", "c0 says {'beta': 0.3}, c2 something else")
+
+
+def test_a_beta_for_each_field(tmp_path, caplog):
+    several, same = np.linspace(0.3, 0.5, 9), np.full(9, 0.42)
+    for beta in (several, same):
+        folder = tmp_path / f"{beta is same}"
+        folder.mkdir()
+        np.savez(folder / "a.npz", s=spins(), beta=beta)
+        with h5py.File(folder / "a.h5", "w") as file:
+            file["s"], file["beta"] = spins(), beta
+        data = xr.Dataset({"s": (("n", "y", "x"), spins()), "beta": ("n", beta)})
+        data.to_netcdf(folder / "a.nc", engine="h5netcdf")
+        for source in (folder / "a.npz", folder / "a.h5", folder / "a.nc", data):
+            caplog.clear()
+            fields = sk.open(source)
+            if beta is same:
+                assert fields.beta == 0.42
+                continue
+            assert "fields of several beta, 0.3 .. 0.5" in caplog.text
+            with pytest.raises(InputError, match="fields of several beta"):
+                sk.eval_correlators(a=fields)
+            refused(source, "has a beta for each field, not `beta=0.4`", beta=0.4)
+    assert sk.open(xr.Dataset({"s": (("n", "y", "x"), spins())}, attrs={"beta": 0.4})).beta == 0.4
+
+
+def test_patches_cut_out_of_tori_are_patches(caplog):
+    truth = sk.generate_ising(L=16, samples=64, seed=1)
+    for whole in (truth, sk.open(truth.values)):
+        caplog.clear()
+        found = sk.eval_correlators(a=whole[:, :8, :8]).dataset
+        assert "8 x 8 of 16 x 16 sites: taken for patches" in caplog.text
+        assert found.attrs["boundary"] == "open"
+        s = truth.values[:, :8, :8].astype(float)
+        bonds = np.stack([(s[:, 1:] * s[:, :-1]).mean(), (s[:, :, 1:] * s[:, :, :-1]).mean()])
+        assert float(found["energy"][0]) == pytest.approx(-2 * bonds.mean(), abs=1e-12)
+
+
+def test_bytes_are_bytes_beside_other_ranges():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 16, 16), dtype=np.uint8)
+    noisy = np.clip(pixels + 10.0, 0, 255)
+    found = sk.eval_images(
+        a=pixels, b=(noisy * 257).astype(np.uint16), metrics=["psnr"], data_range=65535
+    )
+    mse = ((np.rint(noisy) - pixels) ** 2).mean((1, 2))
+    psnr = found.dataset["psnr"].sel(source="b").values
+    np.testing.assert_allclose(psnr, 10 * np.log10(255**2 / mse), atol=1e-6)
+
+
+def test_pictures_mapped_after_they_were_opened(caplog):
+    fields = sk.open("photographs-test", size=64)[:8]
+    sk.eval_images(a=fields, b=(fields + 1) / 2, metrics=["psnr"])
+    assert "b: no value of these fields in [-1, 1] is negative" in caplog.text
+
+
+def test_tables_scales_and_bits(tmp_path, caplog):
+    table = "\n".join(f"{i} {j} 1" for i in range(16) for j in range(16))
+    (tmp_path / "t.txt").write_text(table)
+    refused(tmp_path / "t.txt", "shape (256, 3)", L=16)
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        stored = np.random.default_rng(0).integers(-400, 400, (9, 6, 6), dtype=np.int16)
+        file["t"] = stored
+        file["t"].attrs.update(scale_factor=0.01, add_offset=273.0)
+    np.testing.assert_allclose(sk.open(tmp_path / "s.h5"), stored * 0.01 + 273, rtol=1e-6)
+    sk.open(np.packbits(spins(20).reshape(20, -1) > 0, axis=1), L=6)
+    assert "in the order of numpy.packbits" in caplog.text
+
+
+def test_grey_folders_written_here_are_grey_again(tmp_path):
+    sk.save(sk.generate_ising(L=16, samples=9), tmp_path / "lattices")
+    again = sk.open(tmp_path / "lattices")
+    assert (again.dims, again.model, again.boundary) == (("sample", "y", "x"), "ising", "periodic")

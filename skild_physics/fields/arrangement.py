@@ -16,17 +16,21 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics.files import InputError
+from skild_physics.progress import logger
 
 MAX_CHANNELS = 4
 AXES = ("sample", "channel", "y", "x")
 _NAMES = {
     "sample": "sample samples time t n step iteration sweep config configuration configurations "
     "realization realisation member ensemble number batch snapshot snapshots record index draw run",
+    "chain": "chain chains replica replicas walker walkers",
     "channel": "channel channels band bands colour color rgb component c",
-    "y": "y row rows lat latitude ny height north_south south_north rlat yc",
-    "x": "x column columns col cols lon longitude nx width west_east east_west rlon xc",
+    "y": "y row rows lat latitude ny h height northing north_south south_north rlat yc",
+    "x": "x column columns col cols lon longitude nx w width easting west_east east_west rlon xc",
 }
 _AXIS = {name: axis for axis, names in _NAMES.items() for name in names.split()}
+_PARAMETERS = {"beta", "temperature", "temp", "coupling", "kappa", "l", "size", "k", "j"}
+"""Axes whose fields are not of one ensemble."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +39,9 @@ class Arranged:
 
     Attributes:
         raw: the array, perhaps read where it is looked at.
-        axes: what each of its axes is, of AXES or "flat", y and x in one, or "bits", x as bits.
-        count: number of fields.
+        axes: what each of its axes is, of AXES or "chain", or "flat", y and x in one, or "bits", x
+            as bits.
+        count: number of fields, of all chains.
         channels: of each.
         size: side N.
     """
@@ -49,13 +54,34 @@ class Arranged:
 
     def __call__(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """These fields, in this machine's byte order."""
-        if "sample" in self.axes:
-            part = self.raw.isel({self.raw.dims[self.axes.index("sample")]: numbers})
+        if "chain" not in self.axes:
+            return self._of(self.raw, self.axes, numbers)
+        place = self.axes.index("chain")
+        axes = (*self.axes[:place], *self.axes[place + 1 :])
+        found = np.empty((len(numbers), self.channels, self.size, self.size), self.raw.dtype)
+        chain, time = np.divmod(numbers, self.count // self.raw.shape[place])
+        for each in np.unique(chain):
+            own = self.raw.isel({self.raw.dims[place]: int(each)})
+            found[chain == each] = self._of(own, axes, time[chain == each])
+        return found.astype(found.dtype.newbyteorder("="), copy=False)
+
+    @property
+    def chains(self) -> NDArray[np.int64] | None:
+        """The chain of each field, shape (count,), or None; their fields follow one another."""
+        if "chain" not in self.axes:
+            return None
+        number = self.raw.shape[self.axes.index("chain")]
+        return np.repeat(np.arange(number), self.count // number)
+
+    def _of(
+        self, raw: xr.DataArray, axes: tuple[str, ...], numbers: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        if "sample" in axes:
+            part = raw.isel({raw.dims[axes.index("sample")]: numbers})
             values = np.asarray(part.values)
-            axes = self.axes
         else:
-            values = np.asarray(self.raw.values)[None][numbers]
-            axes = ("sample", *self.axes)
+            values = np.asarray(raw.values)[None][numbers]
+            axes = ("sample", *axes)
         if axes[-1] == "bits":
             width = self.size if "y" in axes else self.size**2
             values = np.unpackbits(values, axis=-1, count=width)
@@ -70,7 +96,7 @@ def arranged(
     L: int | None = None,
     dims: Sequence[str] | None = None,
     *,
-    rows: bool = False,
+    text: bool = False,
 ) -> Arranged:
     """Find the fields in an array.
 
@@ -78,23 +104,28 @@ def arranged(
         raw: any numbers; axes called dim_0, dim_1, ... have no names.
         source: its name, for messages.
         L: side of flattened or packed fields; None: as the shape says.
-        dims: what each axis is, of sample, channel, y and x; None: as names and shape say.
-        rows: of text, where fields may stand one below the other.
+        dims: what each axis is, of chain, sample, channel, y and x; None: as names and shape say.
+        text: its lines may be as long as they like.
 
     Raises:
         InputError: no square fields, or more than one way to see them.
     """
     if dims is not None:
-        if len(dims) != raw.ndim or len(set(dims)) < len(dims) or not set(dims) <= set(AXES):
+        names = dims.split(",") if isinstance(dims, str) else dims
+        dims = [_AXIS.get(name.lower(), name) for name in names]
+        known = len(set(dims)) == len(dims) and set(dims) <= {"chain", *AXES}
+        if len(dims) != raw.ndim or not known:
             raise InputError(
                 f"{source}: `dims` must say of each of {raw.ndim} axes {tuple(raw.shape)} whether "
-                f"it is sample, channel, y or x, got {','.join(dims)}"
+                f"it is chain, sample, channel, y or x, got {','.join(dims)}"
             )
         axes: tuple[str, ...] | None = tuple(dims)
     else:
         axes = _named(raw, source)
     if axes is None:
-        raw, axes = _shaped(raw, source, L, rows)
+        raw, axes = _shaped(raw, source, L, text)
+    if "chain" in axes and "sample" not in axes:
+        axes = tuple("sample" if axis == "chain" else axis for axis in axes)
     sizes = dict(zip(axes, raw.shape, strict=True))
     N = L or math.isqrt(sizes["flat"]) if "flat" in axes else sizes.get("y", L or 0)
     if axes[-1] != "bits" and "flat" not in axes:
@@ -110,12 +141,21 @@ def arranged(
     elif axes[-1] == "bits":
         assert L is not None
         N = L
+        logger.warning(
+            f"{source}: bytes are bits of {L} x {L} spins, in the order of numpy.packbits"
+        )
+    if raw.dtype == np.uint8 and axes == ("sample", "y", "x") and sizes["sample"] in (3, 4):
+        logger.warning(
+            f"{source}: {sizes['sample']} fields, not one of {sizes['sample']} channels; `dims` "
+            "says otherwise"
+        )
     channels = sizes.get("channel", 1)
     if channels > MAX_CHANNELS:
         raise InputError(f"{source}: {channels} channels; fields have at most {MAX_CHANNELS}")
     if not raw.size:
         raise InputError(f"{source}: no fields in an array of shape {tuple(raw.shape)}")
-    return Arranged(raw, axes, sizes.get("sample", 1), channels, N)
+    count = sizes.get("sample", 1) * sizes.get("chain", 1)
+    return Arranged(raw, axes, count, channels, N)
 
 
 def _named(raw: xr.DataArray, source: str) -> tuple[str, ...] | None:
@@ -124,17 +164,20 @@ def _named(raw: xr.DataArray, source: str) -> tuple[str, ...] | None:
     if all(name.startswith(("dim_", "phony_dim_")) for name in names):
         return None
     axes = [_AXIS.get(name.lower()) for name in names]
+    several = [name for name in names if name.lower() in _PARAMETERS]
+    if several:
+        raise InputError(
+            f"{source}: fields of several {several[0]} are not of one ensemble; select one"
+        )
     unknown = [place for place, axis in enumerate(axes) if axis is None]
     missing = [axis for axis in ("sample", "y", "x") if axis not in axes]
     # one that is missing is the one that is not known
     if len(unknown) == len(missing) == 1:
         axes[unknown[0]] = missing[0]
-    elif len(unknown) == 2 and missing == ["y", "x"]:
-        axes[unknown[0]], axes[unknown[1]] = "y", "x"
     elif unknown or not {"y", "x"} <= set(axes):
         raise InputError(
             f"{source}: dimensions ({', '.join(names)}): which is what? pass `dims` with one of "
-            "sample, channel, y and x for each, in this order"
+            "chain, sample, channel, y and x for each, in this order"
         )
     found = tuple(axis for axis in axes if axis is not None)
     if len(set(found)) < len(found):
@@ -143,9 +186,14 @@ def _named(raw: xr.DataArray, source: str) -> tuple[str, ...] | None:
 
 
 def _shaped(
-    raw: xr.DataArray, source: str, L: int | None, rows: bool
+    raw: xr.DataArray, source: str, L: int | None, text: bool
 ) -> tuple[xr.DataArray, tuple[str, ...]]:
     """What the axes are by their lengths; fields in a row get an axis of their own."""
+    # of up to four numbers a line may be a table of places and values
+    is_stream = raw.ndim == 1 or raw.shape[-1] > MAX_CHANNELS or raw.shape[-1] == L
+    if text and L and is_stream and raw.size and raw.size % L**2 == 0:
+        # numbers in a row, wherever its lines end
+        return _cut(raw, L), ("sample", "y", "x")
     shape, is_bytes = raw.shape, raw.dtype == np.uint8
     match shape:
         case (_, n, N, M) if N == M and 1 <= n <= MAX_CHANNELS:
@@ -159,30 +207,54 @@ def _shaped(
         case (_, N, M) if L == N and is_bytes and M == -(-N // 8):
             return raw, ("sample", "y", "bits")
         case (n, M):
-            ways = _flat(n, M, L, rows, is_bytes)
-            if len(ways) > 1:
+            ways = _flat((n, M), source, L, is_bytes)
+            # rows may be parts of longer ones
+            if len(ways) > 1 or (L is None and () in ways.values()):
                 raise InputError(
                     f"{source}: shape {shape}: {' or '.join(ways)}? pass the side as `L`"
                 )
             if ways:
                 (axes,) = ways.values()
                 return (_cut(raw, M), ("sample", "y", "x")) if axes == () else (raw, axes)
-        case (n,) if L and n and n % L**2 == 0:
+        case (n,) if L and n:
+            if is_bytes and 8 * n % L**2 == 0 and raw.values.max() > 1:
+                raise InputError(
+                    f"{source}: {n} bytes of fields, or of {8 * n // L**2} as bits? unpack bits "
+                    "first, with numpy.unpackbits"
+                )
+            if n % L**2:
+                raise InputError(f"{source}: {n} numbers are no fields of {L} x {L}")
             return _cut(raw, L), ("sample", "y", "x")
+        case (n,) if n:
+            raise InputError(f"{source}: {n} numbers in a row; pass the side as `L`")
+        case (_, _, N, M) if N == M:
+            raise InputError(
+                f"{source}: shape {tuple(shape)}: which axes are the first two? pass "
+                "`dims=chain,sample,y,x` or another order"
+            )
     raise InputError(
         f"{source}: shape {tuple(shape)}; a stack of fields is (sample, N, N), (sample, channel, "
         "N, N) or (sample, N, N, channel) with 1 to 4 channels, or flattened, (sample, N * N); "
-        "`dims` says what each axis is, `L` what the side is"
+        "`dims` says what each axis is, `L` what the side is; pictures that are not square are "
+        "compared as files"
     )
 
 
-def _flat(n: int, M: int, L: int | None, rows: bool, is_bytes: bool) -> dict[str, tuple[str, ...]]:
+def _flat(
+    shape: tuple[int, int], source: str, L: int | None, is_bytes: bool
+) -> dict[str, tuple[str, ...]]:
     """Ways to see an array (n, M), with its axes, none where it must be cut first."""
+    n, M = shape
     root = math.isqrt(M)
+    if L and M != L**2 and M % L**2 == 0 and 1 < M // L**2 <= MAX_CHANNELS and n != M:
+        raise InputError(
+            f"{source}: flattened fields of {M // L**2} channels; give them as (sample, channel, "
+            f"{L}, {L}) or (sample, {L}, {L}, channel)"
+        )
     ways: dict[str, tuple[str, ...]] = {}
     if n == M and L in (None, M):
         ways[f"one field of {M} x {M}"] = ("y", "x")
-    elif rows and M and n % M == 0 and L in (None, M):
+    elif M > 1 and n > M and n % M == 0 and L in (None, M):
         ways[f"{n // M} fields of {M} x {M}, one below the other"] = ()
     if root > 1 and root**2 == M and L in (None, root):
         ways[f"{n} flattened fields of {root} x {root}"] = ("sample", "flat")

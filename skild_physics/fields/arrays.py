@@ -1,10 +1,12 @@
 """Arrays of numbers in files of NumPy, torch and text, never unpickled."""
 
 import gzip
+import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +18,14 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from skild_physics.files import InputError
+from skild_physics.progress import logger
 
+SAID = ("model", "beta", "boundary", "basis", "T", "temperature")
+"""What files may say of all fields, by itself or as an attribute."""
 COORDINATES = ("sample", "chain", "picture", "name")
 """What archives that are written here hold of each field."""
 _GZIP = b"\x1f\x8b"
+LISTED = 8
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -75,20 +81,23 @@ def lazily(again: Callable[[], Any], dims: Sequence[str] | None = None) -> xr.Da
     return xr.DataArray(xr.Variable(names, indexing.LazilyIndexedArray(backend)))
 
 
-def choose(path: Path, name: str | None, shapes: Shapes) -> str:
+def choose(path: Path | str, name: str | None, shapes: Shapes) -> str:
     """The array of a file that is meant: the one named, or the only one of two dimensions or more.
 
     Raises:
         InputError: another name, or none where it is not clear.
     """
-    listed = ", ".join(f"{each} {shape}" for each, shape in shapes.items()) or "no arrays"
+    some = [f"{each} {shape}" for each, shape in islice(shapes.items(), LISTED)]
+    more = [f"{len(shapes) - LISTED} more"] if len(shapes) > LISTED else []
+    listed = ", ".join(some + more) or "no arrays"
     if name is not None:
         if name not in shapes:
             raise InputError(f"{path}: has no array {name!r}; it holds {listed}")
         return name
     found = [each for each, shape in shapes.items() if len(shape) > 1] or list(shapes)
     if len(found) != 1:
-        example = f"; name one, as {path}:{found[0]}" if found else ""
+        is_file = isinstance(path, Path)
+        example = f"; name one, as {path}:{found[0]}" if found and is_file else ""
         raise InputError(f"{path}: which array? It holds {listed}{example}")
     return found[0]
 
@@ -120,8 +129,12 @@ def npz_array(path: Path, name: str | None = None) -> tuple[xr.DataArray, str | 
     try:
         with np.load(path) as archive:
             shapes = _shapes(archive.zip)
-            chosen = choose(path, name, shapes)
-            array = xr.DataArray(archive[chosen])
+            joined = singles(path, name, shapes)
+            if joined:
+                array = xr.DataArray(np.stack([archive[each] for each in joined]))
+            else:
+                array = xr.DataArray(archive[choose(path, name, shapes)])
+            array = beside(array, {key: archive[key] for key in SAID if key in archive.files})
             if "provenance" not in archive.files:
                 return array, None
             known = {name: archive[name] for name in COORDINATES if name in archive.files}
@@ -131,6 +144,45 @@ def npz_array(path: Path, name: str | None = None) -> tuple[xr.DataArray, str | 
         raise
     except Exception as error:
         raise _unreadable(path, ".npz", error) from None
+
+
+def beside(array: xr.DataArray, said: Mapping[str, Any]) -> xr.DataArray:
+    """An array with what lies beside it: numbers as attributes, one for each field as coordinates.
+
+    Args:
+        array: the fields along its first axis, or what may be an array of them.
+        said: by its names.
+    """
+    for name, each in said.items():
+        value = np.asarray(each)
+        if value.size == 1:
+            array = array.assign_attrs({name: value.item()})
+        elif array.ndim and value.shape == array.shape[:1]:
+            array = array.assign_coords({name: (array.dims[0], value)})
+    return array
+
+
+def singles(path: Path, name: str | None, shapes: Shapes) -> list[str]:
+    """The arrays of a file that holds one field in each, called c0, c1, c2, ...; else none.
+
+    Args:
+        path: the file.
+        name: of the array that is meant, if it was given.
+        shapes: of all arrays.
+    """
+    fields = {each: shape for each, shape in shapes.items() if len(shape) > 1}
+    numbered = {each: re.fullmatch(r"(.*?[^\d.]|)(\d+)", each) for each in fields}
+    if name is not None or len(fields) < 2 or not all(numbered.values()):
+        return []
+    number = {each: int(found[2]) for each, found in numbered.items() if found}
+    stems = {found[1] for found in numbered.values() if found}
+    (first, *others), (square, *more) = sorted(number.values()), set(fields.values())
+    follow = [first, *others] == list(range(first, first + len(fields)))
+    if len(stems) > 1 or more or not follow or len(square) != 2 or square[0] != square[1]:
+        return []
+    found = sorted(number, key=number.__getitem__)
+    logger.warning(f"{path.name}: {found[0]} .. {found[-1]} are a field each")
+    return found
 
 
 def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
@@ -149,7 +201,9 @@ def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
 
 
 def torch_array(path: Path, name: str | None = None) -> xr.DataArray:
-    """A tensor of a file of torch, or one of a dictionary or list of them.
+    """A tensor of a file of torch, or one of those in its dictionaries and lists.
+
+    Tensors of one shape in a list are taken together.
 
     Raises:
         InputError: unreadable, not of plain tensors, or not clear which.
@@ -158,49 +212,95 @@ def torch_array(path: Path, name: str | None = None) -> xr.DataArray:
 
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: not a readable {path.suffix} file (it holds other objects than tensors, "
+            "which are not unpickled)"
+        ) from None
     except Exception as error:
         raise _unreadable(path, path.suffix, error) from None
-    if isinstance(found, torch.Tensor):
-        return xr.DataArray(plain(found))
-    pairs = found.items() if isinstance(found, dict) else enumerate(found)
-    tensors = {str(key): each for key, each in pairs if isinstance(each, torch.Tensor)}
-    chosen = choose(path, name, {key: tuple(each.shape) for key, each in tensors.items()})
-    return xr.DataArray(plain(tensors[chosen]))
+    if isinstance(found, list | tuple) and name is None and len(found) > 1:
+        shapes = {getattr(each, "shape", None) for each in found}
+        if len(shapes) == 1 and None not in shapes:
+            return xr.DataArray(np.stack([plain(each) for each in found]))
+    said = {key: found[key] for key in SAID if key in found} if isinstance(found, dict) else {}
+    said = {key: plain(value) for key, value in said.items()}
+    tensors = {key: each for key, each in _tensors(found, "") if key not in said}
+    if list(tensors) == [""]:
+        return xr.DataArray(plain(tensors[""]))
+    shapes_of = {key: tuple(each.shape) for key, each in tensors.items()}
+    joined = singles(path, name, shapes_of)
+    if joined:
+        return beside(xr.DataArray(np.stack([plain(tensors[each]) for each in joined])), said)
+    return beside(xr.DataArray(plain(tensors[choose(path, name, shapes_of)])), said)
+
+
+def _tensors(found: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Tensors in dictionaries and lists, by names such as state/samples."""
+    if hasattr(found, "detach"):
+        yield name, found
+    elif isinstance(found, dict | list | tuple):
+        for key, each in found.items() if isinstance(found, dict) else enumerate(found):
+            yield from _tensors(each, f"{name}/{key}" if name else str(key))
 
 
 def plain(array: Any) -> NDArray[Any]:
-    """An array of NumPy of what may be a tensor of torch, on a GPU or with a gradient."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-        # NumPy has no bfloat16
-        array = array.float() if str(array.dtype) == "torch.bfloat16" else array
-    return np.asarray(array)
+    """An array of NumPy of what may be a tensor of torch, on a GPU or with a gradient.
+
+    Raises:
+        InputError: it is no array of numbers, or some are masked.
+    """
+    try:
+        if hasattr(array, "detach"):
+            array = array.detach().cpu()
+            # NumPy has no bfloat16
+            array = array.float() if str(array.dtype) == "torch.bfloat16" else array
+        found = np.asarray(array)
+    except Exception as error:
+        # of sparse tensors, lists of several lengths and the like: what they like
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"array: {type(array).__name__} is no array ({reason})") from None
+    if np.ma.is_masked(array):
+        raise InputError("array: holds masked values; fill them in, or leave their fields out")
+    return found
 
 
 def text_array(path: Path) -> xr.DataArray:
-    """Numbers of a text, perhaps compressed by gzip: rows, separated by blanks or commas.
+    """Numbers of a text, perhaps compressed by gzip, separated by blanks or commas.
 
-    Rows of 0 and 1, or of + and -, may stand without anything between them.
+    Rows of 0 and 1, or of + and -, may stand without anything between them. Squares of rows between
+    empty lines are fields; lines of other lengths are numbers in a row.
 
     Raises:
-        InputError: not a table of numbers.
+        InputError: other things than numbers.
     """
     try:
         with open(path, "rb") as raw:
             compressed = raw.read(2) == _GZIP
-        with gzip.open(path, "rt") if compressed else open(path) as file:
+        with gzip.open(path, "rt") if compressed else open(path, encoding="utf-8-sig") as file:
             lines = [line.split("#")[0].strip() for line in file]
-        lines = [line for line in lines if line]
-        if lines and all(re.fullmatch(r"[01]{2,}|[+-]{2,}", line) for line in lines):
+        rows = [line for line in lines if line]
+        if not rows:
+            raise InputError(f"{path}: not a readable text file (it is empty)")
+        if all(re.fullmatch(r"[01]{2,}|[+-]{2,}", row) for row in rows):
             signs = str.maketrans("+-", "10")
-            rows = [list(map(int, line.translate(signs))) for line in lines]
-            return xr.DataArray(np.array(rows, np.int8))
-        delimiter = "," if lines and "," in lines[0] else None
-        table = np.loadtxt(lines, delimiter=delimiter, ndmin=2)
+            table: NDArray[Any] = np.array(
+                [list(map(int, row.translate(signs))) for row in rows], np.int8
+            )
+        elif len({row.count(",") or len(row.split()) for row in rows}) == 1:
+            table = np.loadtxt(rows, delimiter="," if "," in rows[0] else None, ndmin=2)
+        else:
+            return xr.DataArray(np.array(" ".join(rows).replace(",", " ").split(), np.float64))
+    except InputError:
+        raise
     except Exception as error:
         raise _unreadable(path, "text", error) from None
-    if not table.size:
-        raise InputError(f"{path}: not a readable text file (it is empty)")
+    n, M = table.shape
+    if M == 1:
+        return xr.DataArray(table.ravel())
+    starts = [i for i, line in enumerate(lines) if line and (not i or not lines[i - 1])]
+    if n > M and n == len(starts) * M and all(all(lines[i : i + M]) for i in starts):
+        return xr.DataArray(table.reshape(-1, M, M))
     return xr.DataArray(table)
 
 

@@ -10,8 +10,9 @@ from skild_physics.files import InputError
 
 MISSING = np.array(
     [
-        *(-999, -9999, -99999, 999, 9999, 99999),
-        *(-32767, -32768, -2147483647, -2147483648),
+        *(-99, -999, -9999, -99999, 999, 9999, 99999),
+        *(-999.9, -9999.9, -1e10, 1e10),
+        *(-32767, -32768, -2147483647, -2147483648, 32767, 65535, 2147483647),
         *(1e20, 1e30, 1e33, 1e34, 1e35, 1e36),
         *(-1e20, -1e30, -1e33, -1e34, -1e35, -1e36),
         # of NetCDF; the lowest numbers of single and double precision
@@ -57,10 +58,10 @@ def check_values(values: NDArray[Any], fields: xr.DataArray) -> None:
         if not np.abs(float(code) / MISSING - 1).min() < SAME:
             continue
         bad = values == code
-        if 0 < float(code) < LARGE and np.count_nonzero(bad) == 1:
+        others = values[~bad].astype(np.float64)
+        if 0 < float(code) < LARGE and bad.sum() == 1 and (others == np.rint(others)).all():
             # a count may be as large, once
             continue
-        others = values[~bad].astype(np.float64)
         if not len(others) or np.abs(others - float(code)).min() >= np.ptp(others):
             raise InputError(
                 f"{_first(bad, fields)} holds {float(code):.7g}, far from all other values, as "

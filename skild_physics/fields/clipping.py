@@ -75,7 +75,7 @@ class Clipping:
     def say(self) -> None:
         """Name the share that was clipped, if there is any."""
         if self.count:
-            logger.info(
+            logger.warning(
                 f"{self.source}: {100 * self.count / self.total:.2g} % of the values lie outside "
                 "[-1, 1] and are clipped"
             )

@@ -1,5 +1,6 @@
 """Arrays of files that hold several, by their names: HDF5, NetCDF and Zarr of anybody."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,8 @@ import numpy as np
 import xarray as xr
 from xarray.backends import CachingFileManager
 
-from skild_physics.fields.arrays import choose, lazily
+from skild_physics.fields.arrays import SAID, beside, choose, lazily, singles
 from skild_physics.files import InputError, is_locked
-
-KNOWN = ("model", "beta", "boundary", "basis")
-"""Attributes of anybody's files that mean what they mean here."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def stored(path: Path, name: str) -> Dataset:
 
 
 def hdf5_array(path: Path, name: str | None = None) -> xr.DataArray:
-    """A dataset of an HDF5 file, where it lies, with the attributes that are known here.
+    """A dataset of an HDF5 file, where it lies, with what the file says of all its fields.
 
     Dimensions are named where the file does, by scales or labels.
 
@@ -55,28 +53,51 @@ def hdf5_array(path: Path, name: str | None = None) -> xr.DataArray:
 
             file.visititems(note)
             name = name.strip("/") if name else name
+            if name is not None and isinstance(file.get(name), h5py.Group):
+                # those of a group
+                shapes = {k: shape for k, shape in shapes.items() if k.startswith(f"{name}/")}
+                name = None
             if name is not None and name in file and name not in shapes:
                 raise InputError(f"{path}: {name} is no array of numbers")
-            chosen = choose(path, name, shapes)
-            if file[chosen].is_virtual or file[chosen].external:
-                raise InputError(f"{path}: {chosen} lies in other files; give these, or copy it")
-            attributes = {
-                key: _plain(value)
-                for holder in (file, file[chosen])
-                for key, value in holder.attrs.items()
-                if key in KNOWN
-            }
+            joined = singles(path, name, shapes)
+            chosen = joined[0] if joined else choose(path, name, shapes)
+            for each in joined or [chosen]:
+                if file[each].is_virtual or file[each].external:
+                    raise InputError(f"{path}: {each} lies in other files; give these, or copy it")
+            said = _all_said(file, chosen)
+            for each in joined:
+                if _all_said(file, each) != said:
+                    raise InputError(f"{path}: {chosen} says {said}, {each} something else")
+            if joined:
+                return beside(xr.DataArray(np.stack([file[each][()] for each in joined])), said)
+            is_netcdf |= bool({"scale_factor", "add_offset"} & {*file[chosen].attrs})
             names = [_dimension(file[chosen].dims[i], i) for i in range(file[chosen].ndim)]
     except InputError:
         raise
     except Exception as error:
         raise unreadable(path, "HDF5", error) from None
     if is_netcdf:
-        return netcdf_array(path, chosen, attributes)
+        return netcdf_array(path, chosen)
     dataset = stored(path, chosen)
-    array = lazily(dataset, names).assign_attrs(attributes)
+    array = beside(lazily(dataset, names), said)
     array.set_close(dataset.file.close)
     return array
+
+
+def _all_said(file: h5py.File, name: str) -> dict[str, Any]:
+    """What is said of a dataset: of all of a file, of its group and by itself."""
+    holders = (file, file[name].parent, file[name])
+    return {key: _plain(value) for holder in holders for key, value in _said(holder)}
+
+
+def _said(holder: Any) -> Iterator[tuple[str, Any]]:
+    """What a group says, in attributes or in datasets, or what a dataset says."""
+    for name in SAID:
+        item = holder.get(name) if isinstance(holder, h5py.Group) else None
+        if name in holder.attrs:
+            yield name, holder.attrs[name]
+        elif isinstance(item, h5py.Dataset) and item.ndim < 2:
+            yield name, item[()]
 
 
 def _dimension(dimension: Any, place: int) -> str:
@@ -86,47 +107,116 @@ def _dimension(dimension: Any, place: int) -> str:
     return scales[0] if scales else f"dim_{place}"
 
 
-def netcdf_array(
-    path: Path, name: str | None = None, attributes: dict[str, Any] | None = None
-) -> xr.DataArray:
-    """A variable of a NetCDF file or a Zarr store, lazily, missing values as nan.
+def netcdf_array(path: Path, name: str | None = None) -> xr.DataArray:
+    """A variable of a NetCDF file, lazily, missing values as nan.
 
     Args:
-        path: file or folder.
+        path: the file.
         name: of the variable, in groups as group/name; None: the only one.
-        attributes: that are known of it.
+
+    Raises:
+        InputError: unreadable, or not clear which.
+    """
+    group, _, variable = (name or "").strip("/").rpartition("/")
+    engine: Any = "h5netcdf" if h5py.is_hdf5(path) else "scipy"
+    with ExitStack() as stack:
+        try:
+            options: Any = {"phony_dims": "access"} if engine == "h5netcdf" else {}
+            data = xr.open_dataset(
+                path,
+                engine=engine,
+                group=group or None,
+                cache=False,
+                decode_times=False,
+                **options,
+            )
+        except Exception as error:
+            raise unreadable(path, "NetCDF", error) from None
+        stack.callback(data.close)
+        known = of_dataset(path, variable or None, data)
+        stack.pop_all()
+    known.set_close(data.close)
+    return known
+
+
+def of_dataset(name: Path | str, variable: str | None, data: xr.Dataset) -> xr.DataArray:
+    """A variable of a dataset, with what the dataset says of it.
+
+    Args:
+        name: of the dataset, for messages.
+        variable: its name; None: the only one.
+        data: the dataset.
+
+    Raises:
+        InputError: not clear which.
+    """
+    shapes = {str(each): tuple(data[each].shape) for each in data.data_vars if each not in SAID}
+    array = data[choose(name, variable, shapes)]
+    said = {key: data.attrs[key] for key in SAID if key in data.attrs}
+    said |= {key: data[key].values for key in SAID if key in data.data_vars}
+    said |= {key: array.attrs[key] for key in SAID if key in array.attrs}
+    kept = array.drop_attrs()
+    for key, value in said.items():
+        variable_dims = data[key].dims if key in data.data_vars else ()
+        if np.size(value) > 1 and variable_dims and set(variable_dims) <= set(kept.dims):
+            kept = kept.assign_coords({key: (variable_dims, value)})
+        else:
+            kept = kept.assign_attrs({key: _plain(np.asarray(value)[()])})
+    return kept
+
+
+def zarr_array(path: Path, name: str | None = None) -> xr.DataArray:
+    """An array of a Zarr store, lazily.
 
     Raises:
         InputError: unreadable, not clear which, or zarr is not installed.
     """
-    group, _, variable = (name or "").strip("/").rpartition("/")
-    options: dict[str, Any] = {"group": group or None, "cache": False, "decode_times": False}
-    if path.is_dir():
-        options |= {"engine": "zarr", "chunks": None}
+    try:
+        import zarr
+    except ImportError:
+        raise InputError(
+            f"{path}: a Zarr store is read with the package zarr: pip install zarr"
+        ) from None
+    try:
+        store: Any = zarr.open(path, mode="r")
+        arrays = dict(_arrays(store, ""))
+    except Exception as error:
+        raise unreadable(path, "Zarr", error) from None
+    if list(arrays) == [""] and name is None:
+        chosen = ""
     else:
-        options |= {"engine": "h5netcdf" if h5py.is_hdf5(path) else "scipy"}
-    with ExitStack() as stack:
-        try:
-            data = xr.open_dataset(path, **options)
-        except Exception as error:
-            if "unrecognized engine" in str(error) and path.is_dir():
-                raise InputError(
-                    f"{path}: a Zarr store is read with the package zarr: pip install zarr"
-                ) from None
-            raise unreadable(path, "Zarr" if path.is_dir() else "NetCDF", error) from None
-        stack.callback(data.close)
-        shapes = {str(each): tuple(data[each].shape) for each in data.data_vars}
-        array = data[choose(path, variable or None, shapes)]
-        stack.pop_all()
-    found = {
-        key: _plain(value)
-        for holder in (data, array)
-        for key, value in holder.attrs.items()
-        if key in KNOWN
-    }
-    known = array.drop_attrs().assign_attrs({**(attributes or {}), **found})
-    known.set_close(data.close)
-    return known
+        shapes = {key: tuple(each.shape) for key, each in arrays.items()}
+        chosen = choose(path, name.strip("/") if name else None, shapes)
+    found = arrays[chosen]
+    attributes = {**dict(store.attrs), **dict(found.attrs)}
+    names = getattr(found.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
+    array = lazily(ZarrArray(path, chosen), names)
+    return array.assign_attrs({key: attributes[key] for key in SAID if key in attributes})
+
+
+@dataclass(frozen=True)
+class ZarrArray:
+    """An array of a Zarr store, which is opened in every process that reads it."""
+
+    path: Path
+    name: str
+
+    def __call__(self) -> Any:
+        """It, of the open store."""
+        import zarr
+
+        store: Any = zarr.open(self.path, mode="r")
+        return store[self.name] if self.name else store
+
+
+def _arrays(store: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if hasattr(store, "shape"):
+        yield name, store
+        return
+    for key, each in sorted(store.arrays()):
+        yield f"{name}/{key}" if name else key, each
+    for key, group in sorted(store.groups()):
+        yield from _arrays(group, f"{name}/{key}" if name else key)
 
 
 def _plain(value: Any) -> Any:

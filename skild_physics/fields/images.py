@@ -22,6 +22,7 @@ from skild_physics.fields.picture_files import (
     stored_size,
 )
 from skild_physics.files import InputError, check_none_given
+from skild_physics.progress import logger
 
 Split = Literal["train", "test"]
 RGB = ("red", "green", "blue")
@@ -183,6 +184,9 @@ def _picture(path: Path, size: int, grey: bool) -> Image.Image | str:
                 return f"{width} x {height} pixels, smaller than {size} x {size}"
             if opened.mode in ("I", "F"):
                 return f"32-bit pixels (mode {opened.mode}) are not supported"
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1:
+                logger.warning(f"{path}: only the first of its {frames} pictures is taken")
             ImageOps.exif_transpose(opened, in_place=True)
             return _converted(opened, grey)
     except UnidentifiedImageError:

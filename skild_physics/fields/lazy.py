@@ -100,11 +100,23 @@ def read_by(read: Read, fields: xr.DataArray, dtype: DTypeLike) -> xr.DataArray:
 
 def channels_of(fields: xr.DataArray) -> tuple[str, ...]:
     """Names of the channels."""
-    if "channels" in fields.attrs:
-        return tuple(str(fields.attrs["channels"]).split(","))
-    if "channel" in fields.dims:
-        return tuple(f"channel {i + 1}" for i in range(fields.sizes["channel"]))
-    return ("field",)
+    names = tuple(str(fields.attrs.get("channels", "field")).split(","))
+    if "channel" not in fields.dims:
+        # one of several keeps the attributes of all
+        one = str(fields.coords["channel"].item()) if "channel" in fields.coords else "field"
+        return names if len(names) == 1 else (one,)
+    if "channel" in fields.coords:
+        return tuple(str(name) for name in fields.coords["channel"].values)
+    count = fields.sizes["channel"]
+    return names if len(names) == count else tuple(f"channel {i + 1}" for i in range(count))
+
+
+def named_channels(fields: xr.DataArray) -> xr.DataArray:
+    """Fields whose channels are called as their attributes say."""
+    names = str(fields.attrs.get("channels", "")).split(",")
+    if fields.sizes.get("channel") != len(names):
+        return fields
+    return fields.assign_coords(channel=names)
 
 
 def basis_of(fields: xr.DataArray) -> Basis:

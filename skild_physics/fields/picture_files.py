@@ -16,6 +16,8 @@ from skild_physics.fields.raw import is_zarr
 from skild_physics.files import InputError
 from skild_physics.progress import logger
 
+PROVENANCE = "provenance.json"
+"""In folders of pictures that are written here, how they were made."""
 # Pillow only recognises most of these; for EPS it would run Ghostscript
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _ORIENTATION = 0x0112

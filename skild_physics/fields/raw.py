@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics.fields.arrays import npy_array, npz_array, plain, text_array, torch_array
-from skild_physics.fields.containers import hdf5_array, netcdf_array
+from skild_physics.fields.containers import hdf5_array, netcdf_array, zarr_array
 from skild_physics.files import InputError
 
 _ZARR = (".zgroup", ".zarray", "zarr.json")
@@ -24,13 +24,13 @@ class Raw:
     Attributes:
         array: read where it lies, if the format allows.
         label: name of the file and, if it was given, of the array.
-        rows: of a text, whose fields may stand one below the other.
+        text: of a text, whose lines may be as long as they like.
         made: what an archive says of how it was made, in JSON.
     """
 
     array: xr.DataArray
     label: str
-    rows: bool = False
+    text: bool = False
     made: str | None = None
 
 
@@ -68,7 +68,7 @@ def raw_array(path: Path, name: str | None = None) -> Raw:
     """
     label = path.name if name is None else f"{path.name}:{name}"
     if path.is_dir():
-        return Raw(netcdf_array(path, name), label)
+        return Raw(zarr_array(path, name), label)
     with open(path, "rb") as file:
         magic = file.read(8)
     suffix = path.suffix.lower()
@@ -85,7 +85,7 @@ def raw_array(path: Path, name: str | None = None) -> Raw:
         raise InputError(f"{path}: holds one array, which has no name; got {name!r}")
     if magic.startswith(b"\x93NUMPY") or suffix == ".npy":
         return Raw(npy_array(path), label)
-    return Raw(text_array(path), label, rows=True)
+    return Raw(text_array(path), label, text=True)
 
 
 def load_variance_map(source: Any) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import xarray as xr
 from skild_physics.fields.downsampling import Downsampling, downsample
 from skild_physics.fields.interpolation import Kernel
 from skild_physics.fields.interpolation import interpolate as interpolated
-from skild_physics.fields.lazy import basis_of, batches
+from skild_physics.fields.lazy import basis_of, batches, channels_of
 from skild_physics.fields.sources import Opening, open_fields
 from skild_physics.fields.writing import check_fields_output, derived
 from skild_physics.files import InputError, check_apart
@@ -71,7 +71,7 @@ def coarse_grain(
         "factor": N / M,
         "basis": basis,
         "boundary": given.attrs.get("boundary"),
-        "channels": given.attrs.get("channels", "field"),
+        "channels": ",".join(channels_of(given)),
     }
     return derived(coarse, given, made, out)
 
@@ -123,6 +123,6 @@ def interpolate(
         "factor": N / given.shape[-1],
         "basis": basis_of(given),
         "boundary": given.attrs.get("boundary"),
-        "channels": given.attrs.get("channels", "field"),
+        "channels": ",".join(channels_of(given)),
     }
     return derived(fine, given, made, out)

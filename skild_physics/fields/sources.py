@@ -9,17 +9,17 @@ import numpy as np
 import xarray as xr
 
 from skild_physics.fields.arrangement import Arranged, arranged
-from skild_physics.fields.arrays import plain
+from skild_physics.fields.arrays import SAID, plain
 from skild_physics.fields.cifar10 import SIZE, cifar10
-from skild_physics.fields.containers import KNOWN
+from skild_physics.fields.containers import of_dataset
 from skild_physics.fields.edges import compare_edges
 from skild_physics.fields.images import Split, image_folder
 from skild_physics.fields.lattice import field_file, is_field_file
-from skild_physics.fields.lazy import BATCH_VALUES, basis_of, labelled
+from skild_physics.fields.lazy import BATCH_VALUES, basis_of, labelled, named_channels
 from skild_physics.fields.photographs import photographs
-from skild_physics.fields.picture_files import holds_pictures
+from skild_physics.fields.picture_files import PROVENANCE, holds_pictures
 from skild_physics.fields.raw import raw_array, split_name
-from skild_physics.fields.values import DataRange, Read, Spins, understood
+from skild_physics.fields.values import DataRange, Read, Spins, check_numbers, understood
 from skild_physics.files import InputError, check_none_given
 from skild_physics.kspace import BASES, Basis
 from skild_physics.progress import logger
@@ -28,6 +28,7 @@ WORDS = ("cifar10", "cifar10-test", "photographs", "photographs-test")
 """Sources that are no files."""
 Boundary = Literal["periodic", "open"]
 _ATTRIBUTES = {"basis", "channels", "source"}
+_OF_FOLDERS = ("protocol", "downsampling", "factor", "model", "beta", "boundary", "basis")
 _OF_BOUNDARY: dict[str, Basis] = {"periodic": "periodic", "open": "cosine"}
 
 
@@ -147,6 +148,11 @@ def _said(fields: xr.DataArray, given: dict[str, Any]) -> dict[str, Any]:
     said = {name: value for name, value in given.items() if value is not None}
     for name in ("beta", "boundary"):
         own = fields.attrs.get(name)
+        if name in said and name in fields.coords:
+            raise InputError(
+                f"{fields.attrs.get('source', 'fields')}: has a {name} for each field, not "
+                f"`{name}={said[name]}`"
+            )
         if name in said and own is not None and own != said[name]:
             raise InputError(
                 f"{fields.attrs.get('source', 'fields')}: says {name} = {own}, not "
@@ -160,15 +166,32 @@ def _said(fields: xr.DataArray, given: dict[str, Any]) -> dict[str, Any]:
 def _of_memory(
     array: Any, of_arrays: dict[str, Any], boundary: Boundary | None, basis: Basis | None
 ) -> xr.DataArray:
+    if isinstance(array, xr.Dataset):
+        array = of_dataset("the dataset", None, array)
     if not isinstance(array, xr.DataArray):
         return _foreign(xr.DataArray(plain(array)), "array", of_arrays, boundary, basis)
     if _is_known(array):
         check_none_given(of_arrays, "is for arrays of which nothing is known")
-        if "sample" in array.coords:
-            return array
-        return array.assign_coords(sample=np.arange(len(array)))
+        known = _whole(array)
+        if "sample" in known.coords:
+            return known
+        return known.assign_coords(sample=np.arange(len(known)))
     name = str(array.attrs.get("source") or array.name or "array")
     return _foreign(array, name, of_arrays, boundary, basis)
+
+
+def _whole(array: xr.DataArray) -> xr.DataArray:
+    """Lattices, or patches where they were cut out of some."""
+    L, N = array.attrs.get("L"), array.shape[-1]
+    if L in (None, N) or array.attrs["basis"] != "periodic" or "factor" in array.attrs:
+        return array
+    values = array[: max(1, BATCH_VALUES // N**2)].values
+    # block spins are smaller, too, but still live on a torus
+    fits = compare_edges(values.reshape(len(values), -1, N, N)).basis
+    what = "patches, boundary open" if fits == "cosine" else "a torus"
+    if fits != "periodic":
+        logger.warning(f"{array.attrs['source']}: {N} x {N} of {L} x {L} sites: taken for {what}")
+    return array.assign_attrs(basis="cosine", boundary="open") if fits == "cosine" else array
 
 
 def _is_known(array: Any) -> bool:
@@ -190,14 +213,15 @@ def _foreign(
     boundary: Boundary | None,
     basis: Basis | None,
     *,
-    rows: bool = False,
+    text: bool = False,
 ) -> xr.DataArray:
     """Fields of an array of which nothing is known but what it says itself, or was said."""
-    found = arranged(raw, source, of_arrays["L"], of_arrays["dims"], rows=rows)
+    check_numbers(raw.dtype, source)
+    found = arranged(raw, source, of_arrays["L"], of_arrays["dims"], text=text)
     read, dtype = understood(
         found, found.count, found.channels, raw.dtype, source, of_arrays["data_range"]
     )
-    known = {name: raw.attrs[name] for name in KNOWN if name in raw.attrs}
+    known = _known(raw, source)
     is_spins = isinstance(read, Spins)
     named = tuple(str(raw.attrs.get("channels", "")).split(","))
     if found.channels > 1:
@@ -209,7 +233,45 @@ def _foreign(
     if chosen is None:
         chosen = _basis(read, found.count, found.channels * found.size**2, source, is_spins)
     fields = labelled(read, found.count, found.size, named, chosen, source, dtype=dtype)
-    return fields.assign_attrs({**known, "basis": chosen}).assign_coords(_coordinates(raw, found))
+    if is_spins:
+        known["L"] = found.size
+    coordinates = _coordinates(raw, found)
+    if "beta" in coordinates:
+        several = np.unique(coordinates["beta"][1])
+        if len(several) == 1:
+            known["beta"] = float(several[0])
+            del coordinates["beta"]
+        else:
+            logger.warning(
+                f"{source}: fields of several beta, {several[0]:g} .. {several[-1]:g}, which are "
+                "not of one ensemble"
+            )
+    return fields.assign_attrs({**known, "basis": chosen}).assign_coords(coordinates)
+
+
+def _known(raw: xr.DataArray, source: str) -> dict[str, Any]:
+    """What an array says of itself in words that are known here."""
+    said = {
+        str(name): raw.coords[name].item()
+        for name in SAID
+        if name in raw.coords and raw.coords[name].ndim == 0
+    }
+    said |= {name: raw.attrs[name] for name in SAID if name in raw.attrs}
+    temperatures = [name for name in ("T", "temperature") if said.pop(name, None) is not None]
+    for name, words in (("boundary", _OF_BOUNDARY), ("basis", BASES)):
+        if name in said and str(said[name]) not in words:
+            logger.warning(f"{source}: {name} = {said.pop(name)!r} is not known, and not taken")
+    if "beta" in said:
+        try:
+            said["beta"] = float(said["beta"])
+        except (TypeError, ValueError):
+            said["beta"] = np.nan
+        if not np.isfinite(said["beta"]):
+            logger.warning(f"{source}: its beta is no number, and not taken")
+            del said["beta"]
+    elif temperatures:
+        logger.warning(f"{source}: its {temperatures[0]} is not taken; `beta` is 1/T in units of J")
+    return said
 
 
 def _basis(
@@ -224,7 +286,8 @@ def _basis(
     if is_spins:
         if edges.basis == "cosine":
             logger.warning(
-                f"{source}: {edges}; spins are taken for a torus, pass `boundary=open` for patches"
+                f"{source}: edges do not join (mean squared jump {edges.ratio:.3g} times that of "
+                "neighbours); spins are taken for a torus, pass `boundary=open` for patches"
             )
         return "periodic"
     logger.info(f"{source}: {edges}")
@@ -233,6 +296,8 @@ def _basis(
 
 def _coordinates(raw: xr.DataArray, found: Arranged) -> dict[str, Any]:
     """What a foreign array knows of each of its fields."""
+    if found.chains is not None:
+        return {"chain": ("sample", found.chains)}
     if "sample" not in found.axes:
         return {}
     dim = raw.dims[found.axes.index("sample")]
@@ -272,7 +337,16 @@ def _opened(
         check_none_given(of_arrays, f"is for arrays, not for {source}")
     if are_pictures:
         how = {key: value for key, value in of_pictures.items() if key != "data_dir"}
-        return image_folder(path, **how)
+        made = path / PROVENANCE
+        # of a folder that was written here
+        said = _provenance(made.read_text(errors="replace")) if made.is_file() else {}
+        how["grey"] = how["grey"] or "," not in str(said.get("channels", "red,green,blue"))
+        pictures = image_folder(path, **how)
+        if said:
+            kept = {name: said[name] for name in _OF_FOLDERS if name in said}
+            pictures = pictures.assign_attrs(kept)
+            pictures.encoding["source"] = str(path)
+        return pictures
     size, resize = of_pictures["size"], of_pictures["resize"]
     not_this = f"is for folders of pictures, not for {source}"
     check_none_given({key: of_pictures[key] for key in ("tile", "grey")}, not_this)
@@ -314,12 +388,12 @@ def _of_file(
     if raw.made is not None and of_arrays["data_range"] is None:
         of_arrays = of_arrays | {"data_range": 255}
     try:
-        fields = _foreign(raw.array, raw.label, of_arrays, boundary, basis, rows=raw.rows)
+        fields = _foreign(raw.array, raw.label, of_arrays, boundary, basis, text=raw.text)
     except InputError as error:
         raw.array.close()
         raise InputError(str(error).replace(raw.label, f"{path}", 1)) from None
     if raw.made is not None:
-        fields = fields.assign_attrs(_provenance(raw.made))
+        fields = named_channels(fields.assign_attrs(_provenance(raw.made)))
     fields.encoding["source"] = str(path)
     fields.set_close(raw.array.close)
     return fields

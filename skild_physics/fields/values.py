@@ -21,7 +21,9 @@ Read = Callable[[NDArray[np.int64]], NDArray[Any]]
 DataRange = float | tuple[float, float]
 FEWEST_LEVELS = 16
 """Pictures whose bytes are all smaller than this may be something else."""
-ALLOWED_OUTSIDE, FAR_OUTSIDE = 0.01, 0.25
+FEW, RARE = 8, 0.01
+"""Values of which two are nearly all, and the share of the others that are errors."""
+ALLOWED_OUTSIDE, FAR_OUTSIDE, MOSTLY = 0.01, 0.25, 0.8
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ class Pixels:
     read: Read
     low: float
     high: float
+    source: str
 
     def __call__(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """These fields."""
+        """These fields; raises InputError where they are of another range."""
         values = self.read(numbers)
         if values.dtype == np.uint8 and (self.low, self.high) == (0, 255):
             return scaled(values)
+        _far_outside(values, numbers, self.low, self.high, self.source)
         inside = (values.astype(np.float64) - self.low) / (self.high - self.low)
         return (2 * inside - 1).astype(np.float32)
 
@@ -101,25 +105,27 @@ def understood(
     Raises:
         InputError: no numbers, or a range that is not known or not that of the values.
     """
-    check_numbers(dtype, source)
-    levels = _few_levels(read, count) if channels == 1 else None
+    first = read(_first(read, count))
+    levels = _few_levels(first, read, count) if channels == 1 else None
     if data_range is not None:
         low, high = limits(data_range)
         if levels is not None and set(levels) <= {low, high}:
             return Spins(read, low, high, source), np.dtype(np.int8)
         if (low, high) == (-1, 1):
             return read, dtype
-        _check_range(read(_first(read, count)), low, high, source)
-        return Pixels(read, low, high), np.dtype(np.float32)
+        if dtype == np.uint8 and (high > 255 or first.max() > max(high, FEWEST_LEVELS)):
+            logger.warning(f"{source}: bytes are 0 .. 255, whatever `data_range` says of others")
+            low, high = 0.0, 255.0
+        _check_range(first, low, high, source)
+        return Pixels(read, low, high, source), np.dtype(np.float32)
     if levels is not None:
         spins = _spins(levels, dtype, source)
         if spins is not None:
             return Spins(read, *spins, source), np.dtype(np.int8)
-    first = read(_first(read, count))
     white = _white(first, dtype, channels, source)
     if white is None:
         return read, dtype
-    return Pixels(read, 0.0, white), np.dtype(np.float32)
+    return Pixels(read, 0.0, white, source), np.dtype(np.float32)
 
 
 def limits(data_range: DataRange) -> tuple[float, float]:
@@ -145,19 +151,27 @@ def _first(read: Read, count: int) -> NDArray[np.int64]:
     return np.arange(min(count, max(1, BATCH_VALUES // size)))
 
 
-def _few_levels(read: Read, count: int) -> tuple[float, ...] | None:
-    """The one or two values that occur, in order; None if there are more."""
+def _few_levels(first: NDArray[Any], read: Read, count: int) -> tuple[float, ...] | None:
+    """The one or two values that occur, in order; None if there are more.
+
+    Those of a few that are nearly all, too: the others are errors, as reading will say.
+    """
     found: set[Any] = set()
-    length = len(_first(read, count))
-    for part in slices(0, count, length):
-        values = read(np.arange(part.start, part.stop)).ravel()
-        for some in (values[:4096], values):
-            found |= set(np.unique(some).tolist())
-            if len(found) > 2:
-                return None
-        if len(found) == 2:
+    for part in slices(0, count, len(first)):
+        values = (read(np.arange(part.start, part.stop)) if part.start else first).ravel()
+        if len(np.unique(values[:4096])) > FEW:
+            return None
+        some, times = np.unique(values, return_counts=True)
+        if len(some) > FEW or not np.isfinite(some).all():
+            return None
+        if len(some) > 2:
+            most = np.argsort(times)[-2:]
+            few = times.sum() - times[most].sum()
+            return tuple(sorted(some[most].tolist())) if few < RARE * len(values) else None
+        found |= set(some.tolist())
+        if len(found) >= 2:
             break
-    return tuple(sorted(found))
+    return tuple(sorted(found)) if len(found) <= 2 else None
 
 
 def _spins(
@@ -196,15 +210,21 @@ def _white(first: NDArray[Any], dtype: np.dtype[Any], channels: int, source: str
             "spins have two values"
         )
     inside = np.mean((first >= 0) & (first <= 1))
-    if dtype.kind == "f" and inside > 1 - ALLOWED_OUTSIDE:
-        near = low >= -FAR_OUTSIDE and high <= 1 + FAR_OUTSIDE and low < high
-        white = 1.0 if near else None
+    white: float | None
+    near = low >= -FAR_OUTSIDE and high <= 1 + FAR_OUTSIDE and low < high
+    if dtype.kind == "f" and near and inside > MOSTLY and high > 0.5:
+        white = 1.0
+        if channels >= 3 and inside < 1 - ALLOWED_OUTSIDE:
+            raise InputError(
+                f"{said} in {channels} channels: pixels 0 .. 1 that overshoot, or -1 .. 1? pass "
+                "`data_range=1` or `data_range=-1,1`"
+            )
     else:
         whole = dtype.kind == "i" or bool((first == np.rint(first)).all())
         pixels = whole and low >= 0 and FEWEST_LEVELS <= high <= 255
         white = 255.0 if pixels else None
     if white is None:
-        if channels >= 3 and low >= 0 and high > 1:
+        if channels >= 3 and low >= -FAR_OUTSIDE * high and high > 1:
             raise InputError(
                 f"{said} in {channels} channels: pixels of which range? pass `data_range`, as "
                 f"{_usual(high):g}, or -1,1 for values that are to be taken as they are"
@@ -224,14 +244,29 @@ def _usual(high: float) -> float:
     return next((white for white in (1.0, 255.0, 65535.0) if high <= white), float(high))
 
 
-def _check_range(first: NDArray[Any], low: float, high: float, source: str) -> None:
-    margin = (high - low) / 255
-    outside = float(np.mean((first < low - margin) | (first > high + margin)))
-    if outside > ALLOWED_OUTSIDE:
+def _far_outside(
+    values: NDArray[Any], numbers: NDArray[np.int64], low: float, high: float, source: str
+) -> None:
+    """Refuse fields of which more than a little lies far outside of a range.
+
+    What interpolation overshoots by is near.
+    """
+    margin = FAR_OUTSIDE * (high - low)
+    outside = (values < low - margin) | (values > high + margin)
+    if not outside.any():
+        return
+    shares = outside.reshape(len(values), -1).mean(axis=1)
+    worst = int(shares.argmax())
+    if shares[worst] > ALLOWED_OUTSIDE:
+        field = values[worst]
         raise InputError(
-            f"{source}: {100 * outside:.3g} % of the values, {first.min():g} .. {first.max():g}, "
-            f"lie outside `data_range={low:g},{high:g}`"
+            f"{source}: {100 * shares[worst]:.3g} % of the values of field {numbers[worst]}, "
+            f"{field.min():g} .. {field.max():g}, lie outside `data_range={low:g},{high:g}`"
         )
+
+
+def _check_range(first: NDArray[Any], low: float, high: float, source: str) -> None:
+    _far_outside(first, np.arange(len(first)), low, high, source)
     if np.ptp(first) < (high - low) / 16:
         logger.warning(
             f"{source}: values {first.min():g} .. {first.max():g} are a small part of "

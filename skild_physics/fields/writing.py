@@ -24,12 +24,17 @@ from PIL import Image
 
 from skild_physics.fields.clipping import Clipping, are_made, pixels
 from skild_physics.fields.hdf5 import write_hdf5
-from skild_physics.fields.lazy import BATCH_VALUES, batches, channels_of, slices
-from skild_physics.fields.picture_files import is_picture
+from skild_physics.fields.lazy import (
+    BATCH_VALUES,
+    batches,
+    channels_of,
+    named_channels,
+    slices,
+)
+from skild_physics.fields.picture_files import PROVENANCE, is_picture
 from skild_physics.fields.sources import open_fields
 from skild_physics.files import (
     InputError,
-    check_apart,
     check_folder,
     check_output,
     json_text,
@@ -39,7 +44,9 @@ from skild_physics.progress import logger
 
 Kind = Literal["hdf5", "png", "npz"]
 Arrays = Mapping[str, NDArray[Any]]
-PROVENANCE = "provenance.json"
+# what would be taken for another format
+_OTHERS = {".npy", ".pt", ".pth", ".zarr", ".txt", ".csv", ".tsv", ".dat", ".gz", ".zip", ".json"}
+
 _FILES = "files"
 # what is known of a field that was made of another: where that comes from
 _KEPT = ("sample", "chain", "picture", "name", "channel")
@@ -58,7 +65,7 @@ def check_fields_output(path: str | Path, overwrite: bool) -> Kind:
     Raises:
         InputError: as :func:`skild_physics.files.check_output`; or a file where a folder is due, or
             one that is not empty and not of pictures written here, which nothing replaces; or the
-            name of one picture.
+            name of one picture or of a file of another format.
     """
     path = Path(path)
     kind = output_kind(path)
@@ -66,6 +73,11 @@ def check_fields_output(path: str | Path, overwrite: bool) -> Kind:
         raise InputError(
             f"{path}: is the name of one picture; pictures go into a folder, a name without a "
             "suffix"
+        )
+    if path.suffix.lower() in _OTHERS:
+        raise InputError(
+            f"{path}: fields are written as HDF5 (.h5), .npz or, without a suffix, as pictures, "
+            f"not as {path.suffix}"
         )
     if kind != "png":
         check_output(path, overwrite)
@@ -106,10 +118,10 @@ def save(fields: Any, out: str | Path, *, overwrite: bool = False) -> xr.DataArr
     (3, 8, 8)
     """
     kind = check_fields_output(out, overwrite)
-    check_apart({"out": out}, fields)
     fields = open_fields(fields)
     is_spins = kind == "hdf5" and fields.dtype == np.int8
-    return derived(_spins(fields) if is_spins else batches(fields), fields, dict(fields.attrs), out)
+    attributes = {**fields.attrs, "channels": ",".join(channels_of(fields))}
+    return derived(_spins(fields) if is_spins else batches(fields), fields, attributes, out)
 
 
 def _spins(fields: xr.DataArray) -> Iterator[NDArray[np.int8]]:
@@ -151,7 +163,7 @@ def in_memory(
     coords: dict[str, Any] = {"sample": np.arange(len(fields))}
     if several:
         coords["channel"] = list(channels_of(fields))
-    coords |= _kept(given)
+    coords |= {name: each for name, each in _kept(given).items() if set(each.dims) <= set(dims)}
     if "start" in plain:
         coords["start"] = (dims, plain["start"])
     return fields.assign_coords(coords)
@@ -207,8 +219,7 @@ def write_fields(
             written = written[[place[name] for name in names]]
     # what the file cannot say of itself
     written = written.assign_attrs(made).assign_coords(kept)
-    several = {"channel": list(channels_of(written))} if "channel" in written.dims else {}
-    return written.assign_coords(several)
+    return named_channels(written)
 
 
 def _bytes(

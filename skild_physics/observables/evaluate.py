@@ -50,7 +50,7 @@ MADE_FROM_FIELDS = ("paired", "observed", "interpolation", "reconstruction", "su
 
 
 def eval_correlators(
-    sources: Mapping[str, Any] | None = None,
+    sources: Mapping[str, Any] | Any = None,
     /,
     *,
     sides: Sequence[int] | None = None,
@@ -77,8 +77,8 @@ def eval_correlators(
     where neither is known, susceptibility and specific heat are nan.
 
     Args:
-        sources: label to fields of shape (sample, y, x): a path, xarray.DataArray, NumPy array or
-            torch tensor.
+        sources: label to fields, anything that :func:`skild_physics.fields.open_fields` takes, of
+            one channel; or one source, which is called "fields" then.
         sides: sides r of the squares in lattice spacings; None: powers of two up to L/2.
         binarize: of continuous fields take the "sign", "none", or "both", as two sources, the
             second of which is called "LABEL (raw)". Block spins are made of signs only.
@@ -108,6 +108,8 @@ def eval_correlators(
         >>> float(abs(result.residual("kappa4")).max())
         0.0
     """
+    if sources is not None and not isinstance(sources, Mapping):
+        sources = {"fields": sources}
     twice = set(sources or ()) & set(labelled)
     if twice:
         raise InputError(f"label {min(twice)!r} is given twice")

@@ -1,6 +1,6 @@
 """Observables of a lattice of N = L^2 sites, from means <.> over fields (e and m per site).
 
-susceptibility             chi = beta N (<m^2> - <|m|>^2), J = 1: of the sign of beta, 0 at beta = 0
+susceptibility             chi = |beta| N (<m^2> - <|m|>^2), beta < 0 of the antiferromagnet J = -1
 specific heat              c = beta^2 N (<e^2> - <e>^2)
 Binder parameter           U4 = 1 - <m^4> / (3 <m^2>^2)
 two-point function         G(r) = <s(0) s(r)>
@@ -102,7 +102,7 @@ def observables(mean: Means, L: int, beta: float, boundary: Boundary) -> Means:
         "abs_magnetization": mean["abs_m"],
         "m2": mean["m2"],
         "m4": mean["m4"],
-        "susceptibility": beta * N * (mean["m2"] - mean["abs_m"] ** 2),
+        "susceptibility": abs(beta) * N * (mean["m2"] - mean["abs_m"] ** 2),
         "specific_heat": beta**2 * N * (mean["energy2"] - mean["energy"] ** 2),
         "binder": 1 - mean["m4"] / (3 * mean["m2"] ** 2),
         "two_point": mean["two_point"],

@@ -48,6 +48,14 @@ def opened_fields(label: str, source: Any, of_arrays: Opening) -> xr.DataArray:
     if isinstance(source, xr.DataArray) and "sample" not in source.coords:
         # which of the truth's they are made from is not known
         fields = fields.drop_vars("sample")
+    if "beta" in fields.coords and fields["beta"].ndim:
+        several = np.unique(fields["beta"].values)
+        if len(several) > 1:
+            raise InputError(
+                f"{label}: fields of several beta, {several[0]:g} .. {several[-1]:g}; evaluate "
+                "those of each alone"
+            )
+        fields = fields.assign_attrs(beta=float(several[0]))
     if fields.sizes.get("channel", 1) > 1:
         raise InputError(f"{label}: holds fields of {fields.sizes['channel']} channels, not of one")
     if "channel" in fields.dims:

@@ -8,6 +8,7 @@ have no names, those of arrays, have the place of their partner in its natural o
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from unicodedata import normalize
 
 import numpy as np
 
@@ -75,12 +76,12 @@ def _smallest(pictures: Pictures, numbers: Numbers) -> tuple[int, int]:
 
 
 def _check_channels(sources: Mapping[str, Pictures]) -> None:
-    reference, kinds = next(iter(sources)), {1: "grey", 3: "in colour"}
+    reference, kinds = next(iter(sources)), {1: "in grey", 3: "in colour"}
     colours = sources[reference].channels
     for label, pictures in sources.items():
         if pictures.channels != colours:
             raise InputError(
-                f"{reference} is {kinds[colours]}, {label} is {kinds[pictures.channels]}; "
+                f"{reference} is read {kinds[colours]}, {label} {kinds[pictures.channels]}; "
                 "`grey=True` opens folders as grey pictures"
             )
 
@@ -143,6 +144,7 @@ def _by_name(
     Raises:
         InputError: both sources have pictures without a partner.
     """
+    ours, theirs = ([normalize("NFC", name) for name in names] for names in (ours, theirs))
     keys, others = _keys(ours), _keys(theirs)
     plain, plain_others = _keys(map(_unfilled, ours)), _keys(map(_unfilled, theirs))
     # the second 7.png is no other tile of the first but 007.png
@@ -160,7 +162,7 @@ def _by_name(
             "give partners the same name, or pass arrays or .npz files, which pair by position"
         )
     if matched < max(len(ours), len(theirs)):
-        logger.info(
+        logger.warning(
             f"{reference} has {len(ours)} pictures and {label} {len(theirs)}: the {matched} of the "
             "same name are compared"
         )
@@ -237,7 +239,8 @@ def check_same_size(
     """
     if size != other:
         reference, label, name = whose
-        centre = [each[0] for each in (size, other) if each[0] == each[1]]
+        sides = [each[0] for each in (size, other) if each[0] == each[1]]
+        centre = [side for side in sides if side <= min(*size, *other)]
         also = f", or pass `size={min(centre)}` if one is the centre of the other" if centre else ""
         raise InputError(
             f"{what}: {name} has {_times(size)} pixels in {reference}, {_times(other)} in {label}; "

@@ -20,6 +20,7 @@ from skild_physics.fields.picture_files import (
     upright_size,
 )
 from skild_physics.files import InputError, check_none_given
+from skild_physics.progress import logger
 
 CLIP = "clip them, if they are pictures in [-1, 1]"
 Numbers = NDArray[np.int64]
@@ -145,13 +146,20 @@ def of_fields(label: str, fields: xr.DataArray, advice: str | None = CLIP) -> Pi
         follow = len(numbers) and np.all(np.diff(numbers) == 1)
         part = fields[numbers[0] : numbers[-1] + 1] if follow else fields[numbers]
         clipping = Clipping(label, most * part[0].size, advice)
+        darkest = np.inf
         for batch in _batches(label, part, skipped):
             clipping.see(batch[:most])
+            darkest = min(darkest, float(batch.min()))
             yield from pixels(batch[:most])
             most -= len(batch[:most])
             if not most:
                 break
         clipping.say()
+        if 0 <= darkest < np.inf:
+            logger.warning(
+                f"{label}: no value of these fields in [-1, 1] is negative; if they were mapped to "
+                "0 .. 1 meanwhile, pass their `.values` with `data_range=1`"
+            )
 
     names = [str(name) for name in fields["name"].values] if "name" in fields.coords else None
     sizes = np.full((len(fields), 2), side, np.int64)

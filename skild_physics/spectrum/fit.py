@@ -139,7 +139,8 @@ def fit_power_law(
             raise InputError("`k0_squared` cannot be held in the paper's fit, which fits it")
         if not 0 <= k0_squared < np.inf or (k0_squared == 0 and k.min() == 0):
             raise InputError(
-                f"`k0_squared` must not be negative, nor 0 where k = 0 is fitted, got {k0_squared}"
+                f"`k0_squared` must not be negative, nor 0 where k = 0 is fitted, which `k_min` "
+                f"leaves out; got {k0_squared}"
             )
     nu = modes.astype(np.float64) * max(n_samples - 1, 1)
     if method == "paper":

@@ -30,7 +30,7 @@ from skild_physics.fields import (
 )
 from skild_physics.fields.arrangement import MAX_CHANNELS
 from skild_physics.fields.lazy import log_skipped, slices
-from skild_physics.fields.sources import Opening
+from skild_physics.fields.sources import Opening, is_foreign
 from skild_physics.files import InputError, check_apart, check_none_given, check_output
 from skild_physics.kspace import Basis, Momentum, Normalization, normalization_factor
 from skild_physics.observables.jackknife import Replicas
@@ -121,7 +121,8 @@ def fit_spectrum(
         check_none_given({"n_samples": n_samples}, "goes with `variance_map`; fields are counted")
         fields, skipped = open_fields(source, **opening), dict[str, str]()
         name = str(fields.attrs.get("source", "fields"))
-        if len(fields) <= MAX_CHANNELS and "channel" not in fields.dims:
+        of_others = is_foreign(source) and "channel" not in fields.dims
+        if len(fields) <= MAX_CHANNELS and of_others:
             count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
             logger.warning(f"{name}: taken for {count}; a variance map is declared as one")
         blocks = measure_blocks(fields, skipped=None if strict else skipped, progress=progress)
