@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from skild_physics.fields.arrangement import Arranged, arranged
 from skild_physics.fields.arrays import SAID, plain
@@ -19,7 +20,7 @@ from skild_physics.fields.lazy import BATCH_VALUES, basis_of, labelled, named_ch
 from skild_physics.fields.photographs import photographs
 from skild_physics.fields.picture_files import PROVENANCE, holds_pictures
 from skild_physics.fields.raw import raw_array, split_name
-from skild_physics.fields.values import DataRange, Read, Spins, check_numbers, understood
+from skild_physics.fields.values import DataRange, Spins, check_numbers, understood
 from skild_physics.files import InputError, check_none_given
 from skild_physics.kspace import BASES, Basis
 from skild_physics.progress import logger
@@ -218,9 +219,9 @@ def _foreign(
     """Fields of an array of which nothing is known but what it says itself, or was said."""
     check_numbers(raw.dtype, source)
     found = arranged(raw, source, of_arrays["L"], of_arrays["dims"], text=text)
-    read, dtype = understood(
-        found, found.count, found.channels, raw.dtype, source, of_arrays["data_range"]
-    )
+    some = max(1, BATCH_VALUES // (found.channels * found.size**2))
+    first = found(np.arange(min(found.count, some)))
+    read, dtype = understood(found, first, found.count, source, of_arrays["data_range"])
     known = _known(raw, source)
     is_spins = isinstance(read, Spins)
     named = tuple(str(raw.attrs.get("channels", "")).split(","))
@@ -231,7 +232,7 @@ def _foreign(
         named = ("spin",) if is_spins else ("field",)
     chosen = basis or known.get("basis") or _OF_BOUNDARY.get(boundary or known.get("boundary", ""))
     if chosen is None:
-        chosen = _basis(read, found.count, found.channels * found.size**2, source, is_spins)
+        chosen = _basis(first, source, is_spins)
     fields = labelled(read, found.count, found.size, named, chosen, source, dtype=dtype)
     if is_spins:
         known["L"] = found.size
@@ -274,11 +275,8 @@ def _known(raw: xr.DataArray, source: str) -> dict[str, Any]:
     return said
 
 
-def _basis(
-    read: Read, count: int, values: int, source: str, is_spins: bool
-) -> Basis | Literal["unknown"]:
+def _basis(first: NDArray[Any], source: str, is_spins: bool) -> Basis | Literal["unknown"]:
     """The basis that the edges of the first fields fit; of spins periodic, whatever they fit."""
-    first = read(np.arange(min(count, max(1, BATCH_VALUES // values))))
     if not np.isfinite(first).all():
         # who reads them says where
         return "unknown"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_physics.fields.lazy import BATCH_VALUES, scaled, slices
+from skild_physics.fields.lazy import scaled, slices
 from skild_physics.files import InputError
 from skild_physics.progress import logger
 
@@ -85,9 +85,8 @@ def check_numbers(dtype: np.dtype[Any], source: str) -> None:
 
 def understood(
     read: Read,
+    first: NDArray[Any],
     count: int,
-    channels: int,
-    dtype: np.dtype[Any],
     source: str,
     data_range: DataRange | None,
 ) -> tuple[Read, np.dtype[Any]]:
@@ -95,9 +94,8 @@ def understood(
 
     Args:
         read: gives fields by their numbers, (n, channel, N, N).
+        first: some of the first of them.
         count: how many there are.
-        channels: of each.
-        dtype: of their values.
         source: their name, for messages.
         data_range: black and white of pictures, as (0, 1), or white alone, of which black is 0;
             (-1, 1): values are taken as they are; None: as this module says.
@@ -105,7 +103,7 @@ def understood(
     Raises:
         InputError: no numbers, or a range that is not known or not that of the values.
     """
-    first = read(_first(read, count))
+    dtype, channels = first.dtype, first.shape[1]
     levels = _few_levels(first, read, count) if channels == 1 else None
     if data_range is not None:
         low, high = limits(data_range)
@@ -144,11 +142,6 @@ def limits(data_range: DataRange) -> tuple[float, float]:
             f"`data_range` is black and white, as 0,1, or white alone, got {data_range!r}"
         )
     return low, high
-
-
-def _first(read: Read, count: int) -> NDArray[np.int64]:
-    size = max(1, read(np.arange(1)).size)
-    return np.arange(min(count, max(1, BATCH_VALUES // size)))
 
 
 def _few_levels(first: NDArray[Any], read: Read, count: int) -> tuple[float, ...] | None:
