@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import h5py
 
 from skild_physics.cli.console import progress, say, show
 from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.data_gen import generate_ising
-from skild_physics.fields.lattice import ENSEMBLE_SCHEMA
+from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, schema_of
 from skild_physics.files import check_apart, check_output, json_text
 from skild_physics.observables.evaluate import eval_correlators
 from skild_physics.plots import check_figure, save_figure
@@ -125,13 +124,7 @@ def _made_last() -> dict[str, str]:
 
 
 def _is_ensemble(path: Path) -> bool:
-    if path.suffix.lower() != ".h5":
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("schema") == ENSEMBLE_SCHEMA)
-    except OSError:
-        return False
+    return path.suffix.lower() == ".h5" and schema_of(path) == ENSEMBLE_SCHEMA
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:

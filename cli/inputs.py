@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from skild_physics.files import split_array
 from skild_physics.kspace import BASES
 
 fields_output = click.option(
@@ -68,8 +69,9 @@ def labelled(values: Sequence[str], what: str) -> dict[str, str]:
         own = label
         if own is None:
             own = _name(source)
-            if bare.count(own) > 1 and _dataset(source):
-                own += ":" + _dataset(source).rpartition("/")[2]
+            array = split_array(source)[1]
+            if bare.count(own) > 1 and array:
+                own += ":" + array.rpartition("/")[2]
         if not own or not source:
             raise click.BadParameter(f"expected {what} or LABEL={what}, got {value!r}")
         if own in sources and label is None:
@@ -90,14 +92,8 @@ def _label_and_source(value: str) -> tuple[str | None, str]:
     return (None, value) if not equals or is_path else (label, source)
 
 
-def _dataset(source: str) -> str:
-    """Which dataset of a file is meant, after a colon; files may have colons in their names."""
-    file, colon, dataset = source.rpartition(":")
-    return dataset if colon and not os.path.exists(source) and os.path.exists(file) else ""
-
-
 def _name(source: str) -> str:
-    path = Path(source.removesuffix(":" + _dataset(source)))
+    path = Path(split_array(source)[0])
     return path.resolve().name if path.is_dir() else path.stem
 
 

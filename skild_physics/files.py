@@ -129,10 +129,21 @@ def check_apart(outputs: Mapping[str, str | Path | None], *inputs: Any) -> None:
 def _file_of(source: Any) -> str:
     if not isinstance(source, str | Path):
         return str(getattr(source, "encoding", {}).get("source", ""))
-    text = str(source)
-    while ":" in text and not os.path.exists(text):
-        text = text.rpartition(":")[0]
-    return text
+    return split_array(source)[0]
+
+
+def split_array(source: str | Path) -> tuple[str, str]:
+    """A path, and the name of one of the arrays in that file after a colon, empty if there is none.
+
+    Files may have colons in their names, and so may arrays: what exists is the file.
+    """
+    file, name = str(source), ""
+    while not os.path.exists(file):
+        file, colon, more = file.rpartition(":")
+        if not colon:
+            return str(source), ""
+        name = f"{more}:{name}" if name else more
+    return file, name
 
 
 def is_open_elsewhere(path: Path) -> bool:

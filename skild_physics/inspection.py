@@ -12,6 +12,7 @@ from rich.table import Table
 
 from skild_physics.fields import channels_of, open_fields
 from skild_physics.fields.edges import compare_edges
+from skild_physics.fields.lattice import schema_of
 from skild_physics.fields.lazy import BATCH_VALUES, batches
 from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError
@@ -20,6 +21,7 @@ from skild_physics.tables import Printed, with_error
 FIRST = 256
 """Fields that are looked at."""
 _SHOWN = ("model", "beta", "boundary", "protocol", "input", "factor", "downsampling", "seed")
+_RESULTS = ("skild_physics.spectrum", "skild_physics.correlators", "skild_physics.image_quality")
 _MAKERS = ("package_version", "checkpoint", "trained_steps")
 
 
@@ -78,7 +80,7 @@ def info(source: Any, **opening: Unpack[Opening]) -> Info:
 def _of_result(path: Path) -> Info | None:
     """What a file is that holds no fields but what was made of them; None: it is none of these."""
     is_model = path.suffix.lower() == ".safetensors" or (path / "model.safetensors").is_file()
-    if is_model or (str(path) == "bundled" and not path.exists()):
+    if is_model or (str(path).startswith("bundled") and not path.exists()):
         from skild_physics.models.checkpoint import load
 
         model = load(path)
@@ -87,23 +89,18 @@ def _of_result(path: Path) -> Info | None:
             {"model": repr(model), "process": process.kind, "basis": model.basis}
             | {name: str(value) for name, value in model.origin.items()}
         )
-    if not (path.is_file() and h5py.is_hdf5(path)):
+    schema = schema_of(path) if path.is_file() else None
+    if schema not in _RESULTS:
         return None
-    try:
-        with h5py.File(path, "r") as file:
-            schema = str(file.attrs.get("schema", ""))
-            attributes = {name: str(file.attrs[name]) for name in _MAKERS if name in file.attrs}
-    except OSError:
-        return None
-    if schema == "skild_physics.spectrum":
-        from skild_physics.spectrum.types import Spectrum
-
-        return Info({"spectrum": str(Spectrum.load(path))} | attributes)
-    if schema in ("skild_physics.correlators", "skild_physics.image_quality"):
-        with h5py.File(path, "r") as file:
+    with h5py.File(path, "r") as file:
+        attributes = {name: str(file.attrs[name]) for name in _MAKERS if name in file.attrs}
+        if schema != "skild_physics.spectrum":
             sources = [each.decode() for each in np.atleast_1d(file["source"][()])]
-        return Info({"results": schema.partition(".")[2], "of": ", ".join(sources)} | attributes)
-    return None
+            what = schema.partition(".")[2]
+            return Info({"results": what, "of": ", ".join(sources)} | attributes)
+    from skild_physics.spectrum.types import Spectrum
+
+    return Info({"spectrum": str(Spectrum.load(path))} | attributes)
 
 
 def _of_fields(fields: xr.DataArray) -> Info:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from skild_physics.files import InputError
+from skild_physics.files import InputError, is_locked
 from skild_physics.progress import logger
 
 SAID = ("model", "beta", "boundary", "basis", "T", "temperature")
@@ -112,7 +112,7 @@ def npy_array(path: Path) -> xr.DataArray:
         mapped = npy.open_memmap(path, mode="r")
     except Exception as error:
         # headers are evaluated as Python literals: broken ones raise what they like
-        raise _unreadable(path, ".npy", error) from None
+        raise unreadable(path, ".npy", error) from None
     if not mapped.ndim or not mapped.size:
         return xr.DataArray(np.asarray(mapped))
     order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
@@ -143,7 +143,7 @@ def npz_array(path: Path, name: str | None = None) -> tuple[xr.DataArray, str | 
     except InputError:
         raise
     except Exception as error:
-        raise _unreadable(path, ".npz", error) from None
+        raise unreadable(path, ".npz", error) from None
 
 
 def beside(array: xr.DataArray, said: Mapping[str, Any]) -> xr.DataArray:
@@ -218,7 +218,7 @@ def torch_array(path: Path, name: str | None = None) -> xr.DataArray:
             "which are not unpickled)"
         ) from None
     except Exception as error:
-        raise _unreadable(path, path.suffix, error) from None
+        raise unreadable(path, path.suffix, error) from None
     if isinstance(found, list | tuple) and name is None and len(found) > 1:
         shapes = {getattr(each, "shape", None) for each in found}
         if len(shapes) == 1 and None not in shapes:
@@ -258,7 +258,7 @@ def plain(array: Any) -> NDArray[Any]:
         found = np.asarray(array)
     except Exception as error:
         # of sparse tensors, lists of several lengths and the like: what they like
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _reason(error)
         raise InputError(f"array: {type(array).__name__} is no array ({reason})") from None
     if np.ma.is_masked(array):
         raise InputError("array: holds masked values; fill them in, or leave their fields out")
@@ -294,7 +294,7 @@ def text_array(path: Path) -> xr.DataArray:
     except InputError:
         raise
     except Exception as error:
-        raise _unreadable(path, "text", error) from None
+        raise unreadable(path, "text", error) from None
     n, M = table.shape
     if M == 1:
         return xr.DataArray(table.ravel())
@@ -304,6 +304,12 @@ def text_array(path: Path) -> xr.DataArray:
     return xr.DataArray(table)
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{path}: not a readable {kind} file ({reason})")
+def unreadable(path: Path, kind: str, error: Exception) -> InputError:
+    """What to say of a file that its library cannot open."""
+    if is_locked(error):
+        return InputError(f"{path}: is open elsewhere, for writing; wait until it is closed")
+    return InputError(f"{path}: not a readable {kind} file ({_reason(error)})")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

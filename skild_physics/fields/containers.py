@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 from xarray.backends import CachingFileManager
 
-from skild_physics.fields.arrays import SAID, beside, choose, lazily, singles
-from skild_physics.files import InputError, is_locked
+from skild_physics.fields.arrays import SAID, beside, choose, lazily, singles, unreadable
+from skild_physics.files import InputError
 
 
 @dataclass(frozen=True)
@@ -220,16 +220,6 @@ def _arrays(store: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    value = (
-        value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
-    )
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
+        value = value.item()
     return value.decode() if isinstance(value, bytes) else value
-
-
-def unreadable(path: Path, kind: str, error: Exception) -> InputError:
-    """What to say of a file that its library cannot open."""
-    if is_locked(error):
-        return InputError(f"{path}: is open elsewhere, for writing; wait until it is closed")
-    # libraries report a foreign or truncated file through many exception types
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{path}: not a readable {kind} file ({reason})")

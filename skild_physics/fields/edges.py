@@ -56,11 +56,6 @@ class Edges:
         return f"edges do not join ({size}): cosine basis"
 
 
-def fitting_basis(values: NDArray[np.generic]) -> Basis | None:
-    """The basis that fields (sample, channel, N, N) fit; None: they do not tell."""
-    return compare_edges(values).basis
-
-
 def compare_edges(values: NDArray[np.generic]) -> Edges:
     """What the edges of fields say of their basis.
 

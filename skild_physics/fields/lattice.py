@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from skild_physics.fields.arrays import lazily
-from skild_physics.fields.containers import stored, unreadable
+from skild_physics.fields.arrays import lazily, unreadable
+from skild_physics.fields.containers import stored
 from skild_physics.fields.lazy import channels_of, of_bytes
 from skild_physics.files import InputError
 
@@ -23,13 +23,21 @@ PICTURES_SCHEMA = "skild_physics.pictures"
 _VARIABLE = {ENSEMBLE_SCHEMA: "spins", FIELDS_SCHEMA: "field", PICTURES_SCHEMA: "pixels"}
 
 
-def is_field_file(path: Path) -> bool:
-    """Whether a file says that it was written here, or can no longer say whose it is."""
+def schema_of(path: Path) -> str | None:
+    """The schema of an HDF5 file, empty if it says none; None: it cannot be read."""
     try:
         with h5py.File(path, "r") as file:
-            return str(file.attrs.get("schema", "")).startswith("skild_physics.")
+            return str(file.attrs.get("schema", ""))
     except (OSError, RuntimeError):
+        return None
+
+
+def is_field_file(path: Path) -> bool:
+    """Whether a file says that it was written here, or can no longer say whose it is."""
+    schema = schema_of(path)
+    if schema is None:
         return h5py.is_hdf5(path) or path.suffix.lower() in (".h5", ".hdf5")
+    return schema.startswith("skild_physics.")
 
 
 def open_dataset(path: str | Path) -> xr.Dataset:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skild_physics.fields.arrays import npy_array, npz_array, plain, text_array, torch_array
 from skild_physics.fields.containers import hdf5_array, netcdf_array, zarr_array
-from skild_physics.files import InputError
+from skild_physics.files import InputError, split_array
 
 _ZARR = (".zgroup", ".zarray", "zarr.json")
 
@@ -45,19 +45,14 @@ def split_name(source: str | Path) -> tuple[Path, str | None]:
     Raises:
         InputError: there is no such file.
     """
-    path, text = Path(source), str(source)
-    if os.path.exists(path):
-        if not (path.is_file() or path.is_dir()):
-            # a pipe or a device may never end
-            raise InputError(f"{source}: is neither a file nor a folder")
-        return path, None
-    file, colon, name = text.rpartition(":")
-    while colon and not os.path.exists(file):
-        file, colon, more = file.rpartition(":")
-        name = f"{more}:{name}"
-    if colon and name:
-        return Path(file), name
-    raise InputError(f"{source}: no such file or folder")
+    file, name = split_array(source)
+    path = Path(file)
+    if not os.path.exists(path):
+        raise InputError(f"{source}: no such file or folder")
+    if not (path.is_file() or path.is_dir()):
+        # a pipe or a device may never end
+        raise InputError(f"{source}: is neither a file nor a folder")
+    return path, name or None
 
 
 def raw_array(path: Path, name: str | None = None) -> Raw:

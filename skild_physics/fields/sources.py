@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.fields.arrangement import Arranged, arranged
+from skild_physics.fields.arrangement import AXES, Arranged, arranged
 from skild_physics.fields.arrays import SAID, plain
 from skild_physics.fields.cifar10 import SIZE, cifar10
 from skild_physics.fields.containers import of_dataset
@@ -172,6 +172,8 @@ def _of_memory(
     if not isinstance(array, xr.DataArray):
         return _foreign(xr.DataArray(plain(array)), "array", of_arrays, boundary, basis)
     if _is_known(array):
+        dims = tuple(axis for axis in AXES if axis in array.dims)
+        array = array if array.dims == dims else array.transpose(*dims)
         check_none_given(of_arrays, "is for arrays of which nothing is known")
         known = _whole(array)
         if "sample" in known.coords:
@@ -199,12 +201,12 @@ def _is_known(array: Any) -> bool:
     """Whether an array was opened or made here, and is what its attributes still say it is."""
     if not (isinstance(array, xr.DataArray) and array.attrs.keys() >= _ATTRIBUTES):
         return False
-    if array.dims not in (("sample", "y", "x"), ("sample", "channel", "y", "x")):
+    if not {"sample", "y", "x"} <= set(array.dims) <= set(AXES):
         return False
     if array.attrs["channels"] != "spin":
         return bool(array.dtype != np.uint8)
     # arithmetic keeps attributes
-    return set(np.unique(array[:64].values)) != {0, 1}
+    return set(np.unique(array.isel(sample=slice(64)).values)) != {0, 1}
 
 
 def _foreign(

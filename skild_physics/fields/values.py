@@ -6,18 +6,16 @@ are, unless they look like pixels of another range, 0 .. 1 or 0 .. 255: of three
 pictures, and of one channel nobody can know, so the range is asked for.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_physics.fields.lazy import scaled, slices
+from skild_physics.fields.lazy import Read, scaled, slices
 from skild_physics.files import InputError
 from skild_physics.progress import logger
 
-Read = Callable[[NDArray[np.int64]], NDArray[Any]]
 DataRange = float | tuple[float, float]
 FEWEST_LEVELS = 16
 """Pictures whose bytes are all smaller than this may be something else."""

@@ -33,20 +33,13 @@ from skild_physics.fields.lazy import (
 )
 from skild_physics.fields.picture_files import PROVENANCE, is_picture
 from skild_physics.fields.sources import open_fields
-from skild_physics.files import (
-    InputError,
-    check_folder,
-    check_output,
-    json_text,
-    replacing,
-)
+from skild_physics.files import InputError, check_folder, check_output, json_text, replacing
 from skild_physics.progress import logger
 
 Kind = Literal["hdf5", "png", "npz"]
 Arrays = Mapping[str, NDArray[Any]]
 # what would be taken for another format
 _OTHERS = {".npy", ".pt", ".pth", ".zarr", ".txt", ".csv", ".tsv", ".dat", ".gz", ".zip", ".json"}
-
 _FILES = "files"
 # what is known of a field that was made of another: where that comes from
 _KEPT = ("sample", "chain", "picture", "name", "channel")
@@ -209,8 +202,7 @@ def write_fields(
     else:
         names = _file_names(path, given, count)
         write_png(path, stored, count, made, names)
-        grey = len(str(made.get("channels", "")).split(",")) == 1
-        written = open_fields(path, grey=grey)
+        written = open_fields(path)
         if names is None:
             written = written.drop_vars("name")
         else:

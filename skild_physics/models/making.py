@@ -146,8 +146,7 @@ def sampled(
             discard_shards(out)
         world.barrier()
         if not world.is_main:
-            grey = kind == "png" and "," not in attributes["channels"]
-            made = open_fields(out, grey=grey)
+            made = open_fields(out)
     return made
 
 

@@ -38,9 +38,6 @@ def opened_fields(label: str, source: Any, of_arrays: Opening) -> xr.DataArray:
         InputError: as :func:`skild_physics.fields.open_fields`, several channels, or integers that
             are no spins.
     """
-    if isinstance(source, xr.DataArray) and {"sample", "y", "x"} <= set(source.dims):
-        named = [dim for dim in ("sample", "channel", "y", "x") if dim in source.dims]
-        source = source.transpose(*named, ...)
     try:
         fields = open_fields(source, **(of_arrays if is_foreign(source) else {}))
     except InputError as error:

@@ -121,8 +121,8 @@ def fit_spectrum(
         check_none_given({"n_samples": n_samples}, "goes with `variance_map`; fields are counted")
         fields, skipped = open_fields(source, **opening), dict[str, str]()
         name = str(fields.attrs.get("source", "fields"))
-        of_others = is_foreign(source) and "channel" not in fields.dims
-        if len(fields) <= MAX_CHANNELS and of_others:
+        may_be_map = len(fields) <= MAX_CHANNELS and "channel" not in fields.dims
+        if may_be_map and is_foreign(source):
             count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
             logger.warning(f"{name}: taken for {count}; a variance map is declared as one")
         blocks = measure_blocks(fields, skipped=None if strict else skipped, progress=progress)
