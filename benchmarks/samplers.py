@@ -24,11 +24,11 @@ import xarray as xr
 from arithmetic import arithmetic_saved
 
 import skild_physics as sk
+from skild_physics.claims import replacing
 from skild_physics.diffusion.integrators import ancestral, multistep, step_grid, steps_between
 from skild_physics.diffusion.oracle import GaussianMixture, TwoPoint
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
-from skild_physics.files import replacing
 from skild_physics.kspace import forward, wavenumbers
 from skild_physics.plots import Figure, save_figure
 from skild_physics.spectrum.radial import radial_mean

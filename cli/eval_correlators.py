@@ -1,17 +1,17 @@
 """skild-physics eval-correlators."""
 
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
+import xarray as xr
 
+from skild_physics.claims import check_result
 from skild_physics.cli.console import progress, say, show
 from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.data_gen import generate_ising
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, schema_of
-from skild_physics.files import check_apart, check_output, json_text
+from skild_physics.files import check_apart, json_text
 from skild_physics.observables.evaluate import eval_correlators
 from skild_physics.plots import check_figure, save_figure
 
@@ -88,17 +88,19 @@ def command(
     Example:
       skild-physics eval-correlators truth=heldout.h5 skild=sr4.h5 --plot correlators.png
     """
-    out = check_output(out or Path("correlators.nc"), overwrite)
+    out = check_result(out or Path("correlators.nc"), overwrite)
     if plot:
-        check_figure(plot, overwrite)
+        check_figure(plot, overwrite, out)
     check_apart({"out": out, "plot": plot}, *sources.values())
-    with ExitStack() as stack:
-        if not sources:
-            sources = _made_last() or _small_ensemble(Path(stack.enter_context(_scratch())))
-        result = eval_correlators(sources, progress=progress, **options)
-    result.save(out)
+    result = eval_correlators(
+        sources or _made_last() or _small_ensemble(),
+        out=out,
+        overwrite=overwrite,
+        progress=progress,
+        **options,
+    )
     if plot:
-        save_figure(result.plot(), plot)
+        save_figure(result.plot(), plot, overwrite)
     if as_json:
         click.echo(json_text([each.to_dict() for each in result.datasets]))
         return
@@ -127,16 +129,10 @@ def _is_ensemble(path: Path) -> bool:
     return path.suffix.lower() == ".h5" and schema_of(path) == ENSEMBLE_SCHEMA
 
 
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="skild-physics-")
-
-
-def _small_ensemble(folder: Path) -> dict[str, str]:
+def _small_ensemble() -> dict[str, xr.DataArray]:
     L, samples = 32, 8192
     say(
         f"no ensemble here, no run in {LAST_RUN}: making {samples} critical {L} x {L} fields to "
         "show exact values"
     )
-    made = generate_ising(L, samples=samples, out=folder / "wolff.h5", progress=progress)
-    made.close()
-    return {"Wolff": str(folder / "wolff.h5")}
+    return {"Wolff": generate_ising(L, samples=samples, progress=progress)}

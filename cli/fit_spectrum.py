@@ -1,16 +1,18 @@
 """skild-physics fit-spectrum."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from skild_physics.claims import check_result
 from skild_physics.cli.console import progress, show
 from skild_physics.cli.inputs import array_options, picture_options
-from skild_physics.files import check_apart, check_output, json_text
+from skild_physics.files import check_apart, json_text
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS
 from skild_physics.plots import check_figure, save_figure, spectrum_figure
-from skild_physics.spectrum import fit_spectrum
+from skild_physics.spectrum import FitOptions, fit_spectra
 from skild_physics.spectrum.fit import METHODS
 
 
@@ -87,19 +89,18 @@ def command(
     """
     if out and len(sources) > 1:
         raise click.UsageError(f"--out names one file, but there are {len(sources)} sources")
-    outs = [check_output(out or _default_out(source), overwrite) for source in sources]
+    outs = [check_result(out or _default_out(source), overwrite) for source in sources]
     if len(set(outs)) < len(outs):
         raise click.UsageError("two sources would write the same file: fit them one by one")
     if plot:
-        check_figure(plot, overwrite)
+        check_figure(plot, overwrite, *outs)
     for each in outs:
         check_apart({"out": each, "plot": plot}, *sources)
 
-    spectra = [fit_spectrum(source, progress=progress, **how) for source in sources]
-    for spectrum, path in zip(spectra, outs, strict=True):
-        spectrum.save(path)
+    law = FitOptions(**{each.name: how.pop(each.name) for each in fields(FitOptions)})
+    spectra = fit_spectra(sources, outs, law, overwrite=overwrite, progress=progress, **how)
     if plot:
-        save_figure(spectrum_figure(spectra), plot)
+        save_figure(spectrum_figure(spectra), plot, overwrite)
     if as_json:
         results = [
             {**spectrum.to_dataset().attrs, "file": str(path)}

@@ -9,7 +9,6 @@ from skild_physics.cli.console import progress, speaks
 from skild_physics.cli.inputs import fields_output
 from skild_physics.cli.sampling import sampler_for, sampling_options
 from skild_physics.fields import batches
-from skild_physics.fields.writing import check_fields_output
 from skild_physics.files import check_apart
 from skild_physics.models.base import SamplingPrecision
 from skild_physics.models.checkpoint import load
@@ -57,9 +56,8 @@ def command(
       torchrun --nproc_per_node=8 -m skild_physics.cli generate runs/cifar10-linear \\
           --samples 50000 --batch-size 500 --out made.npz
     """
-    check_fields_output(out, overwrite)
     if plot:
-        check_figure(plot, overwrite)
+        check_figure(plot, overwrite, out)
     check_apart({"out": out, "plot": plot}, checkpoint)
     model = load(checkpoint, snr_threshold=snr_threshold, precision=precision)
     fields = model.generate(
@@ -78,5 +76,5 @@ def command(
         first = next(batches(fields, length=16))
         rows = {"": first[:8], " ": first[8:]}
         figure = samples_figure({k: row for k, row in rows.items() if len(row)}, checkpoint.name)
-        save_figure(figure, plot)
+        save_figure(figure, plot, overwrite)
     click.echo(out)

@@ -10,7 +10,8 @@ import click
 
 from skild_physics.cli.console import progress, show
 from skild_physics.data_gen import generate_ising
-from skild_physics.files import check_apart, json_text
+from skild_physics.fields.lattice import field_file
+from skild_physics.files import InputError, check_apart, json_text
 from skild_physics.observables.ensemble import summarize
 from skild_physics.plots import check_figure, fields_figure, save_figure
 
@@ -82,7 +83,7 @@ def command(
     """
     out = out or Path(f"ising-L{L}.h5")
     if plot:
-        check_figure(plot, overwrite)
+        check_figure(plot, overwrite or _is_complete(out, samples))
     check_apart({"out": out, "plot": plot})
     count = _Count()
     fields = generate_ising(
@@ -99,7 +100,7 @@ def command(
     )
     summary = summarize(fields)
     if plot:
-        save_figure(fields_figure(fields[:12].values), plot)
+        save_figure(fields_figure(fields[:12].values), plot, overwrite)
     if not as_json:
         show(summary)
         click.echo(out)
@@ -111,6 +112,15 @@ def command(
         "fields_per_second": count.made / count.seconds if count.made else None,
     }
     click.echo(json_text(on_disk | summary.to_dict()))
+
+
+def _is_complete(out: Path, samples: int) -> bool:
+    """Whether nothing is left to make, so that a figure may be what was drawn of it."""
+    try:
+        with field_file(out) as fields:
+            return len(fields) >= samples
+    except InputError:
+        return False
 
 
 class _Count:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -94,7 +95,8 @@ _WRONG_PATHS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 }
-_FAILURES = (OSError, FloatingPointError, MemoryError)
+LONGEST = 400
+"""Characters of a message, of which the middle is left out beyond them."""
 
 
 def main() -> None:
@@ -125,7 +127,11 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _WRONG_PATHS:
             _fail(str(error), 2)
-        if isinstance(error, _FAILURES) or _is_out_of_memory(error):
+        if isinstance(error, MemoryError) or _is_out_of_memory(error):
+            _fail(": ".join(filter(None, ["not enough memory", str(error)])), 1)
+        if isinstance(error, BrokenPipeError):
+            _fail("standard output was closed by its reader, so the rest of the answer is lost", 1)
+        if isinstance(error, OSError | FloatingPointError):
             _fail(str(error) or type(error).__name__, 1)
         _fail(
             f"{type(error).__name__}: {error}; this is a fault of the program, of which "
@@ -148,7 +154,11 @@ def _fail(message: str, code: int) -> None:
     # click has parsed the options already, or has failed to
     if "--debug" in sys.argv[1:2]:
         traceback.print_exc()
-    click.echo("Error: " + " ".join(message.split()), err=True)
+    message = "Error: " + " ".join(message.split())
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST * 2 // 3]} ... {message[-LONGEST // 4 :]}"
+    with suppress(OSError):
+        click.echo(message, err=True)
     try:
         sys.stdout.flush()
     except OSError:

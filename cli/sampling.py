@@ -57,7 +57,11 @@ _OPTIONS = (
         "processor.",
     ),
     click.option(
-        "--batch-size", type=int, default=BATCH_SIZE, show_default=True, help="Fields at a time."
+        "--batch-size",
+        type=int,
+        default=BATCH_SIZE,
+        show_default=True,
+        help="Fields at a time, which decides on memory and not on the result.",
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Field i has its own."),
 )

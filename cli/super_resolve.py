@@ -15,8 +15,7 @@ from skild_physics.fields import batches, open_fields
 from skild_physics.fields.downsampling import DOWNSAMPLINGS, Downsampling, downsample
 from skild_physics.fields.interpolation import interpolate
 from skild_physics.fields.picture_files import holds_pictures
-from skild_physics.fields.writing import check_fields_output
-from skild_physics.files import check_apart, check_none_given, check_output
+from skild_physics.files import check_apart, check_none_given
 from skild_physics.models.base import KEEP, SamplingPrecision
 from skild_physics.models.checkpoint import load
 from skild_physics.plots import check_figure, samples_figure, save_figure
@@ -102,10 +101,8 @@ def command(
       skild-physics super-resolve runs/photos small/ --protocol observed --downsampling bicubic \\
           --factor 2.5 --out large --plot large.png
     """
-    check_fields_output(out, overwrite)
-    for other in (start_out, plot):
-        if other:
-            (check_figure if other == plot else check_output)(other, overwrite)
+    if plot:
+        check_figure(plot, overwrite, out)
     check_apart({"out": out, "start_out": start_out, "plot": plot}, checkpoint, input)
     # what goes with one protocol alone, by its name
     own = {"keep": ("rescaled", keep), "kernel": ("observed", kernel)}
@@ -133,7 +130,8 @@ def command(
         given = open_fields(input, **opening)
         shown = (next(batches(fields, length=8)).astype(np.float32) for fields in (given, made))
         rows = _rows(*shown, how["factor"], protocol)
-        save_figure(samples_figure(rows, f"{checkpoint.name}, {how['factor']:g}x"), plot)
+        figure = samples_figure(rows, f"{checkpoint.name}, {how['factor']:g}x")
+        save_figure(figure, plot, overwrite)
     click.echo(out)
 
 

@@ -4,22 +4,28 @@ Field s belongs to chain s mod C and is its (s div C + 1)-th after thermalisatio
 interruptions, nor the number of workers, nor the machines they run on change a single spin.
 """
 
-import json
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from skild_physics.claims import claimed, discard, replacing
 from skild_physics.cluster import dask_client
 from skild_physics.data_gen.chains import advance_chain, fields_due, start_chain
 from skild_physics.data_gen.parameters import IsingParameters
-from skild_physics.data_gen.store import Map, commit, read_state, shard_length, write_shard
+from skild_physics.data_gen.store import (
+    Map,
+    check_extendable,
+    commit,
+    is_whole,
+    read_state,
+    shard_length,
+    write_shard,
+)
 from skild_physics.fields.lattice import open_dataset
-from skild_physics.files import InputError, is_locked, json_text, replacing
+from skild_physics.files import InputError, is_locked, json_text
 
 
 def generate(
@@ -54,28 +60,24 @@ def generate(
     path = Path(path)
     if samples < 1:
         raise InputError(f"`samples` must be at least 1, got {samples}")
-    parts = path.with_name(path.name + ".parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(parts / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{path}: another process is writing it") from None
-    try:
+    with claimed(path) as parts:
         existing = _existing_samples(path, parameters, overwrite)
-        made = 0
-        if existing < samples:
-            _claim(parts, parameters, overwrite)
-            with ThreadPoolExecutor(workers) as pool, _chain_map(pool, scheduler) as run:
-                made = _generate(path, parts, parameters, existing, samples, pool, run, progress)
-    except BaseException:
-        if not list(parts.glob("*.h5")):
-            shutil.rmtree(parts)
-        raise
-    finally:
-        lock.release()
-    shutil.rmtree(parts)
-    return made
+        for shard in _shards(parts):
+            # of what was committed when the process died
+            if _stop(shard) <= existing:
+                shard.unlink()
+        try:
+            made = 0
+            if existing < samples:
+                _claim(path, parts, parameters, overwrite)
+                with ThreadPoolExecutor(workers) as pool, _chain_map(pool, scheduler) as run:
+                    made = _generate(
+                        path, parts, parameters, existing, samples, pool, run, progress
+                    )
+        finally:
+            if not _shards(parts):
+                discard(path)
+        return made
 
 
 @contextmanager
@@ -99,12 +101,12 @@ def _generate(
     progress: Callable[[int], None],
 ) -> int:
     shard = shard_length(p)
-    shards = _finished_shards(parts, existing, samples)
+    shards = _finished_shards(parts, existing, samples, p)
     committed, done = existing, _stop(shards[-1]) if shards else existing
     first = done
     progress(done)
     if done:
-        chains = read_state(shards[-1] if shards else path)
+        chains = read_state(shards[-1] if shards else path, p)
     else:
         chains = list(run(partial(start_chain, p), range(p.n_chains)))
     while committed < samples:
@@ -117,9 +119,9 @@ def _generate(
             write_shard(shards[-1], done, stop, [own for _, own in advanced], chains, pool.map)
             done = stop
         if done >= 2 * committed or done == samples:
-            commit(path, parts, [path, *shards] if committed else shards, p)
+            commit(path, [path, *shards] if committed else shards, p)
             committed, shards = done, []
-            for file in parts.glob("*.h5"):
+            for file in _shards(parts):
                 file.unlink()
         progress(done)
     return samples - first
@@ -133,8 +135,13 @@ def _existing_samples(path: Path, p: IsingParameters, overwrite: bool) -> int:
         with open_dataset(path) as data:
             found = dict(data.attrs)
         for name, wanted in p.attributes().items():
-            if found.get(name) != wanted:
+            # whatever it is in a file of somebody's
+            if str(found.get(name)) != str(wanted):
                 raise InputError(f"{path}: exists with {name} = {found.get(name)}, not {wanted}")
+        count = found.get("n_samples_committed")
+        if not isinstance(count, int) or count < 1:
+            raise InputError(f"{path}: does not say how many fields it holds")
+        check_extendable(path, p, count)
     except InputError as error:
         if is_locked(error):
             # it is whole, and somebody's: nothing replaces it
@@ -144,36 +151,50 @@ def _existing_samples(path: Path, p: IsingParameters, overwrite: bool) -> int:
         if overwrite:
             return 0
         raise InputError(f"{error}; pass `overwrite=True` to replace it") from None
-    return int(found["n_samples_committed"])
+    return count
 
 
-def _claim(parts: Path, p: IsingParameters, overwrite: bool) -> None:
+def _claim(path: Path, parts: Path, p: IsingParameters, overwrite: bool) -> None:
     """Note what the shards belong to; go on with those of the same run, refuse any others."""
-    file = parts / "parameters.json"
+    file, text = parts / "parameters.json", json_text(p.attributes())
     if file.exists():
-        if json.loads(file.read_text()) == p.attributes():
+        if file.read_bytes() == text.encode():
             return
         if not overwrite:
             raise InputError(
-                f"{parts}: holds an interrupted run of other parameters; finish that run, or pass "
-                "`overwrite=True` to discard it"
+                f"{path}: {parts} holds an interrupted run of other parameters; finish that run, "
+                "or pass `overwrite=True` to discard it"
             )
-        for shard in parts.glob("*.h5"):
-            shard.unlink()
+    discard(path)
     with replacing(file) as temporary:
-        temporary.write_text(json_text(p.attributes()))
+        temporary.write_text(text)
+
+
+def _shards(parts: Path) -> list[Path]:
+    return [each for each in parts.glob("*.h5") if re.fullmatch(r"\d+-\d+", each.stem)]
 
 
 def _stop(shard: Path) -> int:
     return int(shard.stem.split("-")[1])
 
 
-def _finished_shards(parts: Path, start: int, samples: int) -> list[Path]:
-    """The unbroken line of shards from field ``start`` that does not pass ``samples``."""
+def _finished_shards(parts: Path, start: int, samples: int, p: IsingParameters) -> list[Path]:
+    """The unbroken line of whole shards from field ``start`` that does not pass ``samples``.
+
+    Damaged ones are removed.
+    """
     line: list[Path] = []
     while True:
-        following = [s for s in parts.glob(f"{start}-*.h5") if _stop(s) <= samples]
+        following = [
+            shard
+            for shard in _shards(parts)
+            if shard.stem.startswith(f"{start}-") and start < _stop(shard) <= samples
+        ]
         if not following:
             return line
-        line.append(max(following, key=_stop))
-        start = _stop(line[-1])
+        longest = max(following, key=_stop)
+        if is_whole(longest, start, _stop(longest), p):
+            line.append(longest)
+            start = _stop(longest)
+        else:
+            longest.unlink()

@@ -11,11 +11,17 @@ import xarray as xr
 
 from skild_physics.data_gen.ensemble import generate
 from skild_physics.data_gen.parameters import IsingParameters
-from skild_physics.data_gen.store import independence
+from skild_physics.data_gen.store import independence, shard_length
 from skild_physics.fields.lattice import field_file
 from skild_physics.files import InputError, check_none_given, check_output
+from skild_physics.memory import MOST_COMPRESSED, check_disk, check_memory
 from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.progress import Progress, logger, silent
+
+LARGE = 512
+"""Sides from which on the pilot run takes seconds."""
+BYTES_OF_FIELD = 28
+"""Energy, magnetisation, chain and update."""
 
 
 def generate_ising(
@@ -83,12 +89,15 @@ def generate_ising(
         check_none_given({"overwrite": overwrite}, "goes with `out`")
     else:
         out = check_output(out, overwrite=True)
-    parameters = IsingParameters.planned(
+    given = (
         _integer("L", L, 3),
         BETA_CRITICAL if beta == "critical" else _number("beta", beta),
         _integer("seed", seed, 0),
-        spacing,
     )
+    _check_possible(IsingParameters(*given, spacing or 1, 0), samples, out)
+    if given[0] >= LARGE:
+        logger.info(f"pilot run on {given[0]} x {given[0]} sites, which sets the spacing")
+    parameters = IsingParameters.planned(*given, spacing)
 
     def make(path: Path) -> xr.DataArray:
         how = {"workers": threads, "scheduler": scheduler, "overwrite": overwrite}
@@ -99,6 +108,22 @@ def generate_ising(
         return make(out)
     with tempfile.TemporaryDirectory() as folder, make(Path(folder) / "ising.h5") as fields:
         return fields.load().drop_encoding().assign_attrs(source=f"ising-L{parameters.L}")
+
+
+def _check_possible(p: IsingParameters, samples: int, out: Path | None) -> None:
+    """Refuse ensembles that neither the memory nor the disk can hold.
+
+    Raises:
+        InputError: saying what they would take.
+    """
+    what = f"{samples:,} fields of {p.L} x {p.L}"
+    # chains, as they are and as they will be, and the fields of a shard, as made and as written
+    at_a_time = 2 * p.n_chains + 2 * min(samples, shard_length(p))
+    in_memory = 2 * samples if out is None else 0
+    check_memory(what, p.L**2 * (at_a_time + in_memory))
+    folder = Path(tempfile.gettempdir()) if out is None else out.parent
+    # all spins alike, and what is known of each field
+    check_disk(what, folder, samples * (BYTES_OF_FIELD + p.L**2 / MOST_COMPRESSED))
 
 
 def _make(

@@ -34,6 +34,8 @@ PILOT_STEPS = (2000, 20_000)
 PILOT_FLIPS = 10**8
 N_CHAINS = 16
 MAX_L = 2**15
+MAX_SEED = 2**63 - 1
+MAX_UPDATES = 10**12
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,15 @@ class IsingParameters:
             )
         # -0.0 is 0, and is written so
         object.__setattr__(self, "beta", self.beta + 0.0)
-        if self.seed < 0:
-            raise InputError(f"`seed` must not be negative, got {self.seed}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"`seed` must lie in 0 .. {MAX_SEED}, got {self.seed}")
         for name in ("updates_between_samples", "n_chains"):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if self.updates_between_samples > MAX_UPDATES:
+            raise InputError(
+                f"`updates` must be at most {MAX_UPDATES:,}, got {self.updates_between_samples:.3g}"
+            )
         if self.thermalization_updates < 0:
             raise InputError(
                 f"`thermalization_updates` must not be negative, got {self.thermalization_updates}"

@@ -1,13 +1,13 @@
 """Files of an ensemble that are whole at every moment.
 
-Work is written in shards `FILE.parts/START-STOP.h5`, each renamed into place complete with the
-state of its chains. FILE itself is replaced by a longer one, in one rename, whenever the fields
-have doubled and at the end; compressed chunks are moved as they are, so that costs little.
+Work is written in shards START-STOP.h5 in the claimed folder of FILE, each renamed into place
+complete with the state of its chains. FILE itself is replaced by a longer one, in one rename,
+whenever the fields have doubled and at the end; compressed chunks are moved as they are, so that
+costs little.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from skild_physics.claims import replacing
 from skild_physics.data_gen.chains import ChainState, Samples
 from skild_physics.data_gen.parameters import IsingParameters, pilot
-from skild_physics.files import replacing
+from skild_physics.disk import Disk, onto_disk
+from skild_physics.fields.arrays import unreadable
+from skild_physics.files import InputError
 from skild_physics.observables.autocorrelation import tau_int_of_chains
 from skild_physics.version import __version__
 
 COMPRESSION_LEVEL = 1
 SHARD_BYTES = 2**25
 CHUNK_BYTES = 2**18
+_DIGEST = "sha256"
 
 Map = Callable[..., Iterable[Any]]
 
@@ -41,18 +45,13 @@ def shard_length(p: IsingParameters) -> int:
     return -(-max(p.n_chains, SHARD_BYTES // p.L**2) // chunk) * chunk
 
 
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """HDF5 reports a failing disk as OSError or RuntimeError, and again when the file closes."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        chain: list[BaseException] = [error]
-        while chain[-1].__context__ is not None:
-            chain.append(chain[-1].__context__)
-        reasons = [re.search(r"error message = '([^']+)'", str(e)) for e in chain]
-        reason = next((found[1] for found in reasons if found), str(chain[-1]))
-        raise OSError(f"{path}: cannot be written: {reason}") from None
+def fletcher32(data: bytes) -> bytes:
+    """The checksum that HDF5 appends to a chunk, and looks at when it is read."""
+    words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2").astype(np.uint64)
+    sums = words.sum(), (words * np.arange(len(words), 0, -1, dtype=np.uint64)).sum()
+    # sums of 16 bits with the carry added, which are 0 only of zeros
+    one, two = ((int(s) - 1) % 0xFFFF + 1 if s else 0 for s in sums)
+    return (two << 16 | one).to_bytes(4, "little")
 
 
 def write_shard(
@@ -77,10 +76,11 @@ def write_shard(
         block = np.zeros((chunk, L, L), np.int8)
         for i in range(first, min(first + chunk, n)):
             block[i - first] = parts[chain[i]].spins[position[i]]
-        return isal_zlib.compress(block.tobytes(), COMPRESSION_LEVEL)
+        data: bytes = isal_zlib.compress(block.tobytes(), COMPRESSION_LEVEL)
+        return data + fletcher32(data)
 
     starts = range(0, n, chunk)
-    with _disk_errors(path), replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, onto_disk(temporary) as disk, h5py.File(disk, "w") as file:
         spins = file.create_dataset(
             "spins",
             (n, L, L),
@@ -89,6 +89,7 @@ def write_shard(
             maxshape=(None, L, L),
             compression="gzip",
             compression_opts=COMPRESSION_LEVEL,
+            fletcher32=True,
         )
         for first, data in zip(starts, run(encode, starts), strict=True):
             spins.id.write_direct_chunk((first, 0, 0), data)
@@ -96,34 +97,108 @@ def write_shard(
             values = np.empty(n)
             for c, part in enumerate(parts):
                 values[(c - start) % C :: C] = getattr(part, name)
-            file[name] = values
+            file.create_dataset(name, data=values, fletcher32=True)
         _write_state(file, chains)
+        file.attrs[_DIGEST] = _digest(file)
+
+
+def is_whole(path: Path, start: int, stop: int, p: IsingParameters) -> bool:
+    """Whether a shard holds these fields of this ensemble as they were written."""
+    n = stop - start
+    shapes = {"spins": (n, p.L, p.L), "energy": (n,), "magnetization": (n,)}
+    shapes |= {"state/spins": (p.n_chains, p.L, p.L), "state/rng": (p.n_chains, 4)}
+    try:
+        with h5py.File(path, "r") as file:
+            return all(file[name].shape == shape for name, shape in shapes.items()) and file.attrs[
+                _DIGEST
+            ] == _digest(file)
+    except Exception:
+        # of damaged files HDF5 raises what it likes
+        return False
+
+
+def _digest(file: h5py.File) -> str:
+    """SHA-256 of a shard: of the spins as they are compressed, and of all else."""
+    whole = hashlib.sha256()
+    spins = file["spins"]
+    for first in range(0, len(spins), spins.chunks[0]):
+        whole.update(spins.id.read_direct_chunk((first, 0, 0))[1])
+    for name in ("energy", "magnetization", "state/spins", "state/rng"):
+        whole.update(file[name][...].tobytes())
+    return whole.hexdigest()
 
 
 def _write_state(file: h5py.File, chains: list[ChainState]) -> None:
     state = file.create_group("state")
     spins = np.stack([chain.spins for chain in chains])
-    state.create_dataset("spins", data=spins, compression="gzip", compression_opts=1)
-    state["rng"] = np.stack([chain.rng for chain in chains])
+    state.create_dataset(
+        "spins", data=spins, compression="gzip", compression_opts=1, fletcher32=True
+    )
+    state.create_dataset("rng", data=np.stack([chain.rng for chain in chains]), fletcher32=True)
 
 
-def read_state(path: Path) -> list[ChainState]:
-    """The chains as they were after the last field of a shard or of an ensemble."""
+def read_state(path: Path, p: IsingParameters) -> list[ChainState]:
+    """The chains as they were after the last field of a shard or of an ensemble.
+
+    Raises:
+        InputError: they are no chains of such an ensemble, or damaged.
+    """
+    expected = {"spins": ((p.n_chains, p.L, p.L), np.int8), "rng": ((p.n_chains, 4), np.uint64)}
+    try:
+        with h5py.File(path, "r") as file:
+            found = {}
+            for name, (shape, dtype) in expected.items():
+                stored = file.get(f"state/{name}")
+                if not isinstance(stored, h5py.Dataset) or stored.shape != shape:
+                    raise InputError(f"{path}: its state/{name} is not of shape {shape}")
+                if stored.dtype != dtype:
+                    raise InputError(f"{path}: its state/{name} holds {stored.dtype}")
+                found[name] = stored[()]
+    except InputError:
+        raise
+    except Exception as error:
+        # of damaged files HDF5 raises what it likes
+        raise unreadable(path, "state", error) from None
+    if not (np.abs(found["spins"]) == 1).all():
+        raise InputError(f"{path}: its state/spins holds other spins than -1 and +1")
+    if not found["rng"].any(axis=1).all():
+        raise InputError(f"{path}: its state/rng holds a generator that is all zero")
+    return [ChainState(*pair) for pair in zip(found["spins"], found["rng"], strict=True)]
+
+
+def check_extendable(path: Path, p: IsingParameters, samples: int) -> None:
+    """Refuse to go on with what is no whole ensemble of these parameters.
+
+    Args:
+        path: the file.
+        p: its parameters.
+        samples: fields that it says it holds.
+
+    Raises:
+        InputError: arrays of other shapes or types, or chains that are none.
+    """
+    columns = {"energy": "f", "magnetization": "f", "chain": "i", "update": "i"}
     with h5py.File(path, "r") as file:
-        return [
-            ChainState(*pair) for pair in zip(file["state/spins"], file["state/rng"], strict=True)
-        ]
+        shapes = {"spins": (samples, p.L, p.L), **dict.fromkeys(columns, (samples,))}
+        for name, shape in shapes.items():
+            stored = file.get(name)
+            if not isinstance(stored, h5py.Dataset) or stored.shape != shape:
+                raise InputError(f"{path}: its {name} is not of shape {shape}")
+            if name in columns and file[name].dtype.kind != columns[name]:
+                raise InputError(f"{path}: its {name} holds {file[name].dtype}")
+    read_state(path, p)
 
 
-def commit(path: Path, scratch: Path, pieces: list[Path], p: IsingParameters) -> None:
+def commit(path: Path, pieces: list[Path], p: IsingParameters) -> None:
     """Join the pieces, in order, into a new file and rename it to ``path``."""
-    with _disk_errors(path), replacing(path, scratch) as temporary:
-        _create(temporary, p)
-        with h5py.File(temporary, "r+") as file:
+    with replacing(path) as temporary, onto_disk(temporary) as disk:
+        _create(disk, p)
+        with h5py.File(disk, "r+") as file:
             n = 0
             for piece in pieces:
                 with h5py.File(piece, "r") as source:
                     n += _append(file, source, n)
+                disk.check()
             index = np.arange(n)
             spacing = p.updates_between_samples
             _extend(file, "chain", index % p.n_chains, 0)
@@ -131,7 +206,7 @@ def commit(path: Path, scratch: Path, pieces: list[Path], p: IsingParameters) ->
                 file, "update", p.thermalization_updates + (index // p.n_chains + 1) * spacing, 0
             )
             file["sample"].resize(n, axis=0)
-            _write_state(file, read_state(pieces[-1]))
+            _write_state(file, read_state(pieces[-1], p))
             attributes = {
                 **p.attributes(),
                 **independence(file["energy"][:], file["magnetization"][:], p),
@@ -147,15 +222,34 @@ def _append(file: h5py.File, source: h5py.File, start: int) -> int:
     n, target = len(source["energy"]), file["spins"]
     target.resize(start + n, axis=0)
     chunk = target.chunks[0]
-    if start % chunk or source["spins"].chunks != target.chunks:
-        target[start:] = source["spins"][:]
+    if start % chunk or _layout(source["spins"]) != _layout(target):
+        target[start:] = _values(source, "spins")
     else:
         for first in range(0, n, chunk):
             filters, data = source["spins"].id.read_direct_chunk((first, 0, 0))
             target.id.write_direct_chunk((start + first, 0, 0), data, filters)
     for name in ("energy", "magnetization"):
-        _extend(file, name, source[name][:], start)
+        _extend(file, name, _values(source, name), start)
     return n
+
+
+def _values(source: h5py.File, name: str) -> NDArray[Any]:
+    """All that a piece holds of one kind.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        values: NDArray[Any] = source[name][:]
+    except Exception as error:
+        raise unreadable(Path(source.filename), "ensemble", error) from None
+    return values
+
+
+def _layout(dataset: h5py.Dataset) -> tuple[Any, ...]:
+    """What the bytes of chunks depend on."""
+    made = dataset.id.get_create_plist()
+    return dataset.chunks, *(made.get_filter(i)[0] for i in range(made.get_nfilters()))
 
 
 def _extend(file: h5py.File, name: str, values: NDArray[Any], start: int) -> None:
@@ -180,9 +274,9 @@ def independence(
     }
 
 
-def _create(path: Path, p: IsingParameters) -> None:
+def _create(disk: Disk, p: IsingParameters) -> None:
     """An empty ensemble with named dimensions, extendable along samples."""
-    with h5netcdf.File(path, "w") as file:
+    with h5netcdf.File(disk, "w") as file:
         file.dimensions = {"sample": None, "y": p.L, "x": p.L}
         file.create_variable(
             "spins",
@@ -191,6 +285,7 @@ def _create(path: Path, p: IsingParameters) -> None:
             chunks=(chunk_length(p.L), p.L, p.L),
             compression="gzip",
             compression_opts=COMPRESSION_LEVEL,
+            fletcher32=True,
         ).attrs["long_name"] = "spin, +1 or -1"
         for name, dtype, units, long_name in (
             ("energy", "f8", "J", "energy per spin"),
@@ -198,6 +293,8 @@ def _create(path: Path, p: IsingParameters) -> None:
             ("chain", "i4", "1", "Markov chain of the field"),
             ("update", "i8", "1", "cluster updates of the chain since its ordered start"),
         ):
-            variable = file.create_variable(name, ("sample",), dtype, chunks=(4096,))
+            variable = file.create_variable(
+                name, ("sample",), dtype, chunks=(4096,), fletcher32=True
+            )
             variable.attrs["units"] = units
             variable.attrs["long_name"] = long_name

@@ -11,7 +11,7 @@ import click
 import xarray as xr
 
 import skild_physics as sk
-from skild_physics.files import replacing
+from skild_physics.claims import replacing
 from skild_physics.plots import Figure, save_figure
 
 HERE = Path(__file__).parent

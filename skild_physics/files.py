@@ -1,11 +1,11 @@
-"""Writing files that are either the old one or the new one, never half of each; errors of input."""
+"""What files may be written and read; errors of input."""
 
 import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,24 @@ class InputError(ValueError):
     skild_physics.files.InputError: missing.h5: no such file or folder
     """
 
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+LONGEST = 390
+"""Characters of a message."""
+
+
+def one_line(text: str) -> str:
+    r"""A text as one line of at most :data:`LONGEST` characters, all of which can be printed.
+
+    >>> one_line("two\nlines")
+    'two lines'
+    """
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.splitlines()))
+    # the name of a file comes first, what to do about it last
+    return line if len(line) <= LONGEST else f"{line[:265]} ... {line[-120:]}"
+
 
 def is_locked(error: BaseException) -> bool:
     """Whether a file could not be opened because somebody has it open for writing.
@@ -41,6 +59,19 @@ def is_locked(error: BaseException) -> bool:
     return False
 
 
+def check_file(path: str | Path) -> Path:
+    """A path, if it is that of a file: pipes and devices may never end.
+
+    Raises:
+        InputError: there is none, or it is something else.
+    """
+    path = Path(path)
+    if not os.path.isfile(path):
+        what = "is a folder, not a file" if os.path.isdir(path) else "is no file"
+        raise InputError(f"{path}: {what if os.path.lexists(path) else 'no such file'}")
+    return path
+
+
 def check_none_given(given: Mapping[str, object], whose: str) -> None:
     """Refuse parameters that do not apply, instead of ignoring them.
 
@@ -54,29 +85,6 @@ def check_none_given(given: Mapping[str, object], whose: str) -> None:
     for name, value in given.items():
         if value is not None and value is not False and value != ():
             raise InputError(f"`{name}` {whose}")
-
-
-@contextmanager
-def replacing(path: str | Path, scratch: Path | None = None) -> Iterator[Path]:
-    """A temporary path that replaces ``path`` when the block ends without an error.
-
-    Args:
-        path: the file to replace.
-        scratch: folder of the temporary file, on the same file system; None: that of ``path``.
-
-    Raises:
-        OSError: the directory cannot be written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_output(path: str | Path, overwrite: bool) -> Path:
@@ -165,19 +173,27 @@ def is_open_elsewhere(path: Path) -> bool:
 
 
 def check_folder(path: str | Path) -> Path:
-    """A folder for output, which is made if it is not there, if it may be written in.
+    """A folder for output, if it may be written in, or could be made, which is left to who writes.
 
     Raises:
         InputError: it is a file, or cannot be made or written in.
     """
     path = Path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+        if missing:
+            # no question about permissions tells as much
+            missing[-1].mkdir()
+            with suppress(OSError):
+                missing[-1].rmdir()
     except FileExistsError:
-        raise InputError(f"{path}: is a file, where a folder is due") from None
+        # somebody else makes it
+        pass
     except OSError as error:
         raise InputError(f"{path}: cannot make this folder ({error.strerror})") from None
-    if not os.access(path, os.W_OK | os.X_OK):
+    if os.path.lexists(path) and not path.is_dir():
+        raise InputError(f"{path}: is a file, where a folder is due")
+    if path.exists() and not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot write in this folder")
     return path
 

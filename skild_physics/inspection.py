@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-import h5py
 import numpy as np
 import xarray as xr
 from rich.table import Table
 
 from skild_physics.fields import channels_of, open_fields
 from skild_physics.fields.edges import compare_edges
+from skild_physics.fields.hdf5_files import open_netcdf
 from skild_physics.fields.lattice import schema_of
 from skild_physics.fields.lazy import BATCH_VALUES, batches
 from skild_physics.fields.sources import Opening
@@ -92,12 +92,14 @@ def _of_result(path: Path) -> Info | None:
     schema = schema_of(path) if path.is_file() else None
     if schema not in _RESULTS:
         return None
-    with h5py.File(path, "r") as file:
-        attributes = {name: str(file.attrs[name]) for name in _MAKERS if name in file.attrs}
+    with open_netcdf(path) as data:
+        attributes = {name: str(data.attrs[name]) for name in _MAKERS if name in data.attrs}
         if schema != "skild_physics.spectrum":
-            sources = [each.decode() for each in np.atleast_1d(file["source"][()])]
+            if "source" not in data.coords:
+                raise InputError(f"{path}: names no sources")
+            sources = np.atleast_1d(data["source"].values)
             what = schema.partition(".")[2]
-            return Info({"results": what, "of": ", ".join(sources)} | attributes)
+            return Info({"results": what, "of": ", ".join(map(str, sources))} | attributes)
     from skild_physics.spectrum.types import Spectrum
 
     return Info({"spectrum": str(Spectrum.load(path))} | attributes)

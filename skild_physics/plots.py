@@ -1,5 +1,6 @@
 """Figures. Scripts import matplotlib's Figure from here, and need not care for MPLBACKEND."""
 
+import gzip
 import os
 import re
 import sys
@@ -12,7 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.files import InputError, check_output, replacing
+from skild_physics.claims import check_derived, derived
+from skild_physics.files import InputError
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def _any_backend() -> Iterator[None]:
 
 
 with _any_backend():
-    from matplotlib import rcParams
+    from matplotlib import rc_context, rcParams
     from matplotlib.axes import Axes
     from matplotlib.backend_bases import FigureCanvasBase
     from matplotlib.figure import Figure, FigureBase
@@ -265,22 +267,48 @@ def enlargements_figure(results: xr.Dataset) -> Figure:
     return figure
 
 
+_DATES = {"pdf": "CreationDate", "svg": "Date", "svgz": "Date"}
+
+
 def _format(path: Path) -> str:
     return path.suffix.lower().lstrip(".")
 
 
-def check_figure(path: Path, overwrite: bool) -> Path:
+def check_figure(path: Path, overwrite: bool, *of: Path) -> Path:
     """The path of a figure, if it may be written and its suffix names a format.
 
+    Args:
+        path: of the figure.
+        overwrite: replace an existing one.
+        of: the results that it shows, see :func:`skild_physics.claims.check_derived`.
+
     Raises:
-        InputError: see :func:`skild_physics.files.check_output`, or an unknown suffix.
+        InputError: it may not, or an unknown suffix.
     """
     if _format(path) not in FigureCanvasBase.get_supported_filetypes():
         raise InputError(f"{path}: cannot write figures of type {path.suffix or 'without suffix'}")
-    return check_output(path, overwrite)
+    return check_derived(path, overwrite, *of)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of its suffix, replacing an existing file at once."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=_format(path), dpi=150)
+def save_figure(figure: Figure, path: Path, overwrite: bool = True) -> None:
+    """Write a figure in the format of its suffix, replacing an existing file at once.
+
+    The same figure is the same bytes.
+
+    Args:
+        figure: what is drawn.
+        path: of the file.
+        overwrite: replace another figure, or whatever is there.
+
+    Raises:
+        InputError: there is one, which is not to be replaced.
+    """
+    kind = _format(path)
+    undated: Any = {"metadata": {_DATES[kind]: None}} if kind in _DATES else {}
+    with derived(path, overwrite) as temporary, rc_context({"svg.hashsalt": "skild_physics"}):
+        figure.savefig(temporary, format=kind, dpi=150, **undated)
+        if kind in ("ps", "eps"):
+            drawn = re.sub(rb"%%CreationDate: .*\n", b"", temporary.read_bytes(), count=1)
+            temporary.write_bytes(drawn)
+        elif kind == "svgz":
+            temporary.write_bytes(gzip.compress(gzip.decompress(temporary.read_bytes()), mtime=0))

@@ -24,8 +24,8 @@ SHORT = (
 )
 
 
-def run(arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command in this process, which imports torch once; it ends with this code."""
+def attempt(arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command in this process, which imports torch once, however it ends."""
     output, error = io.StringIO(), io.StringIO()
     where, argv, found = Path.cwd(), sys.argv, 0
     os.chdir(folder)
@@ -38,8 +38,14 @@ def run(arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProc
     finally:
         os.chdir(where)
         sys.argv = argv
-    assert found == code, error.getvalue()
     return subprocess.CompletedProcess(arguments, found, output.getvalue(), error.getvalue())
+
+
+def run(arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """A command in this process, which ends with this code."""
+    done = attempt(arguments, folder)
+    assert done.returncode == code, done.stderr
+    return done
 
 
 def run_script(arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,14 @@ import skild_physics as sk
 SERVER = multiprocessing.get_context("forkserver")
 # not the module that asks the environment which process it is in
 SERVER.set_forkserver_preload(
-    ["skild_physics.training.run", "skild_physics.cli.main", "rich.progress", "h5netcdf"]
+    [
+        *("skild_physics.training.run", "skild_physics.cli.main", "rich.progress", "h5netcdf"),
+        *(
+            "skild_physics.pipeline.reproduce",
+            "skild_physics.plots",
+            "skild_physics.quality.results",
+        ),
+    ]
 )
 
 SCALE_SPACE = {

@@ -14,6 +14,7 @@ import xarray as xr
 from rich.console import Console
 
 from skild_physics import progress
+from skild_physics.claims import claimed, work_folder
 from skild_physics.cli.main import main
 from skild_physics.data_gen import IsingParameters, generate, generate_ising
 from skild_physics.fields.writing import save, write_fields
@@ -21,7 +22,7 @@ from skild_physics.machine import World
 from skild_physics.observables.ensemble import summarize
 from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.pipeline.stages import claim
-from skild_physics.shards import make_shards, shards_folder
+from skild_physics.shards import make_shards
 from skild_physics.spectrum import Spectrum
 
 
@@ -231,8 +232,10 @@ def test_files_are_json(tmp_path):
         assert strictly(str(archive["provenance"])) == known
     alone = World(0, 1, torch.device("cpu"))
     made = tmp_path / "made.h5"
-    make_shards(made, odd, 2, 2, lambda first, last: {"x": np.zeros(2)}, alone, lambda done: None)
-    assert strictly((shards_folder(made) / "settings.json").read_text()) == known
+    arrays = {"x": np.zeros(2)}
+    with claimed(made):
+        make_shards(made, odd, 2, 2, lambda *ends: arrays, lambda *all: True, alone, id)
+    assert strictly((work_folder(made) / "settings.json").read_text()) == known
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

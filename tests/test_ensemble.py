@@ -1,14 +1,15 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
 import pytest
-from filelock import FileLock
 
+from skild_physics.claims import claimed, work_folder
 from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields.lattice import open_dataset
-from skild_physics.files import is_locked
+from skild_physics.files import InputError, is_locked
 from skild_physics.observables.energy import energy_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.observables.jackknife import jackknife
@@ -152,7 +153,7 @@ def test_a_file_that_is_open_for_writing_is_not_replaced(
         assert is_locked(error.value)
         writer.communicate()
     assert reference.read_bytes() == before
-    assert not reference.with_name("reference.h5.parts").exists()
+    assert not list(reference.parent.glob(".*"))
     generate(reference, parameters, 10)
 
 
@@ -234,7 +235,7 @@ def test_interrupted_run_goes_on(tmp_path, parameters, reference, small_shards):
     assert committed == [256, 512, 512, 1024, 1024]
     assert generate(path, parameters, SAMPLES) == SAMPLES - 1280
     assert_identical(reference, path)
-    assert not path.with_name("stopped.h5.parts").exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_interrupted_between_commit_and_tidying(tmp_path, parameters, reference, small_shards):
@@ -242,13 +243,47 @@ def test_interrupted_between_commit_and_tidying(tmp_path, parameters, reference,
     path = tmp_path / "stopped.h5"
     with pytest.raises(KeyboardInterrupt):
         generate(path, parameters, SAMPLES, progress=interrupt_at(256))
-    parts = tmp_path / "stopped.h5.parts"
+    parts = work_folder(path)
     stale = tmp_path / "stale"
     stale.write_bytes(path.read_bytes())
-    parts.mkdir(exist_ok=True)
-    (parts / "0-256.h5").write_bytes(stale.read_bytes())
+    with claimed(path):
+        (parts / "0-256.h5").write_bytes(stale.read_bytes())
     generate(path, parameters, SAMPLES)
     assert_identical(reference, path)
+
+
+def test_leftovers_of_a_finished_file_are_cleared_away(tmp_path, parameters):
+    path = tmp_path / "made.h5"
+    generate(path, parameters, 300)
+    with claimed(path) as parts:
+        (parts / "0-300.h5").write_bytes(path.read_bytes())
+        (parts / "parameters.json").write_text("{}")
+    assert generate(path, parameters, 300) == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["made.h5"]
+
+
+def test_damaged_shards_are_made_again(tmp_path, parameters, reference, small_shards):
+    """The line of shards breaks where a bit is wrong, or what is in one cannot be meant."""
+    path = tmp_path / "stopped.h5"
+    rng = np.random.default_rng(0)
+    for damage in range(12):
+        with pytest.raises(KeyboardInterrupt):
+            generate(path, parameters, SAMPLES, progress=interrupt_at(700))
+        shard = max(work_folder(path).glob("*.h5"))
+        data = bytearray(shard.read_bytes())
+        if damage == 0:
+            data = data[: len(data) // 2]
+        elif damage == 1:
+            with h5py.File(shard, "r+") as file:
+                del file["state/rng"]
+                file["state/rng"] = np.zeros((2, 4), np.uint64)
+            data = shard.read_bytes()
+        else:
+            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        shard.write_bytes(data)
+        generate(path, parameters, SAMPLES)
+        assert_identical(reference, path)
+        path.unlink()
 
 
 def test_asking_for_fewer_fields_after_an_interruption(tmp_path, parameters, small_shards):
@@ -318,10 +353,10 @@ def test_other_parameters_are_refused_and_harm_nothing(reference, parameters):
 
 def test_second_writer_is_refused(tmp_path, parameters):
     path = tmp_path / "shared.h5"
-    parts = tmp_path / "shared.h5.parts"
-    parts.mkdir()
-    with FileLock(parts / "lock"), pytest.raises(ValueError, match="another process"):
-        generate(path, parameters, 10)
+    refused = pytest.raises(InputError, match="another process")
+    with claimed(path), ThreadPoolExecutor(1) as other, refused:
+        other.submit(generate, path, parameters, 10).result()
+    assert not list(tmp_path.iterdir())
 
 
 def test_foreign_and_truncated_files_are_refused(tmp_path, reference, parameters):

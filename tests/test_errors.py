@@ -307,8 +307,10 @@ def test_input_that_is_no_file(run, tmp_path, command):
         assert said[-1].startswith("Error: ")
 
 
-def test_a_folder_for_output_is_made(tmp_path):
-    assert check_folder(tmp_path / "a" / "b").is_dir()
+def test_a_folder_for_output_could_be_made(tmp_path):
+    """Whoever writes in it makes it."""
+    assert check_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file, where a folder is due"):
         check_folder(tmp_path / "file")
@@ -319,6 +321,7 @@ def test_a_folder_for_output_is_made(tmp_path):
 def test_reproduce_leaves_a_folder_with_settings_of_something_else(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "settings.json").write_bytes(b"\xff\xfe no JSON")
-    code, _, said = run("reproduce --out mine")
-    assert code == 2
-    assert "holds a run of other settings; choose another --out, or pass --overwrite" in said[-1]
+    for overwrite in ("", " --overwrite"):
+        code, _, said = run("reproduce --out mine" + overwrite)
+        assert code == 2
+        assert "not a run of reproduce; choose another --out, or move settings.json" in said[-1]

@@ -160,7 +160,7 @@ def test_nothing_is_overwritten_unasked(lattices, tmp_path):
     sk.fit_spectrum(lattices, out=out)
     before = out.read_bytes()
     with pytest.raises(InputError, match="`overwrite=True`"):
-        sk.fit_spectrum(lattices, out=out)
+        sk.fit_spectrum(lattices, out=out, k_max=60)
     assert out.read_bytes() == before
     assert sk.fit_spectrum(lattices, out=out, overwrite=True, k_min=6).fit_range[0] > 6
 

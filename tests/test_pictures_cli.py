@@ -106,15 +106,15 @@ def test_generated_pictures_do_not_depend_on_batches_or_format(folder, tmp_path)
     note = json.loads((tmp_path / "c" / "provenance.json").read_text())
     assert note["protocol"] == "generation"
     assert len(note["checkpoint_sha256"]) == 64
-    assert not list(tmp_path.glob(".*.parts"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_generation_goes_on_after_it_was_killed(folder, tmp_path):
     made = f"generate {folder / 'model'} --samples 40 --steps 60 --batch-size 1"
     run(f"{made} --out whole.npz", tmp_path)
-    parts = tmp_path / ".made.npz.parts"
+    parts = tmp_path / ".made.npz.skild-physics"
     command = start(tmp_path, *shlex.split(made), "--out", tmp_path / "made.npz")
-    assert wait_until(lambda: len(list(parts.glob("*-*.npz"))) >= 3)
+    assert wait_until(lambda: len(list(parts.glob("[0-9]*.npz"))) >= 3)
     command.send(signal.SIGKILL)
     command.end()
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.npz")}
@@ -252,11 +252,14 @@ def test_pictures_are_prepared_once(mixed, tmp_path):
     np.testing.assert_array_equal(pictures(tmp_path / "p.h5"), direct)
     with xr.open_dataset(tmp_path / "p.h5", engine="h5netcdf") as data:
         assert set(json.loads(data.attrs["skipped"])) == {"tiny.png", "broken.png"}
-    _, refused = run(made, tmp_path, code=2)
+    _, said = run(made, tmp_path)
+    assert "made already" in said
+    assert "2 of 7 files skipped" in said
+    _, refused = run(f"{made} --grey", tmp_path, code=2)
     assert "exists already" in refused
     _, refused = run(f"{made} --strict --overwrite", tmp_path, code=2)
     assert "broken.png" in refused
-    assert not list(tmp_path.glob(".*.parts"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_training_reads_prepared_pictures(mixed, tmp_path):

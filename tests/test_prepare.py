@@ -84,7 +84,7 @@ def test_interrupted_it_goes_on(mixed, tmp_path, monkeypatch):
         patch.setattr(Image, "open", note)
         with pytest.raises(KeyboardInterrupt):
             sk.prepare_images(mixed, out=out, size=8)
-    kept = sorted(path.name for path in (tmp_path / ".p.h5.parts").glob("*.npz"))
+    kept = sorted(path.name for path in (tmp_path / ".p.h5.skild-physics").glob("*.npz"))
     assert kept[0] == "000000000-000000002.npz"
     with pytest.raises(InputError, match="interrupted run with other settings"):
         sk.prepare_images(mixed, out=out, size=9)

@@ -324,12 +324,11 @@ def test_overwriting_discards_everything_of_the_old_run(values, whole, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         train(parse_config(other), progress=at(15, send(signal.SIGINT)))
     assert len(list((out / "samples").iterdir())) == 2
-    (out / ".state.pt.123.tmp").write_text("of a killed run")
     config = parse_config(values)
 
     def look():
         left = {path.name for path in out.iterdir()}
-        assert left == {"run.json", "metrics.jsonl"}
+        assert left == {"run.json", "metrics.jsonl", ".skild-physics"}
         assert (out / "metrics.jsonl").read_text() == ""
         raise KeyboardInterrupt
 
@@ -345,11 +344,46 @@ def test_a_model_from_elsewhere_is_not_overwritten(values, whole, tmp_path):
     out.mkdir()
     imported = (whole / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(imported)
-    with pytest.raises(ValueError, match=r"no run in it made.*overwrite=True"):
-        train(parse_config(values))
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"model\.safetensors: is not of a run"):
+            train(parse_config(values), overwrite=overwrite)
     assert [path.name for path in out.iterdir()] == ["model.safetensors"]
     assert (out / "model.safetensors").read_bytes() == imported
-    train(parse_config(values), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "samples/mine.png"])
+def test_what_no_run_made_is_never_replaced(values, tmp_path, name):
+    out = tmp_path / "run"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="is not of a run of training"):
+            train(parse_config(values), overwrite=overwrite)
+    assert [path for path in out.rglob("*") if path.is_file()] == [out / name]
+    assert (out / name).read_text() == "mine"
+
+
+def test_pictures_beside_those_of_a_run_are_kept(values, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    mine = tmp_path / "run" / "samples" / "mine.png"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"mine\.png: is not of a run"):
+        train(parse_config(values), overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_trainings_in_one_folder_are_refused(values, tmp_path):
+    def second():
+        with ThreadPoolExecutor(1) as pool:
+            refused = pytest.raises(ValueError, match="another process is writing it")
+            with refused:
+                pool.submit(train, parse_config(values)).result()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(parse_config(values), progress=at(1, second))
 
 
 def test_a_finished_state_has_its_model(values, whole, tmp_path, monkeypatch):

@@ -6,11 +6,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveInt, Tag, model_validator
 from torch import nn
 
-from skild_physics.config.section import Section, kind_or
+from skild_physics.config.section import MOST_LEVELS, Depth, Section, Side, Width, kind_or
 from skild_physics.config.training import ConditionConfig, TrainingConfig
 from skild_physics.diffusion.process import Process
 from skild_physics.files import InputError
 from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork, WhitenedInput
+
+Levels = Annotated[tuple[Width, ...], Field(min_length=1, max_length=MOST_LEVELS)]
 
 
 class AnyNetwork(Section):
@@ -74,13 +76,13 @@ class CompactConfig(AnyNetwork):
     """The compact U-Net."""
 
     kind: Literal["compact"] = "compact"
-    channels: tuple[PositiveInt, ...] = (48, 64)
+    channels: Levels = (48, 64)
     """Channels of each level, finest first; each level halves the side."""
-    blocks: tuple[PositiveInt, ...] = (2, 2)
+    blocks: Annotated[tuple[Depth, ...], Field(max_length=MOST_LEVELS)] = (2, 2)
     """Residual blocks of each level, on the way down and on the way up."""
-    patch: PositiveInt = 2
+    patch: Side = 2
     """Side of the pixel patches that the finest level works on."""
-    embedding: PositiveInt = 64
+    embedding: Width = 64
     """Width of the embedding of log lambda."""
     whitened: bool = False
     """Show the network x_n with all modes of equal variance, too: for steep spectra."""
@@ -120,9 +122,9 @@ class FlexiConfig(CompactConfig):
     takes_levels: ClassVar[bool] = True
 
     kind: Literal["flexi"]  # type: ignore[assignment]
-    channels: tuple[PositiveInt, ...] = (48, 64, 64, 64)
+    channels: Levels = (48, 64, 64, 64)
     """Channels of each level, finest first; each level halves the side."""
-    blocks: tuple[PositiveInt, ...] = (2, 2, 2, 2)
+    blocks: Annotated[tuple[Depth, ...], Field(max_length=MOST_LEVELS)] = (2, 2, 2, 2)
     """Residual blocks of each level, on the way down and on the way up."""
 
     def check_sizes(self, N: int, sides: tuple[int, ...]) -> None:
@@ -148,11 +150,11 @@ class NCSNppConfig(AnyNetwork):
     is_published: ClassVar[bool] = True
 
     kind: Literal["ncsnpp"]
-    channels: PositiveInt = 128
+    channels: Width = 128
     """Channels of the finest level."""
-    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 2, 2)
+    multipliers: Levels = (1, 1, 2, 2, 2, 2)
     """Channels of each level over those of the finest; each level halves the side."""
-    blocks: PositiveInt = 6
+    blocks: Depth = 6
     """Residual blocks of each level."""
     attention: tuple[PositiveInt, ...] = (32, 16, 8)
     """Sides at which there is self-attention."""

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from skild_physics import kspace
 from skild_physics.config.network import AnyNetwork
 from skild_physics.config.schedule import LinearBetaConfig, LinearConfig, LogLinearConfig
-from skild_physics.config.section import Section
+from skild_physics.config.section import Section, Side, Steps
 from skild_physics.config.training import ConditionConfig, TrainingConfig
 from skild_physics.diffusion.process import Process, white_k_c
 from skild_physics.diffusion.scale_space import ScaleSpace
@@ -90,7 +90,7 @@ class AnyProcess(Section):
 class WhiteConfig(Section):
     """S0 = 1 for every orthonormal mode, all modes attenuated alike: the process of DDPM."""
 
-    size: PositiveInt
+    size: Side
     """Pixels per side of the fields that it is for."""
     basis: Basis
 
@@ -102,7 +102,7 @@ class WhiteConfig(Section):
 class LawConfig(Section):
     """S0(k) = C (k^2 + k0_squared)^(-alpha), in the normalisation of the paper."""
 
-    size: PositiveInt
+    size: Side
     """Pixels per side of the fields that it is for."""
     C: PositiveFloat
     k0_squared: PositiveFloat
@@ -138,7 +138,7 @@ class SkildConfig(AnyProcess):
     """Signal-to-noise ratio that counts as resolved."""
     k_c: float = Field(default=0.0, ge=0)
     """Modes below k_c are attenuated like k_c, in radians per box side."""
-    T: PositiveInt = 1000
+    T: Steps = 1000
 
     @model_validator(mode="after")
     def _one_spectrum(self) -> "SkildConfig":

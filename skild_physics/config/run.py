@@ -2,11 +2,11 @@
 
 import tomllib
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Tag, ValidationError, model_validator
+import torch
+from pydantic import Tag, model_validator
 from torch import nn
 
 from skild_physics.config.network import CompactConfig, NetworkConfig
@@ -15,8 +15,11 @@ from skild_physics.config.scale_space import ScaleSpaceConfig
 from skild_physics.config.section import Section, kind_or
 from skild_physics.config.training import ConditionConfig, DataConfig, TrainingConfig
 from skild_physics.diffusion.process import Process
-from skild_physics.files import InputError
+from skild_physics.files import InputError, check_file
+from skild_physics.memory import check_memory
+from skild_physics.schema import validated
 
+MOST_BYTES = 2**20
 _UNIONS = ("process", "network", "levels", "schedule")
 
 ProcessConfig = Annotated[
@@ -79,23 +82,16 @@ class Config(Section):
     def build_network(self, process: Process, channels: int) -> nn.Module:
         """The untrained network, for a process of fields of so many channels."""
         conditioning = 0 if self.condition is None else channels
+        with torch.device("meta"):
+            # takes no memory
+            shapes = self.network.build(process, channels, conditioning)
+        count = sum(each.numel() for each in shapes.parameters())
+        check_memory(f"`network`: {count:,} parameters", 4 * count)
         return self.network.build(process, channels, conditioning)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for saving."""
         return self.model_dump(mode="json")
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    problems = []
-    for e in error.errors():
-        loc = [str(part) for part in e["loc"]]
-        # pydantic names the member of a union after the union
-        named = [part for before, part in pairwise(["", *loc]) if before not in _UNIONS]
-        where = ".".join(named)
-        message = e["msg"].removeprefix("Value error, ")
-        problems.append(f"{where}: {message}" if where else message)
-    return f"{source}: " + "; ".join(problems)
 
 
 def parse_config(values: dict[str, Any], source: str = "config") -> Config:
@@ -104,10 +100,7 @@ def parse_config(values: dict[str, Any], source: str = "config") -> Config:
     Raises:
         InputError: naming every key that is unknown, missing or out of range.
     """
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise InputError(_explain(error, source)) from None
+    return validated(Config, values, source, without=_UNIONS)
 
 
 def _shipped() -> Any:
@@ -137,12 +130,17 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         if not path.exists() and str(path) in shipped_names():
             text = _shipped().joinpath(f"{path}.toml").read_text()
         else:
+            if not path.exists():
+                known = ", ".join(shipped_names())
+                raise InputError(f"{path}: no such file, nor one of {known}")
+            if check_file(path).stat().st_size > MOST_BYTES:
+                raise InputError(f"{path}: is too large for a configuration")
             text = path.read_text()
         values = tomllib.loads(text)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, nor one of {', '.join(shipped_names())}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: {error}") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as TOML ({error})") from None
     for override in overrides:
         _apply(values, override)
     config = parse_config(values, str(path))
@@ -168,7 +166,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise InputError(f"`overrides`: expected section.key=value, got {override!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     for part in parts[:-1]:
         values = values.setdefault(part, {})

@@ -10,7 +10,7 @@ from torch import Tensor
 from skild_physics.config.network import AnyNetwork
 from skild_physics.config.process import AnyProcess
 from skild_physics.config.schedule import LinearBetaConfig
-from skild_physics.config.section import Section, kind_or
+from skild_physics.config.section import MOST_LEVELS, Section, Side, Steps, kind_or
 from skild_physics.config.training import ConditionConfig, TrainingConfig
 from skild_physics.diffusion.process import Process, white_k_c
 from skild_physics.diffusion.resize import Degradation
@@ -106,11 +106,11 @@ class ScaleSpaceConfig(AnyProcess):
     """Signal-to-noise ratio that counts as resolved."""
 
     kind: Literal["scale-space"]
-    size: PositiveInt
+    size: Side
     """Pixels per side of the fields that it is for."""
     basis: Basis
     """periodic: kernels go around the torus; cosine: they are cut at the edges."""
-    factors: tuple[Annotated[int, Field(ge=2)], ...]
+    factors: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(max_length=MOST_LEVELS)]
     """Ratio of the sides of each level and the next, finest first; none: DDPM."""
     degradation: Degradation = "bilinear"
     """How one level is made of the one above."""
@@ -122,7 +122,7 @@ class ScaleSpaceConfig(AnyProcess):
     ] = ConvexDecayConfig()
     schedule: LinearBetaConfig = LinearBetaConfig(kind="linear-beta", beta_0=0.1, beta_1=20.0)
     """-ln abar; by default the published betas, 1e-4 to 0.02 over 1000 steps."""
-    T: PositiveInt = 1000
+    T: Steps = 1000
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -3,17 +3,27 @@
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
 
 from skild_physics.files import InputError
+
+Side = Annotated[int, Field(gt=0, le=2**15)]
+"""Of fields and of what they are cut into."""
+Width = Annotated[int, Field(gt=0, le=2**16)]
+"""Channels of a part of a network."""
+Depth = Annotated[int, Field(gt=0, le=256)]
+"""Parts of a network one after another."""
+Steps = Annotated[int, Field(gt=0, le=10**6)]
+"""Of a process."""
+MOST_LEVELS = 12
 
 
 class Section(BaseModel):
     """A table of the configuration: unknown keys are errors, with the nearest known one named."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     _RENAMED: ClassVar[dict[str, str]] = {}
     """Former names of keys, which older files and checkpoints have, and what they are called now.
@@ -54,6 +64,8 @@ def kind_or(default: str) -> Discriminator:
     """Tells the members of a union apart by their kind, which may be left out of the default."""
 
     def kind(values: Any) -> str:
-        return str(values.get("kind", default) if isinstance(values, dict) else values.kind)
+        if isinstance(values, dict):
+            return str(values.get("kind", default))
+        return str(getattr(values, "kind", default))
 
     return Discriminator(kind)

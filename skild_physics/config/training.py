@@ -132,7 +132,7 @@ class TrainingConfig(Section):
     betas: tuple[float, float] = (0.9, 0.99)
     """Of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
-    clip: PositiveFloat = 1.0
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     """Largest norm of the gradient."""
     ema: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the moving average of the weights, shorter at the start."""

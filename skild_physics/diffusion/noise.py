@@ -38,3 +38,18 @@ class SampleNoise:
             raise InputError(f"x must hold {len(self._generators)} samples, got {len(x)}")
         draws = [torch.randn(x.shape[1:], generator=g) for g in self._generators]
         return torch.stack(draws).to(x)
+
+
+class Twice:
+    """The draws of one sample, for two that are to be the same.
+
+    Args:
+        noise: of the one.
+    """
+
+    def __init__(self, noise: Noise):
+        self._noise = noise
+
+    def like(self, x: Tensor) -> Tensor:
+        """Draws N(0, 1), shape, dtype and device of x, the same for x[0] and x[1]."""
+        return self._noise.like(x[:1]).expand_as(x)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from skild_physics import kspace
-from skild_physics.diffusion.noise import Noise, SampleNoise
+from skild_physics.diffusion.noise import Noise, SampleNoise, Twice
 from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.sampler import Sampler
@@ -83,6 +83,10 @@ class Start:
 @torch.no_grad()
 def run(start: Start, given: Tensor, sampler: Sampler, noise: Noise) -> Sampled:
     """The reverse process of one batch of given fields (B, C, M, M)."""
+    if len(given) == 1:
+        # alone it would be transformed and convolved in another order than among others
+        two = run(start, given.expand(2, -1, -1, -1), sampler, Twice(noise))
+        return Sampled(two.start[:1], two.result[:1])
     x, denoise = start.draw(given, noise)
     made = start.reverse(x, denoise, sampler, noise)
     return Sampled(start.shown(x, given), start.finished(made, given))

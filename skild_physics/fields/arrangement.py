@@ -110,6 +110,8 @@ def arranged(
     Raises:
         InputError: no square fields, or more than one way to see them.
     """
+    if not raw.ndim:
+        raise InputError(f"{source}: holds one number, no fields")
     if dims is not None:
         names = dims.split(",") if isinstance(dims, str) else dims
         dims = [_AXIS.get(name.lower(), name) for name in names]

@@ -1,10 +1,11 @@
 """Arrays of numbers in files of NumPy, torch and text, never unpickled."""
 
 import gzip
+import math
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from skild_physics.files import InputError, is_locked
+from skild_physics.memory import check_memory, free_memory
 from skild_physics.progress import logger
 
 SAID = ("model", "beta", "boundary", "basis", "T", "temperature")
@@ -26,7 +28,13 @@ COORDINATES = ("sample", "chain", "picture", "name")
 """What archives that are written here hold of each field."""
 _GZIP = b"\x1f\x8b"
 LISTED = 8
+TEXT_MEMORY = 64
+"""Bytes that a character of a text, or an empty line of it, may take on the way to numbers."""
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class DamagedError(InputError):
+    """A part of a file that cannot be read."""
 
 
 class _Stored(BackendArray):
@@ -35,16 +43,20 @@ class _Stored(BackendArray):
     So what was mapped into memory and read leaves it again.
     """
 
-    def __init__(self, again: Callable[[], Any]):
+    def __init__(self, path: Path, again: Callable[[], Any]):
         array = again()
-        self.shape, self.dtype, self._again = array.shape, array.dtype, again
+        self.shape, self.dtype, self._path, self._again = array.shape, array.dtype, path, again
 
     def __getitem__(self, key: Any) -> Any:
         support = indexing.IndexingSupport.OUTER
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._get)
 
     def _get(self, key: tuple[Any, ...]) -> Any:
-        return _read(self._again(), tuple(map(_contiguous, key)))
+        try:
+            return _read(self._again(), tuple(map(_contiguous, key)))
+        except Exception as error:
+            # a failing disk, a wrong checksum, compressed data that is none: as the library likes
+            raise DamagedError(f"{self._path}: damaged ({_reason(error)})") from error
 
 
 def _contiguous(key: Any) -> Any:
@@ -69,14 +81,15 @@ def _read(stored: Any, key: tuple[Any, ...]) -> NDArray[Any]:
     return np.array(stored[key])
 
 
-def lazily(again: Callable[[], Any], dims: Sequence[str] | None = None) -> xr.DataArray:
+def lazily(path: Path, again: Callable[[], Any], dims: Sequence[str] | None = None) -> xr.DataArray:
     """An array that is read when it is looked at.
 
     Args:
-        again: finds it in its file.
+        path: its file, for messages.
+        again: finds it there.
         dims: names of its axes; None: dim_0, dim_1, ...
     """
-    backend = _Stored(again)
+    backend = _Stored(path, again)
     names = dims or [f"dim_{i}" for i in range(len(backend.shape))]
     return xr.DataArray(xr.Variable(names, indexing.LazilyIndexedArray(backend)))
 
@@ -117,7 +130,7 @@ def npy_array(path: Path) -> xr.DataArray:
         return xr.DataArray(np.asarray(mapped))
     order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
     again = partial(np.memmap, path, mapped.dtype, "r", mapped.offset, mapped.shape, order)
-    return lazily(again)
+    return lazily(path, again)
 
 
 def npz_array(path: Path, name: str | None = None) -> tuple[xr.DataArray, str | None]:
@@ -128,7 +141,7 @@ def npz_array(path: Path, name: str | None = None) -> tuple[xr.DataArray, str | 
     """
     try:
         with np.load(path) as archive:
-            shapes = _shapes(archive.zip)
+            shapes = _shapes(path, archive.zip)
             joined = singles(path, name, shapes)
             if joined:
                 array = xr.DataArray(np.stack([archive[each] for each in joined]))
@@ -185,8 +198,12 @@ def singles(path: Path, name: str | None, shapes: Shapes) -> list[str]:
     return found
 
 
-def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays of an archive, of which only the headers are read, but for texts."""
+def _shapes(path: Path, archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of an archive, of which only the headers are read, but for texts.
+
+    Raises:
+        InputError: one is larger than its file, or than the memory.
+    """
     shapes = {}
     for member in archive.namelist():
         if not member.endswith(".npy"):
@@ -195,6 +212,10 @@ def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
             version = npy.read_magic(file)
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, _, dtype = header(file)
+        size, held = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size
+        if min(shape, default=0) < 0 or size > held:
+            raise InputError(f"{path}: {member} claims {shape} of {dtype}, and holds {held} bytes")
+        check_memory(f"{path}: {member}", size)
         if dtype.kind not in "US":
             shapes[member.removesuffix(".npy")] = shape
     return shapes
@@ -211,7 +232,10 @@ def torch_array(path: Path, name: str | None = None) -> xr.DataArray:
     import torch
 
     try:
+        check_archive(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError:
         raise InputError(
             f"{path}: not a readable {path.suffix} file (it holds other objects than tensors, "
@@ -222,17 +246,35 @@ def torch_array(path: Path, name: str | None = None) -> xr.DataArray:
     if isinstance(found, list | tuple) and name is None and len(found) > 1:
         shapes = {getattr(each, "shape", None) for each in found}
         if len(shapes) == 1 and None not in shapes:
-            return xr.DataArray(np.stack([plain(each) for each in found]))
+            return xr.DataArray(np.stack([plain(each, path) for each in found]))
     said = {key: found[key] for key in SAID if key in found} if isinstance(found, dict) else {}
-    said = {key: plain(value) for key, value in said.items()}
+    said = {key: plain(value, path) for key, value in said.items()}
     tensors = {key: each for key, each in _tensors(found, "") if key not in said}
     if list(tensors) == [""]:
-        return xr.DataArray(plain(tensors[""]))
+        return xr.DataArray(plain(tensors[""], path))
     shapes_of = {key: tuple(each.shape) for key, each in tensors.items()}
     joined = singles(path, name, shapes_of)
     if joined:
-        return beside(xr.DataArray(np.stack([plain(tensors[each]) for each in joined])), said)
-    return beside(xr.DataArray(plain(tensors[choose(path, name, shapes_of)])), said)
+        stacked = np.stack([plain(tensors[each], path) for each in joined])
+        return beside(xr.DataArray(stacked), said)
+    return beside(xr.DataArray(plain(tensors[choose(path, name, shapes_of)], path)), said)
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive of torch that claims more than it is or is damaged: torch does not look.
+
+    Raises:
+        InputError: it does, or is.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(each.file_size for each in archive.infolist())
+        if claimed > path.stat().st_size:
+            raise InputError(f"{path}: claims to hold {claimed} bytes, more than it has")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise InputError(f"{path}: damaged (the checksum of {damaged} differs)")
 
 
 def _tensors(found: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -244,24 +286,32 @@ def _tensors(found: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from _tensors(each, f"{name}/{key}" if name else str(key))
 
 
-def plain(array: Any) -> NDArray[Any]:
+def plain(array: Any, name: str | Path = "array") -> NDArray[Any]:
     """An array of NumPy of what may be a tensor of torch, on a GPU or with a gradient.
+
+    Args:
+        array: the array.
+        name: what to call it in messages.
 
     Raises:
         InputError: it is no array of numbers, or some are masked.
     """
     try:
         if hasattr(array, "detach"):
+            # one that repeats itself is stored as small as it likes
+            check_memory(f"{name}: {tuple(array.shape)}", array.numel() * array.element_size())
             array = array.detach().cpu()
             # NumPy has no bfloat16
             array = array.float() if str(array.dtype) == "torch.bfloat16" else array
         found = np.asarray(array)
+    except InputError:
+        raise
     except Exception as error:
         # of sparse tensors, lists of several lengths and the like: what they like
         reason = _reason(error)
-        raise InputError(f"array: {type(array).__name__} is no array ({reason})") from None
+        raise InputError(f"{name}: {type(array).__name__} is no array ({reason})") from None
     if np.ma.is_masked(array):
-        raise InputError("array: holds masked values; fill them in, or leave their fields out")
+        raise InputError(f"{name}: holds masked values; fill them in, or leave their fields out")
     return found
 
 
@@ -278,7 +328,7 @@ def text_array(path: Path) -> xr.DataArray:
         with open(path, "rb") as raw:
             compressed = raw.read(2) == _GZIP
         with gzip.open(path, "rt") if compressed else open(path, encoding="utf-8-sig") as file:
-            lines = [line.split("#")[0].strip() for line in file]
+            lines = [line.split("#")[0].strip() for line in _bounded(file, path)]
         rows = [line for line in lines if line]
         if not rows:
             raise InputError(f"{path}: not a readable text file (it is empty)")
@@ -302,6 +352,16 @@ def text_array(path: Path) -> xr.DataArray:
     if n > M and n == len(starts) * M and all(all(lines[i : i + M]) for i in starts):
         return xr.DataArray(table.reshape(-1, M, M))
     return xr.DataArray(table)
+
+
+def _bounded(file: Iterable[str], path: Path) -> Iterator[str]:
+    """The lines of a text that fits into the memory, where its numbers take several times more."""
+    most, length = free_memory() // TEXT_MEMORY, 0
+    for line in file:
+        length += len(line) + TEXT_MEMORY
+        if length > most:
+            raise InputError(f"{path}: more than {most} characters, too many for the memory")
+        yield line
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> InputError:

@@ -12,7 +12,12 @@ import xarray as xr
 from xarray.backends import CachingFileManager
 
 from skild_physics.fields.arrays import SAID, beside, choose, lazily, singles, unreadable
+from skild_physics.fields.hdf5_files import check_hdf5, datasets, open_netcdf
 from skild_physics.files import InputError
+from skild_physics.schema import plain_value
+
+ZARR_COMPRESSED = 100_000
+"""Bytes that one byte of a Zarr store can stand for, at most."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,17 @@ def hdf5_array(path: Path, name: str | None = None) -> xr.DataArray:
     Raises:
         InputError: unreadable, or not clear which.
     """
+    check_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
-            shapes: dict[str, tuple[int, ...]] = {}
             is_netcdf = "_NCProperties" in file.attrs
-
-            def note(each: str, item: Any) -> None:
-                is_array = isinstance(item, h5py.Dataset) and item.ndim
-                is_scale = item.attrs.get("CLASS") == b"DIMENSION_SCALE"
-                if is_array and not is_scale and item.dtype.kind in "biuf":
-                    shapes[each] = item.shape
-
-            file.visititems(note)
+            shapes: dict[str, tuple[int, ...]] = {
+                each: item.shape
+                for each, item in datasets(file, path)
+                if item.ndim
+                and item.dtype.kind in "biuf"
+                and item.attrs.get("CLASS") != b"DIMENSION_SCALE"
+            }
             name = name.strip("/") if name else name
             if name is not None and isinstance(file.get(name), h5py.Group):
                 # those of a group
@@ -61,9 +65,6 @@ def hdf5_array(path: Path, name: str | None = None) -> xr.DataArray:
                 raise InputError(f"{path}: {name} is no array of numbers")
             joined = singles(path, name, shapes)
             chosen = joined[0] if joined else choose(path, name, shapes)
-            for each in joined or [chosen]:
-                if file[each].is_virtual or file[each].external:
-                    raise InputError(f"{path}: {each} lies in other files; give these, or copy it")
             said = _all_said(file, chosen)
             for each in joined:
                 if _all_said(file, each) != said:
@@ -79,7 +80,7 @@ def hdf5_array(path: Path, name: str | None = None) -> xr.DataArray:
     if is_netcdf:
         return netcdf_array(path, chosen)
     dataset = stored(path, chosen)
-    array = beside(lazily(dataset, names), said)
+    array = beside(lazily(path, dataset, names), said)
     array.set_close(dataset.file.close)
     return array
 
@@ -87,7 +88,7 @@ def hdf5_array(path: Path, name: str | None = None) -> xr.DataArray:
 def _all_said(file: h5py.File, name: str) -> dict[str, Any]:
     """What is said of a dataset: of all of a file, of its group and by itself."""
     holders = (file, file[name].parent, file[name])
-    return {key: _plain(value) for holder in holders for key, value in _said(holder)}
+    return {key: plain_value(value) for holder in holders for key, value in _said(holder)}
 
 
 def _said(holder: Any) -> Iterator[tuple[str, Any]]:
@@ -118,20 +119,15 @@ def netcdf_array(path: Path, name: str | None = None) -> xr.DataArray:
         InputError: unreadable, or not clear which.
     """
     group, _, variable = (name or "").strip("/").rpartition("/")
-    engine: Any = "h5netcdf" if h5py.is_hdf5(path) else "scipy"
+    how: Any = {"group": group or None, "cache": False, "decode_times": False}
     with ExitStack() as stack:
-        try:
-            options: Any = {"phony_dims": "access"} if engine == "h5netcdf" else {}
-            data = xr.open_dataset(
-                path,
-                engine=engine,
-                group=group or None,
-                cache=False,
-                decode_times=False,
-                **options,
-            )
-        except Exception as error:
-            raise unreadable(path, "NetCDF", error) from None
+        if h5py.is_hdf5(path):
+            data = open_netcdf(path, **how)
+        else:
+            try:
+                data = xr.open_dataset(path, engine="scipy", **how)
+            except Exception as error:
+                raise unreadable(path, "NetCDF", error) from None
         stack.callback(data.close)
         known = of_dataset(path, variable or None, data)
         stack.pop_all()
@@ -161,7 +157,7 @@ def of_dataset(name: Path | str, variable: str | None, data: xr.Dataset) -> xr.D
         if np.size(value) > 1 and variable_dims and set(variable_dims) <= set(kept.dims):
             kept = kept.assign_coords({key: (variable_dims, value)})
         else:
-            kept = kept.assign_attrs({key: _plain(np.asarray(value)[()])})
+            kept = kept.assign_attrs({key: plain_value(np.asarray(value)[()])})
     return kept
 
 
@@ -180,17 +176,26 @@ def zarr_array(path: Path, name: str | None = None) -> xr.DataArray:
     try:
         store: Any = zarr.open(path, mode="r")
         arrays = dict(_arrays(store, ""))
+        if list(arrays) == [""] and name is None:
+            chosen = ""
+        else:
+            shapes = {key: tuple(each.shape) for key, each in arrays.items()}
+            chosen = choose(path, name.strip("/") if name else None, shapes)
+        found = arrays[chosen]
+        attributes = {**dict(store.attrs), **dict(found.attrs)}
+        names = getattr(found.metadata, "dimension_names", None)
+        names = names or attributes.get("_ARRAY_DIMENSIONS")
+        held = sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+        if found.nbytes > ZARR_COMPRESSED * held:
+            raise InputError(
+                f"{path}: claims {tuple(found.shape)} of {found.dtype}, and holds {held} bytes"
+            )
+        array = lazily(path, ZarrArray(path, chosen), names)
+    except InputError:
+        raise
     except Exception as error:
+        # notes of any types, and what the library makes of them
         raise unreadable(path, "Zarr", error) from None
-    if list(arrays) == [""] and name is None:
-        chosen = ""
-    else:
-        shapes = {key: tuple(each.shape) for key, each in arrays.items()}
-        chosen = choose(path, name.strip("/") if name else None, shapes)
-    found = arrays[chosen]
-    attributes = {**dict(store.attrs), **dict(found.attrs)}
-    names = getattr(found.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
-    array = lazily(ZarrArray(path, chosen), names)
     return array.assign_attrs({key: attributes[key] for key in SAID if key in attributes})
 
 
@@ -217,9 +222,3 @@ def _arrays(store: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield f"{name}/{key}" if name else key, each
     for key, group in sorted(store.groups()):
         yield from _arrays(group, f"{name}/{key}" if name else key)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
-        value = value.item()
-    return value.decode() if isinstance(value, bytes) else value

@@ -10,8 +10,10 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skild_physics.claims import replacing
+from skild_physics.disk import onto_disk
 from skild_physics.fields.lattice import FIELDS_SCHEMA, PICTURES_SCHEMA, SCHEMA_VERSION
-from skild_physics.files import InputError, replacing
+from skild_physics.files import InputError
 from skild_physics.version import __version__
 
 CHUNK_BYTES = 2**18
@@ -32,7 +34,11 @@ def write_hdf5(
         coordinates: what there is of each field, in order.
     """
     done = 0
-    with replacing(path) as temporary, h5netcdf.File(temporary, "w") as file:
+    with (
+        replacing(path) as temporary,
+        onto_disk(temporary) as disk,
+        h5netcdf.File(disk, "w") as file,
+    ):
         for part in parts:
             n, *shape = part["field"].shape
             if shape[0] == 1:
@@ -50,11 +56,13 @@ def write_hdf5(
                         compression="gzip",
                         compression_opts=1,
                         shuffle=True,
+                        fletcher32=True,
                     )
             file.resize_dimension("sample", done + n)
             for name, values in part.items():
                 file[name][done : done + n] = values.reshape(n, *shape)
             done += n
+            disk.check()
         for name, known in coordinates.items():
             _write_column(file, name, np.asarray(known)[:done])
         file.attrs.update(
@@ -67,11 +75,28 @@ def write_hdf5(
         )
 
 
+def check_attributes(attributes: Mapping[str, Any], path: Path) -> None:
+    """Refuse what HDF5 cannot hold, before there is work to lose.
+
+    Raises:
+        InputError: naming the first such attribute.
+    """
+    with h5netcdf.File("memory", "w", driver="core", backing_store=False) as file:
+        for name, value in attributes.items():
+            try:
+                file.attrs[name] = value
+            except Exception as error:
+                # whatever h5py says of what it has no type for
+                raise InputError(f"{path}: cannot hold the attribute {name!r} ({error})") from None
+
+
 def _write_column(file: h5netcdf.File, name: str, column: NDArray[Any]) -> None:
     """What there is of each field: numbers or texts."""
     is_text = column.dtype.kind in "OU"
     dtype = h5py.string_dtype() if is_text else column.dtype
-    file.create_variable(name, ("sample",), dtype)[:] = column.astype(object) if is_text else column
+    # HDF5 has no checksums of texts
+    variable = file.create_variable(name, ("sample",), dtype, fletcher32=not is_text)
+    variable[:] = column.astype(object) if is_text else column
 
 
 def write_pictures(
@@ -96,16 +121,21 @@ def write_pictures(
     """
     count, shape = 0, (len(channels), size, size)
     with replacing(path) as temporary:
-        with h5netcdf.File(temporary, "w") as file:
+        with onto_disk(temporary) as disk, h5netcdf.File(disk, "w") as file:
             file.dimensions = {"sample": None, "channel": shape[0], "y": size, "x": size}
             stored = file.create_variable(
-                "pixels", ("sample", "channel", "y", "x"), np.uint8, chunks=(1, *shape)
+                "pixels",
+                ("sample", "channel", "y", "x"),
+                np.uint8,
+                chunks=(1, *shape),
+                fletcher32=True,
             )
             stored.attrs["units"] = "1/255 of white"
             for part in filter(len, parts):
                 file.resize_dimension("sample", count + len(part))
                 stored[count : count + len(part)] = part
                 count += len(part)
+                disk.check()
             if names:
                 _write_column(file, "name", np.array(names, object))
             file.attrs.update(

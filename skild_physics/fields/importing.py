@@ -45,7 +45,7 @@ def import_fields(
     >>> made.dtype, float(made.beta), made.basis
     (dtype('int8'), 0.3, 'periodic')
     """
-    check_fields_output(out, overwrite)
+    check_fields_output(out)
     check_apart({"out": out}, source)
     fields = open_fields(source, samples=samples, **opening)
     said = {"input": str(fields.attrs.get("source", "array"))}

@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from skild_physics.fields.arrays import DamagedError
 from skild_physics.fields.checks import check_values
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis
@@ -186,17 +187,22 @@ def numbered(
 
 
 def _floats(fields: xr.DataArray, shape: tuple[int, ...]) -> NDArray[np.floating]:
-    try:
-        values = fields.values.reshape(-1, *shape)
-    except (OSError, RuntimeError) as error:
-        # how HDF5 reports damage and a failing disk
-        first, name = fields["sample"].values[0], fields.attrs.get("source", "fields")
-        raise InputError(f"{name}: damaged; fields from {first} on cannot be read") from error
+    values = _read(fields).reshape(-1, *shape)
     check_values(values, fields)
     floats: NDArray[np.floating] = np.asarray(
         values, np.result_type(values.dtype, np.float32), order="C"
     )
     return floats
+
+
+def _read(fields: xr.DataArray) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = fields.values
+    except (OSError, RuntimeError, DamagedError) as error:
+        # how HDF5 reports damage and a failing disk
+        first, name = fields["sample"].values[0], fields.attrs.get("source", "fields")
+        raise InputError(f"{name}: damaged; fields from {first} on cannot be read") from error
+    return values
 
 
 def digest(values: NDArray[Any]) -> str:
@@ -206,7 +212,7 @@ def digest(values: NDArray[Any]) -> str:
 
 def content(fields: xr.DataArray) -> str:
     """SHA-256 of fields, in parts, for they may be read where they are looked at."""
-    parts = [digest(fields[i : i + 256].values) for i in range(0, len(fields), 256)]
+    parts = [digest(_read(fields[i : i + 256])) for i in range(0, len(fields), 256)]
     return parts[0] if len(parts) == 1 else digest(np.array(parts))
 
 

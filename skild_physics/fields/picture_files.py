@@ -91,7 +91,11 @@ def _below(folder: Path) -> list[str]:
             if name.startswith("."):
                 continue
             if os.path.splitext(name)[1].lower() in suffixes:
-                found.append(os.path.relpath(path, folder))
+                if os.path.exists(path) and not os.path.isfile(path):
+                    # a pipe or a device may never end
+                    logger.warning(f"{path}: is no file, and left out")
+                else:
+                    found.append(os.path.relpath(path, folder))
             elif os.path.islink(path) and not os.path.exists(path):
                 logger.warning(f"{path}: is a broken link, and left out")
     return sorted(found, key=_natural)

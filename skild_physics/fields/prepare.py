@@ -1,6 +1,7 @@
 """Pictures decoded once, into one HDF5 file of bytes that everything takes in their place."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.claims import REQUEST, claimed, clear, discard, matches, request
 from skild_physics.fields.clipping import pixels
-from skild_physics.fields.hdf5 import write_pictures
+from skild_physics.fields.hdf5 import check_attributes, write_pictures
+from skild_physics.fields.identity import pictures_content
 from skild_physics.fields.lazy import channels_of, log_skipped, numbered, pictures_of
 from skild_physics.fields.picture_files import is_picture
 from skild_physics.fields.sources import WORDS, open_fields
 from skild_physics.files import InputError, check_apart, check_output
 from skild_physics.machine import joined_world
 from skild_physics.progress import Progress, logger, silent
-from skild_physics.shards import discard_shards, make_shards, read_shards
+from skild_physics.shards import Arrays, make_shards, read_shards
 
 SHARD = 256
 """Pictures that an interruption loses at most."""
@@ -69,7 +72,7 @@ def prepare_images(
     ...     sk.prepare_images(folder, out=f"{folder}/pictures.h5").shape
     (3, 3, 8, 8)
     """
-    out = check_output(out, overwrite)
+    out = check_output(out, overwrite=True)
     check_apart({"out": out}, source)
     given = {"size": size, "tile": tile, "resize": resize, "grey": grey, "data_dir": data_dir}
     fields = open_fields(source, **given)  # type: ignore[arg-type]
@@ -90,26 +93,52 @@ def prepare_images(
         made = {"pixels": np.concatenate(found), "skipped": np.array(json.dumps(skipped))}
         return made | ({"name": names[kept].astype(str)} if names is not None else {})
 
+    def fits(arrays: Arrays, number: int) -> bool:
+        made = arrays["pixels"]
+        json.loads(str(arrays["skipped"]))
+        return (
+            made.dtype == np.uint8
+            and made.shape[1:] == (len(channels), N, N)
+            and len(made) <= number * max(1, len(fields))
+            and ("name" in arrays) == (names is not None)
+        )
+
     said = {name: str(value) for name, value in (given | {"strict": strict}).items() if value}
     settings: dict[str, str | int] = {"source": str(source), "items": count, **said}
-    with joined_world() as world:
+    check_attributes(settings, out)
+    known = str(source) if str(source) in WORDS else pictures_content(source)
+    asked = request(pictures=known, size=N, channels=channels, fields=len(fields), said=said)
+    if matches(out, asked, overwrite):
+        clear(out)
+        made = open_fields(out)
+        _log(made, json.loads(made.attrs["skipped"]), fields)
+        return made
+    with joined_world() as world, claimed(out) if world.is_main else nullcontext():
         with progress("decode", count) as show:
-            make_shards(out, settings, count, SHARD, shard, world, show, overwrite=overwrite)
+            made_of = settings | {REQUEST: asked}
+            make_shards(out, made_of, count, SHARD, shard, fits, world, show, overwrite=overwrite)
         if world.is_main:
             skipped: dict[str, str] = {}
             named: list[str] = []
-            for made in read_shards(out):
-                skipped |= json.loads(str(made["skipped"]))
-                named += made["name"].tolist() if "name" in made else []
-            parts = (made["pixels"] for made in read_shards(out))
+            for each in read_shards(out, count, SHARD):
+                skipped |= json.loads(str(each["skipped"]))
+                named += each["name"].tolist() if "name" in each else []
+            parts = (each["pixels"] for each in read_shards(out, count, SHARD))
             try:
-                total = write_pictures(out, parts, channels, N, settings, skipped, named)
+                if not matches(out, asked, overwrite):
+                    write_pictures(out, parts, channels, N, made_of, skipped, named)
             except InputError:
                 # pictures are repaired, and then looked at again
-                discard_shards(out)
+                discard(out)
                 raise
-            discard_shards(out)
-            log_skipped(skipped, fields)
-            logger.info(f"{total} fields of {N} x {N}")
+            discard(out)
         world.barrier()
-        return open_fields(out)
+    made = open_fields(out)
+    if world.is_main:
+        _log(made, skipped, fields)
+    return made
+
+
+def _log(made: xr.DataArray, skipped: dict[str, str], fields: xr.DataArray) -> None:
+    log_skipped(skipped, fields)
+    logger.info(f"{len(made)} fields of {made.shape[-1]} x {made.shape[-1]}")

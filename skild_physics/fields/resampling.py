@@ -10,10 +10,11 @@ import xarray as xr
 from skild_physics.fields.downsampling import Downsampling, downsample
 from skild_physics.fields.interpolation import Kernel
 from skild_physics.fields.interpolation import interpolate as interpolated
-from skild_physics.fields.lazy import basis_of, batches, channels_of
+from skild_physics.fields.lazy import BATCH_VALUES, basis_of, batches, channels_of
 from skild_physics.fields.sources import Opening, open_fields
 from skild_physics.fields.writing import check_fields_output, derived
 from skild_physics.files import InputError, check_apart
+from skild_physics.memory import check_memory
 
 
 def coarse_grain(
@@ -52,7 +53,7 @@ def coarse_grain(
     ((2, 2, 2), 'box')
     """
     if out is not None:
-        check_fields_output(out, overwrite)
+        check_fields_output(out)
         check_apart({"out": out}, fields)
     given = open_fields(fields, samples=samples, **opening)
     N = given.shape[-1]
@@ -73,7 +74,7 @@ def coarse_grain(
         "boundary": given.attrs.get("boundary"),
         "channels": ",".join(channels_of(given)),
     }
-    return derived(coarse, given, made, out)
+    return derived(coarse, given, made, out, overwrite)
 
 
 def interpolate(
@@ -111,9 +112,11 @@ def interpolate(
     if not 1 <= factor < float("inf"):
         raise InputError(f"`factor` must be at least 1, got {factor:g}")
     if out is not None:
-        check_fields_output(out, overwrite)
+        check_fields_output(out)
         check_apart({"out": out}, fields)
     given = open_fields(fields, samples=samples, **opening)
+    at_a_time = min(given.size, BATCH_VALUES)
+    check_memory(f"`factor={factor:g}`", 8 * at_a_time * factor * factor)
     N = round(given.shape[-1] * factor)
     fine = (np.asarray(interpolated(batch, N, kernel), np.float32) for batch in batches(given))
     made = {
@@ -125,4 +128,4 @@ def interpolate(
         "boundary": given.attrs.get("boundary"),
         "channels": ",".join(channels_of(given)),
     }
-    return derived(fine, given, made, out)
+    return derived(fine, given, made, out, overwrite)

@@ -6,10 +6,10 @@ uint8 (sample, y, x, channel) as its first array, arr_0, which the evaluators of
 families read. Everything is written batch by batch, in bounded memory.
 """
 
+import hashlib
 import json
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -22,18 +22,30 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
+from skild_physics.claims import (
+    REQUEST,
+    claimed,
+    clear,
+    discard,
+    matches,
+    replacing,
+    replacing_folder,
+    request,
+)
 from skild_physics.fields.clipping import Clipping, are_made, pixels
-from skild_physics.fields.hdf5 import write_hdf5
+from skild_physics.fields.hdf5 import check_attributes, write_hdf5
 from skild_physics.fields.lazy import (
     BATCH_VALUES,
     batches,
     channels_of,
+    content,
+    digest,
     named_channels,
     slices,
 )
 from skild_physics.fields.picture_files import PROVENANCE, is_picture
 from skild_physics.fields.sources import open_fields
-from skild_physics.files import InputError, check_folder, check_output, json_text, replacing
+from skild_physics.files import InputError, check_folder, check_output, json_text
 from skild_physics.progress import logger
 
 Kind = Literal["hdf5", "png", "npz"]
@@ -43,8 +55,12 @@ _OTHERS = {".npy", ".pt", ".pth", ".zarr", ".txt", ".csv", ".tsv", ".dat", ".gz"
 _FILES = "files"
 # what is known of a field that was made of another: where that comes from
 _KEPT = ("sample", "chain", "picture", "name", "channel")
+START = "start_sha256"
+"""Says of fields what they started from, where that is a file of its own."""
 # what a file says of itself
 _OWN = ("schema", "schema_version", "package_version", "source")
+# what inputs are called, which are known again by what they hold
+_NAMES = ("input", "checkpoint")
 
 
 def output_kind(path: Path) -> Kind:
@@ -52,13 +68,14 @@ def output_kind(path: Path) -> Kind:
     return "png" if not path.suffix else "npz" if path.suffix.lower() == ".npz" else "hdf5"
 
 
-def check_fields_output(path: str | Path, overwrite: bool) -> Kind:
-    """The kind of an output, if it may be written.
+def check_fields_output(path: str | Path) -> Kind:
+    """The kind of an output, if fields may be written there at all.
 
     Raises:
-        InputError: as :func:`skild_physics.files.check_output`; or a file where a folder is due, or
-            one that is not empty and not of pictures written here, which nothing replaces; or the
-            name of one picture or of a file of another format.
+        InputError: what :func:`skild_physics.files.check_output` raises even if an older result may
+            be replaced; or a file where a folder is due, or one that is not empty and not of
+            pictures written here, which nothing replaces; or the name of one picture or of a file
+            of another format.
     """
     path = Path(path)
     kind = output_kind(path)
@@ -73,17 +90,12 @@ def check_fields_output(path: str | Path, overwrite: bool) -> Kind:
             f"not as {path.suffix}"
         )
     if kind != "png":
-        check_output(path, overwrite)
+        check_output(path, overwrite=True)
         return kind
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; a name without a suffix is that of a folder")
-    if path.is_dir() and any(path.iterdir()):
-        if not _is_ours(path):
-            raise InputError(f"{path}: holds other files; choose an empty or a new folder")
-        if not overwrite:
-            raise InputError(
-                f"{path}: holds pictures already; pass `overwrite=True` to replace them"
-            )
+    if path.is_dir() and any(path.iterdir()) and not _is_ours(path):
+        raise InputError(f"{path}: holds other files; choose an empty or a new folder")
     check_folder(path.parent)
     return kind
 
@@ -101,8 +113,9 @@ def save(fields: Any, out: str | Path, *, overwrite: bool = False) -> xr.DataArr
         The fields as they are in the file.
 
     Raises:
-        InputError: the output may not be written, see :func:`check_fields_output`; or 8 bits for
-            fields that nothing here made, of which more than 1 % lies outside [-1, 1].
+        InputError: the output may not be written, see :func:`check_fields_output`, or holds other
+            fields and ``overwrite`` is not set; or 8 bits for fields that nothing here made, of
+            which more than 1 % lies outside [-1, 1].
 
     >>> import numpy as np, tempfile
     >>> import skild_physics as sk
@@ -110,11 +123,12 @@ def save(fields: Any, out: str | Path, *, overwrite: bool = False) -> xr.DataArr
     ...     sk.save(np.zeros((3, 8, 8)), f"{folder}/zeros.h5").shape
     (3, 8, 8)
     """
-    kind = check_fields_output(out, overwrite)
+    kind = check_fields_output(out)
     fields = open_fields(fields)
     is_spins = kind == "hdf5" and fields.dtype == np.int8
     attributes = {**fields.attrs, "channels": ",".join(channels_of(fields))}
-    return derived(_spins(fields) if is_spins else batches(fields), fields, attributes, out)
+    made = _spins(fields) if is_spins else batches(fields)
+    return derived(made, fields, attributes, out, overwrite)
 
 
 def _spins(fields: xr.DataArray) -> Iterator[NDArray[np.int8]]:
@@ -128,6 +142,7 @@ def derived(
     given: xr.DataArray,
     attributes: Mapping[str, Any],
     out: str | Path | None,
+    overwrite: bool = False,
 ) -> xr.DataArray:
     """Fields made one by one of given ones, in memory or, if there is ``out``, in a file.
 
@@ -136,12 +151,49 @@ def derived(
         given: what they were made of; their `sample`, `chain`, `picture` and `name` are kept.
         attributes: how they were made; None: does not apply.
         out: file to write, see :func:`save`.
+        overwrite: replace other fields.
     """
-    attrs = {name: value for name, value in attributes.items() if value is not None}
+    # what they are made of was asked for in another way
+    dropped = (REQUEST, START, *_OWN)
+    attrs = {k: v for k, v in attributes.items() if v is not None and k not in dropped}
     if out is None:
         return in_memory({"field": np.concatenate(list(made))}, attrs, given)
+    out = Path(out)
+    attrs[REQUEST] = requested(
+        out, attrs, given, fields=content(given), dtype=str(given.dtype), shape=list(given.shape)
+    )
+    if matches(out, attrs[REQUEST], overwrite):
+        clear(out)
+        return reopened(out, attrs, given)
     parts = ({"field": batch} for batch in made)
-    return write_fields(Path(out), parts, len(given), attrs, given)
+    with claimed(out):
+        written = write_fields(out, parts, len(given), attrs, given)
+        discard(out)
+    return written
+
+
+def requested(
+    out: Path, attributes: Mapping[str, Any], given: xr.DataArray | None, **others: Any
+) -> str:
+    """The request that fields are made for; nothing is written yet.
+
+    Args:
+        out: the file or folder.
+        attributes: how they are made, but for the names of inputs, which say nothing.
+        given: what they are made of, which they are named and numbered after.
+        others: what else they depend on.
+
+    Raises:
+        InputError: attributes that files cannot hold.
+    """
+    plain = {name: _plain(value) for name, value in attributes.items()}
+    check_attributes(plain, out)
+    known = {
+        name: digest(np.asarray(each).astype(str)) if each.dtype == object else digest(each.values)
+        for name, each in _kept(given).items()
+    }
+    made = {name: value for name, value in plain.items() if name not in _NAMES}
+    return request(output=output_kind(out), made=made, known=known, **others)
 
 
 def in_memory(
@@ -191,27 +243,39 @@ def write_fields(
     """
     kind = output_kind(path)
     made = {k: _plain(v) for k, v in attributes.items() if k not in _OWN}
-    kept = {k: v for k, v in _kept(given).items() if v.dims == ("sample",)}
+    kept = _kept_of_samples(given)
     if kind == "hdf5":
         write_hdf5(path, parts, made, {"sample": np.arange(count)} | kept)
         return open_fields(path)
     stored = _bytes(path, parts, count, are_made(attributes))
     if kind == "npz":
         write_npz(path, stored, count, made, kept)
-        written = open_fields(path)
     else:
-        names = _file_names(path, given, count)
-        write_png(path, stored, count, made, names)
-        written = open_fields(path)
+        write_png(path, stored, count, made, _file_names(path, given, count))
+    return reopened(path, attributes, given)
+
+
+def reopened(
+    path: Path, attributes: Mapping[str, Any], given: xr.DataArray | None = None
+) -> xr.DataArray:
+    """Fields that :func:`write_fields` wrote, with what the file cannot say of itself."""
+    written, kind = open_fields(path), output_kind(path)
+    if kind == "hdf5":
+        return written
+    if kind == "png":
+        names = _file_names(path, given, len(written))
         if names is None:
             written = written.drop_vars("name")
         else:
             # a folder is read in the order of its names
             place = {name: i for i, name in enumerate(written["name"].values)}
             written = written[[place[name] for name in names]]
-    # what the file cannot say of itself
-    written = written.assign_attrs(made).assign_coords(kept)
-    return named_channels(written)
+    made = {k: _plain(v) for k, v in attributes.items()}
+    return named_channels(written.assign_attrs(made).assign_coords(_kept_of_samples(given)))
+
+
+def _kept_of_samples(given: xr.DataArray | None) -> dict[str, Any]:
+    return {k: v for k, v in _kept(given).items() if v.dims == ("sample",)}
 
 
 def _bytes(
@@ -279,10 +343,7 @@ def write_png(
         InputError: other numbers of channels.
     """
     files = [f"{name}.png" for name in names] if names else None
-    temporary = folder.parent / f".{folder.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with replacing_folder(folder) as temporary:
         for number, picture in zip(range(count), chain.from_iterable(parts), strict=True):
             if len(picture) not in (1, 3):
                 raise InputError(
@@ -295,11 +356,6 @@ def write_png(
             Image.fromarray(shown.squeeze(-1) if shown.shape[-1] == 1 else shown).save(file)
         said = dict(made) | ({_FILES: files} if files else {})
         (temporary / PROVENANCE).write_text(json_text(said, indent=2))
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_npz(
@@ -334,6 +390,14 @@ def write_npy(path: Path, parts: Iterable[NDArray[Any]], count: int) -> None:
     """An .npy file of so many fields, of the type and shape of the first part."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         _stream(file, count, parts)
+
+
+def values_digest(parts: Iterable[NDArray[Any]]) -> str:
+    """SHA-256 of an array that comes in parts along its first axis."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(np.ascontiguousarray(part).data)
+    return whole.hexdigest()
 
 
 def _stream(file: Any, count: int, parts: Iterable[NDArray[Any]]) -> None:

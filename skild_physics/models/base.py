@@ -9,6 +9,7 @@ A kind of model says where the reverse process starts (``prior``, ``diffused``, 
     enlarge         from smaller critical fields: inverse renormalisation
 """
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,8 +30,9 @@ from skild_physics.fields import batches, channels_of, open_fields, pictures_of
 from skild_physics.fields.downsampling import Downsampling
 from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.fields.sources import Opening
-from skild_physics.files import InputError
+from skild_physics.files import InputError, json_text
 from skild_physics.kspace import Basis
+from skild_physics.memory import MOST_COMPRESSED, check_disk, check_memory
 from skild_physics.models.agreement import (
     CHECKED,
     IMPOSSIBLE,
@@ -228,9 +230,10 @@ class Model(ABC):
     ) -> xr.DataArray:
         """Unconditional samples.
 
-        Every field has a seed of its own: the result is the same whatever the batch size and the
-        number of processes of torchrun, up to how a network rounds batches of other sizes. With
-        ``out`` an interrupted call goes on when it is repeated.
+        Every field has a seed of its own: on processors the result is the same, bit for bit,
+        whatever the batch size and the number of processes of torchrun; a GPU rounds batches of
+        other sizes in another way. With ``out`` an interrupted call goes on when it is repeated,
+        and one that was finished returns what it made.
 
         Args:
             samples: number of fields.
@@ -256,6 +259,7 @@ class Model(ABC):
         how = self._how(sampler, seed, batch_size, out, None, overwrite, progress)
         if samples < 1:
             raise InputError(f"`samples` must be at least 1, got {samples}")
+        self._check_possible(self.size if L is None else L, samples, how)
         start = self.prior(self.size if L is None else L)
         given = nothing(samples, len(self.channels))
         made = {"protocol": "generation", "size": start.size}
@@ -362,6 +366,7 @@ class Model(ABC):
         """
         how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
         given = self._opened(coarse, samples, opening)
+        self._check_possible(given.shape[-1] * factor, len(given), how)
         kernel = kernel or given.attrs.get("downsampling")
         start = self.observed(given.shape[-1], factor, kernel)
         made = {"protocol": "observed", "factor": factor, "downsampling_of_input": kernel}
@@ -416,6 +421,7 @@ class Model(ABC):
         if not 0 < keep <= 1:
             raise InputError(f"`keep` must lie between 0 and 1, got {keep:g}")
         given = self._opened(fields, samples, opening)
+        self._check_possible(given.shape[-1] * factor, len(given), how)
         start = self.rescaled(given.shape[-1], factor, keep)
         made = {"protocol": "rescaled", "factor": factor, "keep": keep}
         return self._from(start, given, made, how)
@@ -426,13 +432,28 @@ class Model(ABC):
         Raises:
             InputError: the network does not take it.
         """
-        N = round(M * factor)
+        N = round(M * factor) if math.isfinite(factor) else 0
         if N < M or abs(N - M * factor) > 0.01 or N % self.multiple:
             raise InputError(
                 f"{M} x {M} fields times {factor:g} would be {M * factor:g} wide; the network "
                 f"takes multiples of {self.multiple}"
             )
         return N
+
+    def _check_possible(self, side: float, count: int, how: How) -> None:
+        """Refuse fields that neither the memory nor the disk can hold.
+
+        Raises:
+            InputError: saying what they would take.
+        """
+        size, several = float(side) * side * len(self.channels), min(count, how.batch_size)
+        what = f"{count:,} fields of {side:g} x {side:g}"
+        # a step has the fields, their noise, what is made of them, and their modes in float64
+        check_memory(f"{what}, {several} at a time,", 32 * several * size)
+        if how.out is None:
+            check_memory(what, 4 * count * size)
+        else:
+            check_disk(what, Path(how.out).parent, count * size / MOST_COMPRESSED)
 
     def _how(self, sampler: Sampler | None, *others: Any) -> How:
         return How(sampler or self.default_sampler, *others)
@@ -518,7 +539,18 @@ class Model(ABC):
             f"({how.sampler.name}) from n = {start.n:.1f} of {start.process.T}, effective "
             f"resolution {start.resolution:.4g}"
         )
-        return sampled(start, load, count, attributes, how, given)
+        return sampled(start, load, count, attributes, how, given, self._weights)
+
+    def _weights(self) -> str:
+        """A digest of all that makes this model what it is, whatever it is called."""
+        tensors = {**self.network.state_dict(), "S0": self.process.S0}
+        tensors |= {f"error{i}": each for i, each in enumerate(self.errors())}
+        said = [self.name, self.config.to_json()["process"], self.config.to_json()["network"]]
+        whole = hashlib.sha256(json_text(said, sort_keys=True).encode())
+        for name, tensor in sorted(tensors.items()):
+            whole.update(name.encode())
+            whole.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return whole.hexdigest()
 
     def _parameters(
         self, given: xr.DataArray | None = None, *, other_size: bool = False

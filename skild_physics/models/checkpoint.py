@@ -9,21 +9,26 @@ import json
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, Field, FiniteFloat, Json, NonNegativeInt, PositiveInt
+from safetensors.torch import load as parsed
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from skild_physics.claims import REQUEST, replacing
 from skild_physics.config import Config, parse_config
-from skild_physics.files import InputError, check_none_given, replacing
+from skild_physics.fields.arrangement import MAX_CHANNELS
+from skild_physics.fields.arrays import unreadable
+from skild_physics.files import InputError, check_none_given
 from skild_physics.kspace import Basis
 from skild_physics.machine import default_device
 from skild_physics.models.base import SAMPLING_PRECISIONS, Model, SamplingPrecision
 from skild_physics.models.conditional import Conditional
 from skild_physics.models.scale_space import ScaleSpaceModel
 from skild_physics.models.skild import Skild
+from skild_physics.schema import validated
 from skild_physics.version import __version__
 
 SCHEMA = "skild_physics.checkpoint"
@@ -39,6 +44,7 @@ KINDS: dict[str, type[Model]] = {
 }
 """Models by the kind of their configuration."""
 _WEIGHTS, _ERRORS = "network.", "error_variance."
+_SHA256 = "sha256"
 
 
 def build_model(
@@ -76,8 +82,14 @@ def build_model(
     return kind(network, process, config, channels, **own, **others)
 
 
-def save_model(path: str | Path, model: Model) -> None:
-    """Write the inference checkpoint, replacing an existing one at once."""
+def save_model(path: str | Path, model: Model, request: str | None = None) -> None:
+    """Write the inference checkpoint, replacing an existing one at once.
+
+    Args:
+        path: the file.
+        model: what is written.
+        request: what it was made for, see :mod:`skild_physics.claims`.
+    """
     weights = model.network.state_dict()
     tensors = {_WEIGHTS + name: w.detach().cpu().contiguous() for name, w in weights.items()}
     tensors["S0"] = model.process.S0.cpu()
@@ -91,11 +103,35 @@ def save_model(path: str | Path, model: Model) -> None:
         "config": json.dumps(model.config.to_json()),
         "trained_on": json.dumps(dict(model.trained_on)),
         **model.extra_header(),
+        **({} if request is None else {REQUEST: request}),
     }
     for level, variance in enumerate(model.errors()):
         tensors[f"{_ERRORS}{level}"] = variance.cpu().contiguous()
     with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=header))
+        temporary.write_bytes(_in_order(save(tensors, metadata=header)))
+
+
+def _in_order(archive: bytes) -> bytes:
+    """An archive of safetensors whose header is sorted, with a digest of all that it holds."""
+    header, tensors = _parts(archive)
+    header["__metadata__"][_SHA256] = _checksum(header, tensors)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    # tensors begin at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + tensors
+
+
+def _parts(archive: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Header and tensors of an archive of safetensors."""
+    end = 8 + int.from_bytes(archive[:8], "little")
+    return json.loads(archive[8:end]), memoryview(archive)[end:]
+
+
+def _checksum(header: dict[str, Any], tensors: memoryview) -> str:
+    """SHA-256 of header and tensors, in hexadecimal, without that which the header has."""
+    about = {k: v for k, v in header["__metadata__"].items() if k != _SHA256}
+    text = json.dumps({**header, "__metadata__": about}, sort_keys=True)
+    return hashlib.sha256(text.encode() + hashlib.sha256(tensors).digest()).hexdigest()
 
 
 def checkpoint_file(path: str | Path) -> Path:
@@ -149,37 +185,25 @@ def load(
         )
     name, path = str(path), checkpoint_file(path)
     device = default_device() if device is None else device
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({error})") from None
-    if header.get("schema") != SCHEMA:
-        raise InputError(f"{path}: not a checkpoint written by skild-physics train")
-    if int(header["schema_version"]) > SCHEMA_VERSION:
-        raise InputError(f"{path}: written by a newer version of skild_physics")
-    values = json.loads(header["config"])
-    if int(header["schema_version"]) == 1:
-        header["channels"] = '["spin"]'
-        values["data"] = {"source": values["data"]["ensemble"]}
+    header, tensors, sha256 = _read(path)
     errors = [name for name in sorted(tensors) if name.startswith(_ERRORS)]
+    config = parse_config(header.config, str(path))
     others: dict[str, Any] = {
-        "trained_steps": int(header["trained_steps"]),
+        "trained_steps": header.trained_steps,
         "precision": precision,
         "snr_threshold": snr_threshold,
-        "origin": {"checkpoint": name, "checkpoint_sha256": _digest(path)},
-        "trained_on": json.loads(header.get("trained_on", "{}")),
+        "origin": {"checkpoint": name, "checkpoint_sha256": sha256},
+        "trained_on": header.trained_on,
     }
     if errors:
         others["error_variance"] = tuple(tensors.pop(name).to(device) for name in errors)
     model = build_model(
-        parse_config(values, str(path)),
-        tuple(json.loads(header["channels"])),
+        config,
+        header.channels,
         tensors.pop("S0").to(device),
-        "cosine" if header["basis"] == "cosine" else "periodic",
+        header.basis,
         network,
-        ends=tuple(json.loads(header["ends"])) if "ends" in header else None,
+        ends=header.ends,
         **others,
     )
     try:
@@ -193,6 +217,70 @@ def load(
     return model
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _Header(BaseModel):
+    """What the header of a checkpoint says."""
+
+    schema_version: int
+    basis: Basis
+    channels: Json[Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CHANNELS)]] = (
+        "spin",
+    )
+    trained_steps: NonNegativeInt
+    config: Json[dict[str, Any]]
+    trained_on: Json[dict[str, str | int | FiniteFloat | None]] = {}
+    ends: Json[tuple[PositiveInt, ...]] | None = None
+
+
+def _read(path: Path) -> tuple[_Header, dict[str, Tensor], str]:
+    """Header and tensors of a checkpoint, and the SHA-256 of the file.
+
+    Raises:
+        InputError: it is damaged, foreign, of a newer version, or not what a checkpoint is.
+    """
+    try:
+        archive = path.read_bytes()
+        tensors = parsed(archive)
+        header, values = _parts(archive)
+        about = header.get("__metadata__", {})
+        digest = about.get(_SHA256)
+        if digest is not None and digest != _checksum(header, values):
+            raise InputError(f"{path}: damaged (its checksum differs)")
+    except InputError:
+        raise
+    except Exception as error:
+        # tensors of types that torch has not, headers that are nested too deeply, and the like
+        raise unreadable(path, "checkpoint", error) from None
+    if about.get("schema") != SCHEMA:
+        raise InputError(f"{path}: not a checkpoint written by skild-physics train")
+    found = validated(_Header, about, path)
+    if found.schema_version > SCHEMA_VERSION:
+        raise InputError(f"{path}: written by a newer version of skild_physics")
+    if found.schema_version == 1:
+        data = found.config.get("data")
+        if not isinstance(data, dict) or "ensemble" not in data:
+            raise InputError(f"{path}: its configuration names no ensemble")
+        found.config["data"] = {"source": data["ensemble"]}
+    _check_modes(path, tensors)
+    return found, tensors, hashlib.sha256(archive).hexdigest()
+
+
+def _check_modes(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Refuse what are no variances of modes.
+
+    Raises:
+        InputError: naming the tensor.
+    """
+    if "S0" not in tensors:
+        raise InputError(f"{path}: has no `S0`")
+    for name, values in tensors.items():
+        if not values.isfinite().all():
+            raise InputError(f"{path}: its {name} holds nan or infinity")
+        if name != "S0" and not name.startswith(_ERRORS):
+            continue
+        shape = tuple(values.shape)
+        if values.dtype != torch.float64 or len(shape) != 2 or len({*shape}) > 1 or 0 in shape:
+            raise InputError(
+                f"{path}: its {name} is {shape} of {values.dtype}, expected (N, N) of torch.float64"
+            )
+        if (values < 0).any() or (name == "S0" and not values.any()):
+            raise InputError(f"{path}: its {name} holds values that no variance has")

@@ -1,6 +1,7 @@
 """Many fields made by the reverse process: in memory, or shard by shard into a file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,28 +13,40 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skild_physics.claims import REQUEST, claimed, clear, discard, matches
 from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.reverse import Start, run
 from skild_physics.diffusion.sampler import Sampler
 from skild_physics.fields import open_fields
 from skild_physics.fields.clipping import outside, pixels
-from skild_physics.fields.lazy import content, digest
+from skild_physics.fields.lazy import content
 from skild_physics.fields.writing import (
+    START,
     check_fields_output,
     in_memory,
     output_kind,
+    reopened,
+    requested,
+    values_digest,
     write_fields,
     write_npy,
 )
 from skild_physics.files import InputError, check_apart, check_output
 from skild_physics.machine import joined_world
 from skild_physics.progress import Progress, logger
-from skild_physics.shards import discard_shards, make_shards, read_shards
+from skild_physics.shards import Arrays, make_shards, read_shards
 
 PARAMETERS = ("model", "beta", "boundary")
 """Attributes of lattices that say what ensemble they are of."""
 CHECKED = 16
 """Fields of which it is measured how well they agree with what was given."""
+SHARD_VALUES = 2**20
+SHARD_FIELDS = 16
+"""Values of a shard at most, and fields."""
+SHARDS = 16
+"""Shards of few fields, which processes share."""
+MAX_SEED = 2**63 - 1
+"""HDF5 has no larger integers."""
 Load = Callable[[int, int], Tensor]
 """(first, last) -> these of the given fields, (B, C, M, M)."""
 
@@ -43,7 +56,7 @@ class How:
     """How fields are made, and where to: what the verbs of a model have in common.
 
     Raises:
-        InputError: batch_size < 1, or outputs that may not be written.
+        InputError: batch_size < 1, a seed out of range, or outputs that may not be written.
     """
 
     sampler: Sampler
@@ -57,10 +70,13 @@ class How:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"`batch_size` must be at least 1, got {self.batch_size}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"`seed` must lie in 0 .. {MAX_SEED}, got {self.seed}")
         if self.out is not None:
-            check_fields_output(self.out, self.overwrite)
+            check_fields_output(self.out)
         if self.start_out is not None:
-            check_output(self.start_out, self.overwrite)
+            # what is made into a file is known again when it is there
+            check_output(self.start_out, self.overwrite or self.out is not None)
 
     def check_inputs(self, *inputs: Any) -> None:
         """Refuse outputs that are inputs, or one file."""
@@ -74,6 +90,7 @@ def sampled(
     attributes: Mapping[str, Any],
     how: How,
     given: xr.DataArray | None,
+    weights: Callable[[], str],
 ) -> xr.DataArray:
     """Run the reverse process of many fields, in memory or into a file, shard by shard.
 
@@ -84,21 +101,27 @@ def sampled(
         attributes: how they are made, plain values.
         how: sampler, seed, batch and outputs.
         given: the fields that are loaded; None: nothing is given.
+        weights: gives a digest of the model.
+
+    Raises:
+        InputError: outputs that hold something else, or another process is writing them.
     """
     attributes, title = dict(attributes), str(attributes["protocol"])
 
-    def shard(first: int, last: int) -> dict[str, NDArray[Any]]:
-        noise = SampleNoise(how.seed, range(first, last))
-        done = run(start, load(first, last), how.sampler, noise)
-        return {"field": done.result.numpy(), "start": done.start.numpy()}
+    def made_of(first: int, last: int, show: Callable[[int], None]) -> dict[str, NDArray[Any]]:
+        parts = []
+        for begin in range(first, last, how.batch_size):
+            end = min(begin + how.batch_size, last)
+            done = run(
+                start, load(begin, end), how.sampler, SampleNoise(how.seed, range(begin, end))
+            )
+            parts.append({"field": done.result.numpy(), "start": done.start.numpy()})
+            show(end)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     if how.out is None:
         with how.progress(title, count) as show:
-            parts = []
-            for first in range(0, count, how.batch_size):
-                parts.append(shard(first, min(first + how.batch_size, count)))
-                show(min(first + how.batch_size, count))
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            whole = made_of(0, count, show)
         attributes |= _agreement(start, whole["field"], load)
         if how.start_out is not None:
             write_npy(Path(how.start_out), [whole["start"]], count)
@@ -107,10 +130,13 @@ def sampled(
         return in_memory(whole, attributes, given)
 
     out, kind = Path(how.out), output_kind(Path(how.out))
-    keeps_start = given is not None and (kind == "hdf5" or how.start_out is not None)
+    start_out = None if how.start_out is None else Path(how.start_out)
+    keeps_start = given is not None and (kind == "hdf5" or start_out is not None)
+    shape = (int(attributes["channels"].count(",")) + 1, start.size, start.size)
+    length = max(1, min(SHARD_FIELDS, SHARD_VALUES // int(np.prod(shape)), count // SHARDS))
 
     def stored(first: int, last: int) -> dict[str, NDArray[Any]]:
-        arrays = shard(first, last)
+        arrays = made_of(first, last, lambda done: None)
         if not keeps_start:
             del arrays["start"]
         if kind != "hdf5":
@@ -118,36 +144,75 @@ def sampled(
             arrays["field"] = pixels(arrays["field"])
         return arrays
 
-    settings = {**attributes, "count": count, "output": kind, "starts": keeps_start}
-    if given is not None:
-        # other fields of the same file are other fields
-        settings["input_samples"] = digest(given["sample"].values)
-    with joined_world() as world:
+    def fits(arrays: Arrays, number: int) -> bool:
+        expected: dict[str, Any] = {"field": np.float32 if kind == "hdf5" else np.uint8}
+        expected |= {"start": np.float32} if keeps_start else {}
+        return all(
+            arrays[name].dtype == dtype and arrays[name].shape == (number, *shape)
+            for name, dtype in expected.items()
+        )
+
+    settings = {"count": count, "starts": keeps_start, "weights": weights()}
+    attributes[REQUEST] = requested(out, attributes, given, **settings)
+    done = matches(out, attributes[REQUEST], how.overwrite)
+    has_start = start_out is not None and _has_start(start_out, out if done else None, how)
+    if done and (start_out is None or has_start):
+        clear(out)
+        if start_out is not None:
+            clear(start_out)
+        return reopened(out, attributes, given)
+
+    def shards() -> Iterator[dict[str, NDArray[Any]]]:
+        return read_shards(out, count, length)
+
+    with joined_world() as world, claimed(out) if world.is_main else nullcontext():
         with how.progress(title, count) as show:
             make_shards(
                 out,
-                settings,
+                attributes | settings | {"output": kind},
                 count,
-                how.batch_size,
+                length,
                 stored,
+                fits,
                 world,
                 show,
+                at_once=max(1, how.batch_size // length),
                 overwrite=how.overwrite,
             )
         if world.is_main:
             logger.info(f"writing {out}")
+            if start_out is not None:
+                attributes[START] = values_digest(part["start"] for part in shards())
             if kind == "hdf5":
-                fields = (part["field"] for part in read_shards(out))
+                fields = (part["field"] for part in shards())
                 first_ones = np.concatenate(list(islice(fields, CHECKED)))[:CHECKED]
                 attributes |= _agreement(start, first_ones, load)
-            if how.start_out is not None:
-                write_npy(Path(how.start_out), (s["start"] for s in read_shards(out)), count)
-            made = write_fields(out, read_shards(out), count, attributes, given)
-            discard_shards(out)
+            if not matches(out, attributes[REQUEST], how.overwrite):
+                write_fields(out, shards(), count, attributes, given)
+            if start_out is not None and not has_start:
+                write_npy(start_out, (part["start"] for part in shards()), count)
+            discard(out)
         world.barrier()
-        if not world.is_main:
-            made = open_fields(out)
-    return made
+    return reopened(out, attributes, given)
+
+
+def _has_start(start_out: Path, made: Path | None, how: How) -> bool:
+    """Whether there is what the fields of a result started from.
+
+    Raises:
+        InputError: there is something else of that name.
+    """
+    if how.overwrite or not start_out.exists():
+        return False
+    if made is not None:
+        try:
+            values = np.load(start_out, mmap_mode="r", allow_pickle=False)
+            if values_digest(values) == open_fields(made).attrs.get(START):
+                return True
+        except Exception:
+            # whatever it is, it is not that
+            pass
+    raise InputError(f"{start_out}: exists already; pass `overwrite=True` to replace it")
 
 
 def parameters_of(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ its own prefix before the names. Archives are read with weights_only=True: one t
 but tensors, numbers, text and containers of them is refused, and no code in it runs.
 """
 
+import hashlib
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from skild_physics.claims import check_result, is_made, request
 from skild_physics.config import load_config
-from skild_physics.files import InputError, check_apart, check_output
+from skild_physics.fields.arrays import check_archive
+from skild_physics.files import InputError, check_apart, check_file
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model, load, save_model
 from skild_physics.networks import StepNetwork
@@ -44,7 +47,7 @@ def import_checkpoint(
     Args:
         checkpoint: a .pt file of the published code.
         config: what it was trained as: the name of a published configuration, or a TOML file.
-        out: folder of the imported model.
+        out: folder of the imported model; if it holds the one asked for already, that is returned.
         weights: the moving average, or the last weights.
         overrides: values of the configuration, each as "section.key=value".
         overwrite: replace an existing model.
@@ -61,8 +64,17 @@ def import_checkpoint(
     made = load_config(config, tuple(overrides))
     if not made.network.is_published:
         raise InputError(f"{config}: published models have network.kind = 'ncsnpp'")
-    path = check_output(Path(out) / "model.safetensors", overwrite)
+    path = check_result(Path(out) / "model.safetensors", overwrite)
     check_apart({"out": path}, checkpoint)
+    if not Path(checkpoint).is_file():
+        raise InputError(f"{checkpoint}: no such file")
+    with open(checkpoint, "rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    asked = request(
+        what="import-checkpoint", checkpoint=content, config=made.to_json(), weights=weights
+    )
+    if is_made(path, asked, overwrite):
+        return load(path)
     tensors, step = read_published(checkpoint, weights)
     # the convolution that first meets the fields
     stem = tensors.get("all_modules.2.weight")
@@ -72,7 +84,7 @@ def import_checkpoint(
     model = build_model(made, channels, *made.process.modes(), trained_steps=step)
     assert isinstance(model.network, StepNetwork)
     fit_weights(model.network.network, tensors, checkpoint)
-    save_model(path, model)
+    save_model(path, model, asked)
     return load(path)
 
 
@@ -144,11 +156,13 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | P
 
 
 def _load(path: Path) -> object:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    path = check_file(path)
     try:
+        check_archive(path)
         mappable = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except InputError:
+        raise
     except UnpicklingError as error:
         # the text alone tells what was refused
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))

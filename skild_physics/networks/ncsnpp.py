@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skild_physics.files import InputError
+from skild_physics.networks.rows import Linear
 
 # variances of the initial weights that end a residual branch are this much smaller
 _TINY = 1e-10
@@ -39,8 +40,8 @@ def _conv(channels_in: int, channels_out: int, side: int = 3, scale: float = 1.0
     return conv
 
 
-def _linear(channels_in: int, channels_out: int) -> nn.Linear:
-    linear = nn.Linear(channels_in, channels_out)
+def _linear(channels_in: int, channels_out: int) -> Linear:
+    linear = Linear(channels_in, channels_out)
     _initialise(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear

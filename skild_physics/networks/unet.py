@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis
+from skild_physics.networks.rows import Linear
 
 LAMBDA_FLOOR = 1e-6
 
@@ -54,7 +55,7 @@ class _Block(nn.Module):
         super().__init__()
         self.first = _Conv(channels, channels, basis)
         self.second = _Conv(channels, channels, basis)
-        self.gain = nn.Linear(embedding, channels)
+        self.gain = Linear(embedding, channels)
         for parameter in (self.second.weight, self.gain.weight, self.gain.bias):
             nn.init.zeros_(parameter)
 
@@ -107,7 +108,7 @@ class CompactUNet(nn.Module):
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.linspace(0.2, 3.0, 8), persistent=False)
         self.embed = nn.Sequential(
-            nn.Linear(16, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+            Linear(16, embedding), nn.SiLU(), Linear(embedding, embedding), nn.SiLU()
         )
         self.basis = basis
         self.stem = nn.Conv2d((field_channels + conditioning) * patch**2, channels[0], 3)
@@ -120,7 +121,7 @@ class CompactUNet(nn.Module):
         pairs = list(pairwise(channels))
         self.coarsen = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.refine = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
-        self.gain = nn.Linear(embedding, channels[0])
+        self.gain = Linear(embedding, channels[0])
         self.head = _Conv(channels[0], field_channels * patch**2, basis)
         nn.init.zeros_(self.head.weight)
 

@@ -12,18 +12,21 @@ nothing to do with each other: then nothing cancels, and the error is that of in
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.claims import check_result, is_made, request
 from skild_physics.cluster import dask_client
+from skild_physics.fields.identity import identity
 from skild_physics.fields.sources import Opening
 from skild_physics.fields.values import DataRange
-from skild_physics.files import InputError
+from skild_physics.files import InputError, check_apart
 from skild_physics.observables.arrays import Row, dataset_of
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 from skild_physics.observables.formulas import observables
@@ -63,6 +66,8 @@ def eval_correlators(
     L: int | None = None,
     dims: Sequence[str] | None = None,
     data_range: DataRange | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     progress: Progress = silent,
     **labelled: Any,
 ) -> Correlators:
@@ -92,6 +97,9 @@ def eval_correlators(
             :func:`skild_physics.fields.open_fields`: side of flattened ones.
         dims: what each axis is.
         data_range: the values of spins down and up, or of black and white.
+        out: NetCDF file to write; if it holds what is asked for already, that is returned, without
+            the jackknife replicas.
+        overwrite: replace an existing file.
         progress: see :mod:`skild_physics.progress`.
         labelled: further sources, by their labels.
 
@@ -113,10 +121,14 @@ def eval_correlators(
     twice = set(sources or ()) & set(labelled)
     if twice:
         raise InputError(f"label {min(twice)!r} is given twice")
+    named = {**(sources or {}), **labelled}
+    if out is not None:
+        check_result(out, overwrite)
+        check_apart({"out": out}, *named.values())
     with ExitStack() as stack:
         opened: dict[str, xr.DataArray] = {}
         of_arrays: Opening = {"L": L, "dims": dims, "data_range": data_range}
-        for label, source in {**(sources or {}), **labelled}.items():
+        for label, source in named.items():
             opened[label] = opened_fields(label, source, of_arrays)
             if not isinstance(source, xr.DataArray):
                 stack.callback(opened[label].close)
@@ -130,10 +142,21 @@ def eval_correlators(
         )
         check(opened, plan)
         taken = binarized(opened, plan, binarize, betas_of(opened, beta))
+        pictures = {label: fields[0].values for label, fields in opened.items()}
+        asked = None
+        if out is not None:
+            asked = request(
+                what="eval-correlators",
+                plan=asdict(plan),
+                binarize=binarize,
+                beta=beta,
+                sources=[(label, identity(named[label], each)) for label, each in opened.items()],
+            )
+            if is_made(Path(out), asked, overwrite):
+                return Correlators(Correlators.load(out).datasets, pictures)
         client = stack.enter_context(dask_client(scheduler)) if scheduler else None
         found = {label: _measured(label, each, client, progress) for label, each in taken.items()}
         truth, partners = _partners(found, client, progress)
-        pictures = {label: fields[0].values for label, fields in opened.items()}
         made = provenance(opened)
     replicas = cache(_Measured.replicas)
     datasets = []
@@ -152,6 +175,10 @@ def eval_correlators(
         else Resampled(label, replicas(each, 0, each.n_blocks))
         for label, each in found.items()
     }
+    if out is not None:
+        Correlators(datasets).save(out, asked)
+        # the same as the next time
+        datasets = list(Correlators.load(out).datasets)
     return Correlators(datasets, pictures, kept)
 
 

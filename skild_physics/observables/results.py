@@ -5,13 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5netcdf
+import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from rich.table import Table
 
-from skild_physics.files import InputError, replacing
+from skild_physics.claims import REQUEST
+from skild_physics.disk import write_netcdf
+from skild_physics.fields.hdf5_files import loaded, open_netcdf
+from skild_physics.files import InputError
 from skild_physics.observables.arrays import SCHEMA, SCHEMA_VERSION
 from skild_physics.observables.compare import Comparison, compare_with_exact
 from skild_physics.observables.formulas import OBSERVABLES
@@ -20,6 +24,7 @@ from skild_physics.observables.jackknife import (
     Array,
     Replicas,
 )
+from skild_physics.schema import plain_attributes, validated
 from skild_physics.tables import Printed, with_error
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROUND = "block_spins_"
+ENDS = ("", "_stderr", "_residual", "_residual_stderr")
 
 SHOWN = (
     ("energy", "energy per spin"),
@@ -166,12 +172,17 @@ class Correlators(Printed):
         draw_correlators(ax, self.dataset, "kappa4_residual")
         return ax.figure.figure
 
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF-4 file, rounds of block spins as groups, replacing a file at once."""
-        with replacing(path) as temporary:
-            for k, each in enumerate(self.datasets):
-                group = f"{ROUND}{k}" if k else None
-                each.to_netcdf(temporary, engine="h5netcdf", mode="a" if k else "w", group=group)
+    def save(self, path: str | Path, request: str | None = None) -> None:
+        """Write a NetCDF-4 file, rounds of block spins as groups, replacing a file at once.
+
+        Args:
+            path: the file.
+            request: what it was made for, see :mod:`skild_physics.claims`.
+        """
+        asked = {} if request is None else {REQUEST: request}
+        groups: dict[str | None, xr.Dataset] = {None: self.dataset.assign_attrs(asked)}
+        groups |= {f"{ROUND}{k}": each for k, each in enumerate(self.datasets[1:], start=1)}
+        write_netcdf(path, groups)
 
     @classmethod
     def load(cls, path: str | Path) -> "Correlators":
@@ -180,20 +191,16 @@ class Correlators(Printed):
         Raises:
             InputError: the file is missing, no result of eval-correlators, or of a newer version.
         """
-        try:
-            with h5netcdf.File(path, "r") as file:
-                schema, version = (file.attrs.get(name) for name in ("schema", "schema_version"))
-                rounds = sum(name.startswith(ROUND) for name in file.groups)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not a NetCDF file ({error})") from None
-        if schema != SCHEMA:
-            raise InputError(f"{path}: not a result of eval-correlators")
-        if version > SCHEMA_VERSION:
-            raise InputError(f"{path}: written by a newer version of skild_physics")
-        groups = [None, *(f"{ROUND}{k}" for k in range(1, rounds + 1))]
-        return cls([xr.load_dataset(path, engine="h5netcdf", group=group) for group in groups])
+        datasets: list[xr.Dataset] = []
+        group: str | None = None
+        while group is None or group in _groups(path):
+            with open_netcdf(path, group=group) as data:
+                datasets.append(loaded(data, path))
+            if group is None and data.attrs.get("schema") != SCHEMA:
+                raise InputError(f"{path}: not a result of eval-correlators")
+            _check(datasets[-1], path)
+            group = f"{ROUND}{len(datasets)}"
+        return cls(datasets)
 
     def to_pyerrors(self, name: str = "kappa4") -> dict[str, Any]:
         """An observable of every source as pyerrors.Obs, for analyses that propagate errors.
@@ -245,6 +252,53 @@ class Correlators(Printed):
         if name not in OBSERVABLES or name not in self.dataset:
             known = ", ".join(each for each in OBSERVABLES if each in self.dataset)
             raise InputError(f"no observable {name!r}; there are {known}")
+
+
+class _Attributes(BaseModel):
+    """What the file of a result says of it."""
+
+    schema_version: int
+    stderr: str
+    block_spin_rounds: NonNegativeInt
+    model: str | None = None
+    L: PositiveInt | None = None
+    boundary: str | None = None
+    beta: float | None = None
+
+
+def _groups(path: str | Path) -> list[str]:
+    with h5py.File(path, "r") as file:
+        return list(file)
+
+
+def _check(data: xr.Dataset, path: str | Path) -> None:
+    """Refuse what is no result, or is not complete.
+
+    Raises:
+        InputError: naming what is missing or wrong.
+    """
+    about = validated(_Attributes, plain_attributes(data.attrs), path)
+    if about.schema_version > SCHEMA_VERSION:
+        raise InputError(f"{path}: written by a newer version of skild_physics")
+    labels = data["source"] if "source" in data.coords else None
+    if labels is None or labels.dims != ("source",) or not len(labels):
+        raise InputError(f"{path}: names no sources")
+    if about.model is not None and (about.L is None or about.boundary is None):
+        raise InputError(f"{path}: does not say which lattice its fields are of")
+    of_source = ("n_samples", "n_blocks", "tau_int")
+    tests = [f"kappa4_residual_{end}" for end in ("chi_square", "p_value", "degrees_of_freedom")]
+    whole = (*of_source, *tests, "kappa4", "two_point")
+    for name in (*of_source, *tests, *OBSERVABLES):
+        names = [name] if name in (*of_source, *tests) else [f"{name}{end}" for end in ENDS]
+        if name not in whole and not any(each in data for each in names):
+            continue
+        for each in names:
+            if each not in data or data[each].dims[:1] != ("source",):
+                raise InputError(f"{path}: has no `{each}` of every source")
+            if data[each].dtype.kind not in "iuf" or data[each].shape != data[names[0]].shape:
+                raise InputError(f"{path}: its `{each}` is not of numbers like `{names[0]}`")
+        if name in of_source and not np.isfinite(data[name]).all():
+            raise InputError(f"{path}: its `{name}` holds nan or infinity")
 
 
 def _table(results: xr.Dataset, truth: str, label: str | None) -> Table:

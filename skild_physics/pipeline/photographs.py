@@ -1,6 +1,7 @@
 """Photographs that a model has not seen, enlarged by 2, 3 and 4, and the quality of the results."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,18 +11,19 @@ import xarray as xr
 from numpy.typing import NDArray
 from rich.table import Table
 
-from skild_physics.config import load_config
+from skild_physics.config import Config, load_config
 from skild_physics.diffusion.sampler import Stochastic
+from skild_physics.disk import write_netcdf
 from skild_physics.fields import batches, open_fields
 from skild_physics.fields.clipping import pixels
 from skild_physics.fields.downsampling import downsample
-from skild_physics.fields.interpolation import KERNELS
+from skild_physics.fields.interpolation import KERNELS, Kernel
+from skild_physics.fields.photographs import DEFAULT_SIZE, photograph_files
 from skild_physics.fields.resampling import coarse_grain, interpolate
 from skild_physics.fields.writing import derived, save
-from skild_physics.files import replacing
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import BUNDLED_PHOTOGRAPHS, load
-from skild_physics.pipeline.stages import Stages, claim, once
+from skild_physics.pipeline.stages import Stages, once
 from skild_physics.plots import enlargements_figure, save_figure
 from skild_physics.progress import Progress
 from skild_physics.quality.evaluate import variable
@@ -33,6 +35,7 @@ from skild_physics.training.train import train
 FACTORS = (2, 3, 4)
 SIZE = 96
 AVERAGED = 8
+SPECTRUM = "photographs64-spectrum.nc"
 METHODS = {
     "bicubic": "bicubic",
     "Lanczos": "lanczos",
@@ -41,6 +44,18 @@ METHODS = {
     "SKILD, paired": "paired",
 }
 """Names of the files by the titles of the methods."""
+MADE = (
+    *(SPECTRUM, "spectrum.png", "truth.h5", "photographs.nc", "photographs.png"),
+    *(
+        f"{name}_{factor}.h5"
+        for factor in FACTORS
+        for name in (
+            *("coarse", "paired", "mean", *KERNELS),
+            *(f"observed{seed}" for seed in range(AVERAGED)),
+        )
+    ),
+)
+"""Names of the files that the stages make, but for those of training."""
 SHOWN = (5, 8, 26, 31)
 """Patches in the figure: the cat's eye and whiskers, and the cup."""
 
@@ -96,52 +111,78 @@ class PhotographsRun(NamedTuple):
     figure: Path
 
 
-def reproduce_photographs(
-    out: Path,
-    *,
-    n_evals: int,
-    retrain: bool,
-    overrides: tuple[str, ...],
-    overwrite: bool,
-    progress: Progress,
-) -> PhotographsRun:
-    """See :func:`skild_physics.pipeline.reproduce.reproduce`."""
-    names = [
-        *("coarse", "paired", "mean", *KERNELS),
-        *(f"observed{seed}" for seed in range(AVERAGED)),
-    ]
-    made = [f"{name}_{factor}.h5" for factor in FACTORS for name in names]
-    settings = {"case": "photographs", "steps": n_evals, "retrain": retrain, "set": list(overrides)}
-    fresh = claim(out, settings, ["photographs64-spectrum.nc", "truth.h5", *made], overwrite)
-    stages = Stages(4 if retrain else 3)
+@dataclass(frozen=True)
+class PhotographsCase:
+    """The options of the case, see :func:`skild_physics.pipeline.reproduce.reproduce`."""
 
-    with stages.next("variance spectrum S0(k) of the photographs to train on"):
-        path = out / "photographs64-spectrum.nc"
-        if not path.exists():
-            fit_spectrum("photographs", normalization="isotropic", out=path, progress=progress)
-        spectrum = Spectrum.load(path)
-        save_figure(spectrum.plot(), out / "spectrum.png")
+    n_evals: int
+    retrain: bool
+    overrides: tuple[str, ...]
 
-    model = load(BUNDLED_PHOTOGRAPHS)
-    if retrain:
-        with stages.next("training SKILD"):
-            given = (f"process.spectrum={path}", f"out={out}", *overrides)
-            config = load_config("photographs64", given)
-            model = train(config, overwrite=fresh, progress=progress)
-
-    with stages.next("super-resolution of photographs that were not trained on"):
-        photographs = open_fields("photographs-test", size=SIZE)
-        truth = once(out / "truth.h5", lambda to: save(photographs, to))
-        enlarged = {
-            factor: _enlarged(model, truth, out, factor, n_evals, progress) for factor in FACTORS
+    def settings(self) -> dict[str, Any]:
+        """What tells runs apart."""
+        return {
+            "case": "photographs",
+            "steps": self.n_evals,
+            "retrain": self.retrain,
+            "set": list(self.overrides),
         }
 
-    with stages.next("quality of the pictures"):
-        quality = Enlargements(_measured(truth, enlarged, progress))
-        with replacing(out / "photographs.nc") as temporary:
-            quality.dataset.to_netcdf(temporary, engine="h5netcdf")
-        save_figure(enlargements_figure(quality.dataset), out / "photographs.png")
-    return PhotographsRun(spectrum, quality, out / "photographs.png")
+    def config(self, out: Path) -> Config:
+        """Of the training.
+
+        Args:
+            out: folder of the run.
+        """
+        given = (f"process.spectrum={out / SPECTRUM}", f"out={out}", *self.overrides)
+        return load_config("photographs64", given)
+
+    def check(self) -> None:
+        """Look for what is wrong with them.
+
+        Raises:
+            InputError: options that a stage cannot be run with, or a package is missing.
+        """
+        Stochastic(self.n_evals)
+        photograph_files("test")
+        if self.retrain:
+            N = DEFAULT_SIZE
+            self.config(Path()).check_sizes(N, N)
+
+    def run(self, out: Path, progress: Progress) -> PhotographsRun:
+        """All stages, those that are finished already not again.
+
+        Args:
+            out: folder of the run.
+            progress: shows how far each stage is.
+        """
+        stages = Stages(4 if self.retrain else 3)
+
+        with stages.next("variance spectrum S0(k) of the photographs to train on"):
+            path = out / SPECTRUM
+            spectrum = fit_spectrum(
+                "photographs", normalization="isotropic", out=path, progress=progress
+            )
+            save_figure(spectrum.plot(), out / "spectrum.png")
+
+        model = load(BUNDLED_PHOTOGRAPHS)
+        if self.retrain:
+            with stages.next("training SKILD"):
+                model = train(self.config(out), progress=progress)
+
+        with stages.next("super-resolution of photographs that were not trained on"):
+            photographs = open_fields("photographs-test", size=SIZE)
+            truth = once(out / "truth.h5", lambda to: save(photographs, to))
+            enlarged = {
+                factor: _enlarged(model, truth, out, factor, self.n_evals, progress)
+                for factor in FACTORS
+            }
+
+        with stages.next("quality of the pictures"):
+            quality = Enlargements(_measured(truth, enlarged, progress))
+            write_netcdf(out / "photographs.nc", {None: quality.dataset})
+            save_figure(enlargements_figure(quality.dataset), out / "photographs.png")
+        return PhotographsRun(spectrum, quality, out / "photographs.png")
 
 
 def _enlarged(
@@ -161,18 +202,19 @@ def _enlarged(
     found["paired"] = once(
         file("paired"), lambda to: model.reconstruct(truth, factor, out=to, **how)
     )
-    samples = []
-    for seed in range(AVERAGED):
-        path = file(f"observed{seed}")
-        if not path.exists():
-            model.super_resolve(coarse, factor, seed=seed, out=path, **how).close()
-        samples.append(open_fields(path))
+
+    def sampled(to: Path, seed: int) -> xr.DataArray:
+        return model.super_resolve(coarse, factor, seed=seed, out=to, **how)
+
+    def interpolated(to: Path, kernel: Kernel) -> xr.DataArray:
+        return interpolate(coarse, factor=factor, kernel=kernel, out=to)
+
+    samples = [
+        once(file(f"observed{seed}"), partial(sampled, seed=seed)) for seed in range(AVERAGED)
+    ]
     found["observed0"] = samples[0]
     for kernel in KERNELS:
-        path = file(kernel)
-        if not path.exists():
-            interpolate(coarse, factor=factor, kernel=kernel, out=path).close()
-        found[kernel] = open_fields(path)
+        found[kernel] = once(file(kernel), partial(interpolated, kernel=kernel))
 
     def mean(to: Path) -> xr.DataArray:
         average = np.mean([values(each) for each in samples], axis=0)

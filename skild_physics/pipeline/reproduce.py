@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from skild_physics.files import InputError, check_none_given
-from skild_physics.pipeline.ising import IsingRun, reproduce_ising
-from skild_physics.pipeline.photographs import PhotographsRun, reproduce_photographs
+from skild_physics.pipeline.ising import MADE as OF_ISING
+from skild_physics.pipeline.ising import IsingCase, IsingRun
+from skild_physics.pipeline.photographs import MADE as OF_PHOTOGRAPHS
+from skild_physics.pipeline.photographs import PhotographsCase, PhotographsRun
+from skild_physics.pipeline.stages import run_folder
 from skild_physics.progress import Progress, logger, silent
 
 HELDOUT, FACTOR, SAMPLES = 1024, 4.0, 40_000
@@ -65,22 +68,14 @@ def reproduce(
         of_ising = {"L": L, "heldout": heldout, "factor": factor, "samples": samples}
         check_none_given(of_ising, "goes with the case ising")
     if not retrain:
-        given = {"samples": samples, "overrides": tuple(overrides)}
-        check_none_given(given, "goes with `retrain=True`")
+        to_retrain = {"samples": samples, "overrides": tuple(overrides)}
+        check_none_given(to_retrain, "goes with `retrain=True`")
     out = Path("runs") / case if out is None else Path(out)
-    found: IsingRun | PhotographsRun
+    given: IsingCase | PhotographsCase
     if case == "photographs":
-        found = reproduce_photographs(
-            out,
-            n_evals=n_evals,
-            retrain=retrain,
-            overrides=tuple(overrides),
-            overwrite=overwrite,
-            progress=progress,
-        )
+        given = PhotographsCase(n_evals, retrain, tuple(overrides))
     else:
-        found = reproduce_ising(
-            out,
+        given = IsingCase(
             L=(32 if retrain else 64) if L is None else L,
             heldout=HELDOUT if heldout is None else heldout,
             factor=FACTOR if factor is None else factor,
@@ -88,8 +83,9 @@ def reproduce(
             samples=SAMPLES if samples is None else samples,
             retrain=retrain,
             overrides=tuple(overrides),
-            overwrite=overwrite,
-            progress=progress,
         )
+    made = (*OF_ISING, *OF_PHOTOGRAPHS)
+    with run_folder(out, given.settings(), made, overwrite, given.check):
+        found = given.run(out, progress)
     logger.info(f"done in {time.perf_counter() - began:.0f} s")
     return found

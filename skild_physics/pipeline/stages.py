@@ -1,5 +1,8 @@
 """What the cases share: folders that hold one run, results made once, stages that say how long."""
 
+import json
+import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,44 +11,116 @@ from typing import Any
 
 import xarray as xr
 
+from skild_physics.claims import claimed, discard, replacing, work_folder
 from skild_physics.fields import open_fields
-from skild_physics.files import InputError, check_folder, json_text, replacing
+from skild_physics.files import InputError, check_folder, json_text
 from skild_physics.progress import logger
 
+NOTE = "settings.json"
+OF_TRAINING = (
+    *("state.pt", "state.previous.pt", "model.safetensors", "metrics.jsonl", "run.json"),
+    "config.toml",
+)
+SAMPLES = "samples"
+"""The folder of pictures that a training makes."""
 
-def claim(out: Path, settings: dict[str, Any], made: Sequence[str], overwrite: bool) -> bool:
-    """Whether the folder starts afresh: it is new, or another run in it is to be discarded.
+
+@contextmanager
+def run_folder(
+    out: Path,
+    settings: dict[str, Any],
+    made: Sequence[str],
+    overwrite: bool,
+    check: Callable[[], None],
+) -> Iterator[None]:
+    """A block that has a folder for one run, as no other process has meanwhile.
+
+    It starts afresh, with nothing in the folder but the settings, or goes on with the same run.
 
     Args:
         out: the folder.
         settings: of the run, plain values.
-        made: names of the files that stages make, which a fresh start removes.
+        made: names of the files that stages of any run make.
         overwrite: discard a run of other settings.
+        check: called before anything is written of a run that starts afresh; raises what is wrong
+            with its settings.
 
     Raises:
-        InputError: the folder holds such a run, or other things, or cannot be written in.
+        InputError: the folder holds such a run, or other things, cannot be written in, or another
+            process has it; or what ``check`` raises.
     """
-    note, text = check_folder(out) / "settings.json", json_text(settings, indent=2)
-    if note.exists():
-        if note.read_text(errors="replace") == text:
-            return False
-        if not overwrite:
-            raise InputError(
-                f"{out}: holds a run of other settings; choose another `out`, or pass "
-                "`overwrite=True` to discard it"
-            )
-    elif any(out.iterdir()):
-        raise InputError(f"{out}: is not empty and not a run of reproduce; choose another `out`")
-    for old in ("state.pt", "state.previous.pt", "model.safetensors", *made):
-        (out / old).unlink(missing_ok=True)
-    with replacing(note) as temporary:
-        temporary.write_text(text)
+    note, text = out / NOTE, json_text(settings, indent=2)
+    own = (*made, *OF_TRAINING)
+    check_folder(out)
+    if _is_to_start(out, text, own, overwrite):
+        check()
+    with claimed(out):
+        # again, for another process may have had it
+        if _is_to_start(out, text, own, overwrite):
+            # the settings last: until then it is the run that is discarded
+            for name in own:
+                (out / name).unlink(missing_ok=True)
+                if work_folder(out / name).exists():
+                    clear(out / name)
+            for picture in _pictures(out):
+                picture.unlink()
+            if (out / SAMPLES).is_dir():
+                (out / SAMPLES).rmdir()
+            with replacing(note) as temporary:
+                temporary.write_text(text)
+        clear(note)
+        yield
+
+
+def _is_to_start(out: Path, settings: str, own: Sequence[str], overwrite: bool) -> bool:
+    """Whether the folder is new, or that of another run which is to be discarded."""
+    if not out.exists():
+        return True
+    there = (out / NOTE).read_text(errors="replace") if (out / NOTE).is_file() else ""
+    if there == settings:
+        return False
+    is_run = _is_settings(there)
+    if is_run and not overwrite:
+        raise InputError(
+            f"{out}: holds a run of other settings; choose another `out`, or pass "
+            "`overwrite=True` to discard it"
+        )
+    known = {work_folder(out / name).name for name in (NOTE, *own)}
+    if is_run:
+        known |= {NOTE, *own}
+        if set((out / SAMPLES).iterdir() if (out / SAMPLES).is_dir() else ()) == _pictures(out):
+            known.add(SAMPLES)
+    others = sorted(set(os.listdir(out)) - known)
+    if others:
+        found = "holds more than its run" if is_run else "is not empty and not a run of reproduce"
+        raise InputError(f"{out}: {found}; choose another `out`, or move {', '.join(others[:3])}")
     return True
+
+
+def _is_settings(text: str) -> bool:
+    try:
+        return "case" in json.loads(text)
+    except (ValueError, TypeError):
+        return False
+
+
+def _pictures(out: Path) -> set[Path]:
+    """The pictures that a training made."""
+    return {path for path in out.glob(f"{SAMPLES}/*") if re.fullmatch(r"\d{7}\.png", path.name)}
+
+
+def clear(path: Path) -> None:
+    """Remove what a process that died may have left of a result that is there."""
+    with claimed(path):
+        discard(path)
 
 
 def once(path: Path, make: Callable[[Path], xr.DataArray]) -> xr.DataArray:
     """The fields of a file, which are made if it is not there."""
-    return open_fields(path) if path.exists() else make(path)
+    if not path.exists():
+        return make(path)
+    clear(path)
+    return open_fields(path)
 
 
 class Stages:

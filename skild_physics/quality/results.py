@@ -6,14 +6,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from rich.table import Table
 
+from skild_physics.claims import (
+    REQUEST,
+    check_derived,
+    check_result,
+    derived,
+    is_made,
+    request,
+)
+from skild_physics.disk import write_netcdf
 from skild_physics.fields import WORDS, open_fields
 from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.fields.sources import is_foreign
 from skild_physics.fields.values import DataRange
-from skild_physics.files import InputError, check_apart, check_none_given, check_output, replacing
+from skild_physics.files import InputError, check_apart, check_none_given
 from skild_physics.machine import default_device, keep_freed_memory
 from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.progress import Progress, silent
@@ -52,7 +62,8 @@ class ImageQuality(Printed):
     @property
     def metrics(self) -> list[str]:
         """Their names."""
-        return [str(name) for name in self.dataset.attrs["metrics"]]
+        # of a file, a single one is no list
+        return [str(name) for name in np.atleast_1d(self.dataset.attrs["metrics"])]
 
     @property
     def rows(self) -> list[Row]:
@@ -116,15 +127,45 @@ class ImageQuality(Printed):
             errors.append(f"no error bars from fewer than {MIN_BLOCKS} pictures")
         return [f"(pictures: {numbers}; {'; '.join(errors)})"]
 
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF-4 file, replacing an existing one at once."""
-        with replacing(path) as temporary:
-            self.dataset.to_netcdf(temporary, engine="h5netcdf")
+    def save(self, path: str | Path, request: str | None = None) -> None:
+        """Write a NetCDF-4 file, replacing an existing one at once.
 
-    def save_csv(self, path: str | Path) -> None:
-        """Write the values of every picture as CSV."""
+        Args:
+            path: the file.
+            request: what it was made for, see :mod:`skild_physics.claims`.
+        """
+        asked = {} if request is None else {REQUEST: request}
+        write_netcdf(path, {None: self.dataset.assign_attrs(asked)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ImageQuality":
+        """Read a file written by :meth:`save`.
+
+        Raises:
+            InputError: the file is missing, or no result of eval-images.
+        """
+        try:
+            dataset = xr.load_dataset(path, engine="h5netcdf")
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not a NetCDF file ({error})") from None
+        if dataset.attrs.get("schema") != SCHEMA:
+            raise InputError(f"{path}: not a result of eval-images")
+        return cls(dataset)
+
+    def save_csv(self, path: str | Path, overwrite: bool = True) -> None:
+        """Write the values of every picture as CSV.
+
+        Args:
+            path: the file.
+            overwrite: replace one that holds something else.
+
+        Raises:
+            InputError: there is one, which is not to be replaced.
+        """
         names = [variable(metric) for metric in self.metrics if METRICS[metric].per_picture]
-        with replacing(path) as temporary:
+        with derived(path, overwrite) as temporary:
             table = self.dataset[names].to_dataframe()
             table.dropna(how="all", subset=names).to_csv(temporary)
 
@@ -181,7 +222,7 @@ def eval_images(
             downloaded.
         batch_size: pictures at a time.
         bootstrap: resamples of the pictures for the intervals; None: 1000.
-        out: NetCDF file to write.
+        out: NetCDF file to write; if it holds what is asked for already, that is returned.
         csv: file for the values of every picture.
         overwrite: replace existing files.
         progress: shows how many pictures are done.
@@ -198,9 +239,10 @@ def eval_images(
     >>> 25 < float(quality.dataset["psnr_mean"].sel(source="darker")) < 35
     True
     """
-    for path in (out, csv):
-        if path is not None:
-            check_output(path, overwrite)
+    if out is not None:
+        check_result(out, overwrite)
+    if csv is not None:
+        check_derived(csv, overwrite, out)
     named = {**(sources or {}), **labelled}
     check_apart({"out": out, "csv": csv}, *named.values())
     metrics = tuple(dict.fromkeys(metrics))
@@ -226,6 +268,23 @@ def eval_images(
     for label, pictures in opened.items():
         if luminance and pictures.channels != 3:
             raise InputError(f"{label} is grey, and `luminance` is for pictures in colour")
+    asked = None
+    if out is not None:
+        asked = request(
+            what="eval-images",
+            sources=[(label, each.identity()) for label, each in opened.items()],
+            taken=[(each.crop, each.shrinks, each.channels) for each in opened.values()],
+            metrics=metrics,
+            samples=samples,
+            luminance=luminance,
+            shave=shave,
+            bootstrap=bootstrap or RESAMPLES,
+        )
+        if is_made(Path(out), asked, overwrite):
+            quality = ImageQuality.load(out)
+            if csv is not None:
+                quality.save_csv(csv, overwrite)
+            return quality
     found = evaluate(
         opened,
         metrics,
@@ -249,9 +308,9 @@ def eval_images(
         )
     )
     if out is not None:
-        quality.save(out)
+        quality.save(out, asked)
     if csv is not None:
-        quality.save_csv(csv)
+        quality.save_csv(csv, overwrite)
     return quality
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from skild_physics.fields import batches, channels_of
 from skild_physics.fields.clipping import Clipping, are_made, pixels
+from skild_physics.fields.identity import identity, pictures_content
 from skild_physics.fields.images import MOST_THREADS, decoded
 from skild_physics.fields.lazy import BATCH_VALUES, UnusableError, slices
 from skild_physics.fields.picture_files import (
@@ -37,6 +39,7 @@ class Pictures:
         sizes: width and height of each as it is stored, shape (picture, 2); 0 where its file does
             not tell.
         names: of the pictures, by which they find their partners; None: they have a place only.
+        identity: tells them from others.
         read: gives those of these numbers, in this order, so many at most. Takes the files of
             pictures that cannot be used, and why, which are left out then; with None in its place
             they are an error.
@@ -49,6 +52,7 @@ class Pictures:
     channels: int
     sizes: NDArray[np.int64]
     names: list[str] | None
+    identity: Callable[[], Any]
     read: Read
     upright: Callable[[int], tuple[int, int]]
     crop: int | None = None
@@ -116,6 +120,7 @@ def of_files(
         1 if grey else 3,
         sizes,
         picture_names(files),
+        lambda: pictures_content(source),
         read,
         upright,
         size,
@@ -163,7 +168,14 @@ def of_fields(label: str, fields: xr.DataArray, advice: str | None = CLIP) -> Pi
 
     names = [str(name) for name in fields["name"].values] if "name" in fields.coords else None
     sizes = np.full((len(fields), 2), side, np.int64)
-    return Pictures(channels, sizes, names, read, lambda number: (side, side))
+    return Pictures(
+        channels,
+        sizes,
+        names,
+        lambda: identity(None, fields),
+        read,
+        lambda number: (side, side),
+    )
 
 
 def _batches(label: str, fields: xr.DataArray, skipped: Skipped) -> Iterator[NDArray[np.floating]]:

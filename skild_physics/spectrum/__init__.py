@@ -3,6 +3,7 @@
 from skild_physics.spectrum.fit import Fit, PowerLaw, fit_power_law
 from skild_physics.spectrum.measure import (
     FitOptions,
+    fit_spectra,
     fit_spectrum,
     measure_blocks,
     spectrum_from_blocks,
@@ -18,6 +19,7 @@ __all__ = [
     "PowerLaw",
     "Spectrum",
     "fit_power_law",
+    "fit_spectra",
     "fit_spectrum",
     "measure_blocks",
     "spectrum_from_blocks",

@@ -9,8 +9,9 @@ where theta_b leaves block b out. Unlike the Gaussian formula S sqrt(2/nu) this 
 non-Gaussian modes, and for correlated samples as long as blocks are longer than the correlation.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.claims import check_result, is_made, request
 from skild_physics.fields import (
     basis_of,
     batches,
@@ -29,9 +31,10 @@ from skild_physics.fields import (
     pictures_of,
 )
 from skild_physics.fields.arrangement import MAX_CHANNELS
-from skild_physics.fields.lazy import log_skipped, slices
+from skild_physics.fields.identity import identity
+from skild_physics.fields.lazy import digest, log_skipped, slices
 from skild_physics.fields.sources import Opening, is_foreign
-from skild_physics.files import InputError, check_apart, check_none_given, check_output
+from skild_physics.files import InputError, check_apart, check_none_given
 from skild_physics.kspace import Basis, Momentum, Normalization, normalization_factor
 from skild_physics.observables.jackknife import Replicas
 from skild_physics.progress import Progress, logger, silent
@@ -91,7 +94,7 @@ def fit_spectrum(
         variance_map: the source is no fields, but a variance map, in the normalisation of the
             paper: an array (N, N) or (channel, N, N), or a .npy or .npz file of one.
         n_samples: of a variance map, the number of fields behind it.
-        out: NetCDF file to write.
+        out: NetCDF file to write; if it holds what is asked for already, that is returned.
         overwrite: replace an existing file.
         progress: shows how many fields are done.
         opening: see :func:`skild_physics.fields.open_fields`; ``basis`` is that of the modes, None
@@ -106,28 +109,111 @@ def fit_spectrum(
     >>> 0.5 < spectrum.fit.law.alpha < 1.5
     True
     """
-    if out is not None:
-        check_output(out, overwrite)
-        check_apart({"out": out}, source)
-    how = FitOptions(method, k_min, k_max, momentum, k0_squared)
+    (found,) = fit_spectra(
+        [source],
+        [out],
+        FitOptions(method, k_min, k_max, momentum, k0_squared),
+        overwrite=overwrite,
+        progress=progress,
+        normalization=normalization,
+        strict=strict,
+        variance_map=variance_map,
+        n_samples=n_samples,
+        **opening,
+    )
+    return found
+
+
+def fit_spectra(
+    sources: Sequence[Any],
+    outs: Sequence[str | Path | None],
+    how: "FitOptions",
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **of_source: Any,
+) -> list[Spectrum]:
+    """Several spectra, see :func:`fit_spectrum`; none is written before all are measured.
+
+    Args:
+        sources: of each.
+        outs: the file to write of each, or None.
+        how: the laws are fitted.
+        overwrite: replace existing files.
+        progress: shows how many fields are done.
+        of_source: normalization, strict, variance_map, n_samples and options of opening.
+
+    Raises:
+        InputError: as :func:`fit_spectrum`.
+    """
+    for out in outs:
+        if out is not None:
+            check_result(out, overwrite)
+            check_apart({"out": out}, *sources)
+    with ExitStack() as stack:
+        opened = [_opened(source, how, progress, stack, **of_source) for source in sources]
+        asked, made = [], []
+        for out, each in zip(outs, opened, strict=True):
+            named = {"of": each.identity(), "how": asdict(how)} if out is not None else {}
+            asked.append(request(what="fit-spectrum", **named, **each.options))
+            made.append(out is not None and is_made(Path(out), asked[-1], overwrite))
+        found = []
+        for out, each, done in zip(outs, opened, made, strict=True):
+            found.append(Spectrum.load(out) if out is not None and done else each.measure())
+    for spectrum, out, name, done in zip(found, outs, asked, made, strict=True):
+        if out is not None and not done:
+            spectrum.save(out, name)
+    return found
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A source: what tells it from others, what is asked of it, and what measures it."""
+
+    identity: Callable[[], Any]
+    options: dict[str, Any]
+    measure: Callable[[], Spectrum]
+
+
+def _opened(
+    source: Any,
+    how: "FitOptions",
+    progress: Progress,
+    stack: ExitStack,
+    *,
+    normalization: Normalization | None = None,
+    strict: bool = False,
+    variance_map: bool = False,
+    n_samples: int | None = None,
+    **opening: Unpack[Opening],
+) -> _Opened:
     if variance_map:
-        basis = opening.pop("basis", None)
+        basis = opening.pop("basis", None) or "cosine"
         of_fields = {"normalization": normalization, "strict": strict, **opening}
         check_none_given(of_fields, "is for fields, and goes without `variance_map`")
         variance = load_variance_map(source)
         name = Path(source).name if isinstance(source, str | Path) else "variance map"
-        found = spectrum_from_variance(variance, n_samples, basis or "cosine", name, how)
-    else:
-        check_none_given({"n_samples": n_samples}, "goes with `variance_map`; fields are counted")
-        fields, skipped = open_fields(source, **opening), dict[str, str]()
-        name = str(fields.attrs.get("source", "fields"))
-        may_be_map = len(fields) <= MAX_CHANNELS and "channel" not in fields.dims
-        if may_be_map and is_foreign(source):
-            count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
-            logger.warning(f"{name}: taken for {count}; a variance map is declared as one")
+        return _Opened(
+            lambda: {"map": digest(variance), "shape": variance.shape, "source": name},
+            {"basis": basis, "n_samples": n_samples},
+            lambda: spectrum_from_variance(variance, n_samples, basis, name, how),
+        )
+    check_none_given({"n_samples": n_samples}, "goes with `variance_map`; fields are counted")
+    fields = open_fields(source, **opening)
+    if isinstance(source, str | Path):
+        stack.callback(fields.close)
+    name = str(fields.attrs.get("source", "fields"))
+    may_be_map = len(fields) <= MAX_CHANNELS and "channel" not in fields.dims
+    if may_be_map and is_foreign(source):
+        count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+        logger.warning(f"{name}: taken for {count}; a variance map is declared as one")
+    options: dict[str, Any] = {"normalization": normalization or "paper", "strict": strict}
+
+    def measure() -> Spectrum:
+        skipped: dict[str, str] = {}
         blocks = measure_blocks(fields, skipped=None if strict else skipped, progress=progress)
         log_skipped(skipped, fields)
-        found = spectrum_from_blocks(
+        return spectrum_from_blocks(
             blocks,
             basis_of(fields),
             how,
@@ -135,11 +221,11 @@ def fit_spectrum(
             channels=channels_of(fields),
             normalization=normalization or "paper",
         )
-        if isinstance(source, str | Path):
-            fields.close()
-    if out is not None:
-        found.save(out)
-    return found
+
+    # of pictures that are not decoded for it, what is taken of them is not in their identity
+    flags = {key: bool(opening.get(key)) for key in ("tile", "resize", "grey")}
+    options |= {"size": opening.get("size"), **flags}
+    return _Opened(lambda: identity(source, fields), options, measure)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt
 from rich.table import Table
 
-from skild_physics.files import InputError, replacing
+from skild_physics.claims import REQUEST
+from skild_physics.disk import write_netcdf
+from skild_physics.fields.hdf5_files import loaded, open_netcdf
+from skild_physics.files import InputError
 from skild_physics.kspace import (
-    BASES,
     Basis,
     Momentum,
     Normalization,
@@ -19,7 +22,8 @@ from skild_physics.kspace import (
     wavenumbers,
 )
 from skild_physics.observables.jackknife import MIN_BLOCKS
-from skild_physics.spectrum.fit import PARAMETERS, Fit, Goodness, PowerLaw
+from skild_physics.schema import plain_attributes, validated
+from skild_physics.spectrum.fit import PARAMETERS, Fit, Goodness, Method, PowerLaw
 from skild_physics.spectrum.radial import shells
 from skild_physics.tables import Printed, with_error
 from skild_physics.version import __version__
@@ -243,10 +247,15 @@ class Spectrum(Printed):
             attrs=attrs,
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write a NetCDF-4 file, replacing an existing one at once."""
-        with replacing(path) as temporary:
-            self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
+    def save(self, path: str | Path, request: str | None = None) -> None:
+        """Write a NetCDF-4 file, replacing an existing one at once.
+
+        Args:
+            path: the file.
+            request: what it was made for, see :mod:`skild_physics.claims`.
+        """
+        asked = {} if request is None else {REQUEST: request}
+        write_netcdf(path, {None: self.to_dataset().assign_attrs(asked)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Spectrum":
@@ -255,47 +264,104 @@ class Spectrum(Printed):
         Raises:
             InputError: the file is not a spectrum, or of another version.
         """
-        try:
-            with xr.open_dataset(path, engine="h5netcdf") as dataset:
-                data = dataset.load()
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not a NetCDF file ({error})") from None
-        a = data.attrs
-        if a.get("schema") != SCHEMA or a.get("basis") not in BASES:
+        with open_netcdf(path) as dataset:
+            data = loaded(dataset, path)
+        if data.attrs.get("schema") != SCHEMA:
             raise InputError(f"{path}: not a spectrum written by fit-spectrum")
-        if a["schema_version"] > SCHEMA_VERSION:
+        a = validated(_Attributes, plain_attributes(data.attrs), path)
+        if a.schema_version > SCHEMA_VERSION:
             raise InputError(f"{path}: written by a newer version of skild_physics")
-        if a["schema_version"] < SCHEMA_VERSION:
+        if a.schema_version < SCHEMA_VERSION:
             raise InputError(f"{path}: written by an older version; run fit-spectrum again")
+        arrays = _arrays(data, a, path)
         return cls(
-            variance=data["variance"].values,
+            variance=arrays["variance"],
             channels=tuple(map(str, data["channel"].values)),
-            basis=a["basis"],
-            normalization=a["normalization"],
-            momentum=a["momentum"],
-            n_samples=int(a["n_samples"]) if "n_samples" in a else None,
-            S=data["S_channel"].values,
-            S_stderr=data["S_channel_stderr"].values,
-            profile_stderr=data["S_stderr"].values,
+            basis=a.basis,
+            normalization=a.normalization,
+            momentum=a.momentum,
+            n_samples=a.n_samples,
+            S=arrays["S_channel"],
+            S_stderr=arrays["S_channel_stderr"],
+            profile_stderr=arrays["S_stderr"],
             fit=Fit(
-                law=PowerLaw(*(float(a[f"fit_{name}"]) for name in PARAMETERS)),
-                method=a["fit_method"],
-                covariance=data["covariance_gaussian"].values,
-                deviance=float(a["fit_deviance"]),
-                degrees_of_freedom=int(a["fit_degrees_of_freedom"]),
-                on_bound=tuple(filter(None, a["fit_on_bound"].split(","))),
-                scatter=float(a["fit_scatter"]),
+                law=PowerLaw(a.fit_C, a.fit_k0_squared, a.fit_alpha),
+                method=a.fit_method,
+                covariance=arrays["covariance_gaussian"],
+                deviance=a.fit_deviance,
+                degrees_of_freedom=a.fit_degrees_of_freedom,
+                on_bound=tuple(filter(None, a.fit_on_bound.split(","))),
+                scatter=a.fit_scatter,
             ),
-            covariance=data["covariance"].values,
-            goodness=Goodness(
-                float(a["fit_chi_square"]), float(a["fit_chi_square_degrees_of_freedom"])
-            ),
-            fit_range=(float(a["fit_k_min"]), float(a["fit_k_max"])),
-            n_blocks=int(a["n_blocks"]),
-            source=a["source"],
+            covariance=arrays["covariance"],
+            goodness=Goodness(a.fit_chi_square, a.fit_chi_square_degrees_of_freedom),
+            fit_range=(a.fit_k_min, a.fit_k_max),
+            n_blocks=a.n_blocks,
+            source=a.source,
         )
+
+
+class _Attributes(BaseModel):
+    """What the file of a spectrum says of it."""
+
+    schema_version: int
+    source: str
+    basis: Basis
+    momentum: Momentum
+    normalization: Normalization
+    n_samples: PositiveInt | None = None
+    n_blocks: NonNegativeInt
+    fit_method: Method
+    fit_k_min: NonNegativeFloat
+    fit_k_max: NonNegativeFloat
+    fit_on_bound: str
+    fit_deviance: float
+    fit_degrees_of_freedom: int
+    fit_scatter: float
+    fit_chi_square: float
+    fit_chi_square_degrees_of_freedom: float
+    fit_C: FiniteFloat = Field(gt=0)
+    fit_k0_squared: FiniteFloat = Field(ge=0)
+    fit_alpha: FiniteFloat
+
+
+def _arrays(
+    data: xr.Dataset, about: _Attributes, path: str | Path
+) -> dict[str, NDArray[np.float64]]:
+    """The arrays of a file by their names.
+
+    Raises:
+        InputError: one is missing, of another shape or type than the others let expect, or holds
+            what no variance is.
+    """
+    shape = data["variance"].shape if "variance" in data else ()
+    if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
+        raise InputError(f"{path}: its `variance` has the shape {shape}, not (channel, N, N)")
+    channels, N, _ = shape
+    count = len(shells(N, about.basis, about.momentum).k)
+    expected = {
+        "variance": shape,
+        "channel": (channels,),
+        "S_channel": (channels, count),
+        "S_channel_stderr": (channels, count),
+        "S_stderr": (count,),
+        "covariance": (3, 3),
+        "covariance_gaussian": (3, 3),
+    }
+    found = {}
+    for name, wanted in expected.items():
+        if name not in data or data[name].shape != wanted:
+            there = f"has the shape {data[name].shape}" if name in data else "is missing"
+            raise InputError(f"{path}: its `{name}` {there}, expected {wanted}")
+        if name == "channel":
+            continue
+        if data[name].dtype.kind != "f":
+            raise InputError(f"{path}: its `{name}` holds {data[name].dtype}, expected floats")
+        found[name] = data[name].values.astype(np.float64, copy=False)
+    for name in ("variance", "S_channel"):
+        if not (np.isfinite(found[name]) & (found[name] >= 0)).all():
+            raise InputError(f"{path}: its `{name}` holds values that no variance has")
+    return found
 
 
 def _stderr(law: PowerLaw, covariance: NDArray[np.float64]) -> tuple[float, float, float]:

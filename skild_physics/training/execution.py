@@ -8,6 +8,7 @@ the one it takes, which a resumed run takes again.
 import atexit
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,14 +168,21 @@ def compiling(log: Log) -> Iterator[None]:
         lock.release()
 
 
+def _is_private(folder: Path) -> bool:
+    """Whether only this user can put code that is run into a folder."""
+    about, others = folder.lstat(), stat.S_IWGRP | stat.S_IWOTH
+    is_own = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
+    return is_own and not about.st_mode & others
+
+
 def _compiler_cache() -> Path:
     """Where the compiler keeps what it made, unless the environment says it."""
     name = "TORCHINDUCTOR_CACHE_DIR"
     if name not in os.environ:
         folder = platformdirs.user_cache_path("skild_physics") / "torchinductor"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            usable = os.access(folder, os.W_OK)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            usable = os.access(folder, os.W_OK) and _is_private(folder)
         except OSError:
             usable = False
         if not usable:

@@ -52,16 +52,16 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._pairs = [(w, nn.Parameter(w.data.permute(0, 2, 3, 1).flatten(1))) for w in inner]
         if any(w.data_ptr() != matrix.data_ptr() for w, matrix in self._pairs):
             raise InputError("convolutions must be in the memory format channels_last")
-        self._parts: dict[str, torch.optim.Optimizer] = {}
+        self.parts: dict[str, torch.optim.Optimizer] = {}
         if inner:
-            self._parts["muon"] = torch.optim.Muon(
+            self.parts["muon"] = torch.optim.Muon(
                 [matrix for _, matrix in self._pairs],
                 lr=learning_rate,
                 weight_decay=weight_decay,
                 adjust_lr_fn="match_rms_adamw",
             )
         if others:
-            self._parts["adamw"] = torch.optim.AdamW(
+            self.parts["adamw"] = torch.optim.AdamW(
                 others, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
             )
 
@@ -69,18 +69,18 @@ class MuonAndAdamW(torch.optim.Optimizer):
         """One step of both with the gradients of the weights."""
         for weight, matrix in self._pairs:
             matrix.grad = _as_matrix(weight.grad)
-        for part in self._parts.values():
+        for part in self.parts.values():
             for group in part.param_groups:
                 group["lr"] = self.param_groups[0]["lr"]
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
         """States of both parts."""
-        return {name: part.state_dict() for name, part in self._parts.items()}
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
 
 
@@ -99,3 +99,8 @@ def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def parts_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:
+    """Optimisers of torch by the names that their states have, empty of one alone."""
+    return optimizer.parts if isinstance(optimizer, MuonAndAdamW) else {"": optimizer}

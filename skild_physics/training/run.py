@@ -9,8 +9,9 @@ samples/           pictures of samples as training goes on
 
 import json
 import math
+import os
 import platform
-import shutil
+import re
 import signal
 import statistics
 import threading
@@ -23,8 +24,9 @@ from typing import Any, TextIO
 
 import torch
 
+from skild_physics.claims import filling, replacing
 from skild_physics.config import Config, parse_config
-from skild_physics.files import InputError, check_folder, json_text, replacing
+from skild_physics.files import InputError, check_folder, json_text
 from skild_physics.machine import World, joined_world, keep_freed_memory, kept_threads, peak_memory
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import save_model
@@ -35,6 +37,7 @@ from skild_physics.training.trainer import Log, Trainer, learning_rate
 from skild_physics.version import __version__
 
 Progress = Callable[[int, float], None]
+_SAMPLES = "samples"
 
 
 def dry_run(
@@ -113,8 +116,24 @@ def _run(
     caught: list[int],
     parts: Mapping[str, Any],
 ) -> tuple[Path, Model | None]:
+    # where nothing can be written, a run may still be finished
+    writes = world.is_main and (not config.out.exists() or os.access(config.out, os.W_OK))
+    with filling(config.out) if writes else nullcontext():
+        return _gone_on(config, world, progress, log, overwrite, caught, parts)
+
+
+def _gone_on(
+    config: Config,
+    world: World,
+    progress: Progress,
+    log: Log,
+    overwrite: bool,
+    caught: list[int],
+    parts: Mapping[str, Any],
+) -> tuple[Path, Model | None]:
     settings, out = config.training, config.out
     model_path, state_path = out / "model.safetensors", out / "state.pt"
+    check_ours(out, overwrite)
     state, source = (None, None) if overwrite else _state_of(config, state_path, log)
     if state is not None and state["step"] >= settings.steps and model_path.exists():
         log(f"{model_path}: trained already, {settings.steps} steps")
@@ -126,7 +145,7 @@ def _run(
     trainer = Trainer(config, world, log, None if overwrite else _recorded(config), **parts)
     start, running = 0, math.nan
     if state is not None:
-        trainer.load(state)
+        trainer.load(state, str(source))
         start, running = state["step"], state["running_loss"]
     del state
     world.barrier()
@@ -225,7 +244,7 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     from skild_physics.plots import samples_figure, save_figure
 
     figure = samples_figure({name: row.numpy() for name, row in rows.items()}, f"step {step:,}")
-    save_figure(figure, trainer.config.out / "samples" / f"{step:07d}.png")
+    save_figure(figure, trainer.config.out / _SAMPLES / f"{step:07d}.png")
 
 
 def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
@@ -254,7 +273,7 @@ def _recorded(config: Config) -> Execution | None:
     try:
         note = json.loads((config.out / "run.json").read_text())
         same = _is_this_run(note["config"], config)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return recorded(note.get("execution"), config.training) if same else None
 
@@ -281,26 +300,49 @@ def _state_of(
         return state, candidate
     if broken:
         raise InputError(f"{broken[0]}; pass `overwrite=True` to start again")
-    if (config.out / "model.safetensors").exists() and not (config.out / "run.json").exists():
-        raise InputError(
-            f"{config.out}: holds a model that no run in it made; choose another folder, or pass "
-            "`overwrite=True` to discard it"
-        )
     return None, None
 
 
+def check_ours(out: Path, overwrite: bool) -> None:
+    """Refuse to replace what no run made.
+
+    Raises:
+        InputError: naming it.
+    """
+    note = out / "run.json"
+    try:
+        is_run = {"package_version", "config"} <= json.loads(note.read_text()).keys()
+    except (OSError, ValueError, AttributeError):
+        # a note that is damaged may still be beside the state of its run
+        is_run = any(map(_is_state, (out / "state.pt", previous(out / "state.pt"))))
+    foreign = [] if is_run else [each for each in _files(out) if os.path.lexists(each)]
+    if overwrite and not foreign and (out / _SAMPLES).is_dir():
+        foreign = [each for each in (out / _SAMPLES).iterdir() if not _is_sample(each)]
+    if foreign:
+        raise InputError(f"{foreign[0]}: is not of a run of training; choose another folder")
+
+
+def _files(out: Path) -> list[Path]:
+    """What a run has, but for its note the last."""
+    names = ("state.pt", "state.previous.pt", "model.safetensors", "metrics.jsonl", _SAMPLES)
+    return [out / name for name in (*names, "run.json")]
+
+
+def _is_state(path: Path) -> bool:
+    try:
+        load_state(path)
+    except InputError:
+        return False
+    return True
+
+
+def _is_sample(path: Path) -> bool:
+    return path.is_file() and re.fullmatch(r"\d{7,}\.png", path.name) is not None
+
+
 def _claim(config: Config, trainer: Trainer, overwrite: bool, source: Path | None) -> None:
-    """Discard another run if asked to; save the configuration and what it is run with."""
+    """Save the configuration and what it is run with; discard another run if asked to."""
     state_path = config.out / "state.pt"
-    if overwrite:
-        for old in (state_path, previous(state_path), config.out / "model.safetensors"):
-            old.unlink(missing_ok=True)
-        shutil.rmtree(config.out / "samples", ignore_errors=True)
-    elif source not in (None, state_path):
-        # lest the broken one becomes the previous one
-        source.replace(state_path)
-    for unfinished in config.out.glob(".*.tmp"):
-        unfinished.unlink()
     note = {
         "package_version": __version__,
         "torch": torch.__version__,
@@ -312,6 +354,15 @@ def _claim(config: Config, trainer: Trainer, overwrite: bool, source: Path | Non
     }
     with replacing(config.out / "run.json") as temporary:
         temporary.write_text(json_text(note, indent=2))
+    if overwrite:
+        *files, samples, _ = _files(config.out)
+        for old in (*files, *(samples.iterdir() if samples.is_dir() else ())):
+            old.unlink(missing_ok=True)
+        if samples.is_dir():
+            samples.rmdir()
+    elif source not in (None, state_path):
+        # lest the broken one becomes the previous one
+        source.replace(state_path)
 
 
 @contextmanager
@@ -339,11 +390,12 @@ def _stop_signals() -> Iterator[list[int]]:
 def _metrics_until(path: Path, step: int) -> Path:
     """The metrics file without what a resumed run writes again, or an interruption left half."""
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
         try:
             if json.loads(line)["step"] > step:
                 break
-        except ValueError:
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
         kept.append(line + "\n")
     with replacing(path) as temporary:

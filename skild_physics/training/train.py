@@ -8,17 +8,19 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from skild_physics.claims import filling
 from skild_physics.config import Config, load_config
 from skild_physics.fields import open_fields
 from skild_physics.fields.lazy import content
 from skild_physics.files import InputError, check_none_given
+from skild_physics.machine import World, joined_world
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import load
 from skild_physics.models.objective import Loss, Objective, squared_error
 from skild_physics.progress import Progress, logger, silent
 from skild_physics.spectrum import Spectrum, fit_spectrum
 from skild_physics.training.data import default_heldout
-from skild_physics.training.run import trained
+from skild_physics.training.run import check_ours, trained
 
 
 def train(
@@ -81,15 +83,17 @@ def train(
     parts: dict[str, Any] = {"loss": loss, "objective": objective, "network": network}
     if data is not None:
         config, parts["fields"] = _with_data(config, data)
-    config = _with_spectrum(config, parts.get("fields"), spectrum, overwrite, progress)
-    with progress("train", config.training.steps) as show:
-        path, model = trained(
-            config,
-            progress=lambda step, loss: show(step, f"loss {loss:.4f}"),
-            log=logger.info,
-            overwrite=overwrite,
-            **parts,
-        )
+    with joined_world() as world:
+        fields = parts.get("fields")
+        config = _with_spectrum(config, fields, spectrum, overwrite, progress, world)
+        with progress("train", config.training.steps) as show:
+            path, model = trained(
+                config,
+                progress=lambda step, loss: show(step, f"loss {loss:.4f}"),
+                log=logger.info,
+                overwrite=overwrite,
+                **parts,
+            )
     if model is not None and not path.exists():
         # of a process that does not write, on a disk of its own
         return model
@@ -123,6 +127,7 @@ def _with_spectrum(
     spectrum: str | Path | Spectrum | None,
     overwrite: bool,
     progress: Progress,
+    world: World,
 ) -> Config:
     """The configuration of a run on the process of this spectrum, or of that of the fields."""
     path = config.out / "spectrum.nc"
@@ -133,17 +138,34 @@ def _with_spectrum(
         path = Path(spectrum)
     elif spectrum is None and fields is None:
         return config
-    elif overwrite or not path.exists():
-        if spectrum is None:
-            assert fields is not None
-            logger.info(f"measuring the spectrum of the process, {path}")
-            spectrum = fit_spectrum(fields, normalization="isotropic", progress=progress)
-        spectrum.save(path)
-    else:
-        _check_same(path, fields, spectrum)
+    elif world.is_main:
+        _keep_spectrum(config.out, path, fields, spectrum, overwrite, progress)
+    world.barrier()
     return config.model_copy(
         update={"process": config.process.model_copy(update={"spectrum": path})}
     )
+
+
+def _keep_spectrum(
+    out: Path,
+    path: Path,
+    fields: xr.DataArray | None,
+    spectrum: Spectrum | None,
+    overwrite: bool,
+    progress: Progress,
+) -> None:
+    check_ours(out, overwrite)
+    if path.exists():
+        # what is none is not replaced
+        Spectrum.load(path)
+        if not overwrite:
+            return _check_same(path, fields, spectrum)
+    if spectrum is None:
+        assert fields is not None
+        logger.info(f"measuring the spectrum of the process, {path}")
+        spectrum = fit_spectrum(fields, normalization="isotropic", progress=progress)
+    with filling(out):
+        spectrum.save(path)
 
 
 def _check_same(path: Path, fields: xr.DataArray | None, spectrum: Spectrum | None) -> None:

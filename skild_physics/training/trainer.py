@@ -32,8 +32,9 @@ from skild_physics.models.objective import Loss, Objective, field_noise, squared
 from skild_physics.training.agreement import check_process
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.execution import Execution, choose, compiling
-from skild_physics.training.optimizer import build_optimizer
+from skild_physics.training.optimizer import build_optimizer, parts_of
 from skild_physics.training.runner import Runner, reason
+from skild_physics.training.state import check_like, check_moments
 
 Log = Callable[[str], None]
 
@@ -339,8 +340,24 @@ class Trainer:
             "steps": self.important.state_dict() if self.important is not None else {},
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+    def load(self, state: dict[str, Any], source: str = "state") -> None:
+        """Go on from a saved state.
+
+        Args:
+            state: as :meth:`state` gives it.
+            source: its file, for messages.
+
+        Raises:
+            InputError: it is that of another training, or damaged.
+        """
+        own = self.state()
+        for name in ("network", "average", *(["steps"] if own["steps"] else [])):
+            check_like(state.get(name), own[name], f"{source}: {name}")
+        parts = parts_of(self.optimizer)
+        found = state.get("optimizer")
+        for name, part in parts.items():
+            saved = found.get(name) if name and isinstance(found, dict) else found
+            check_moments(saved, part, f"{source}: optimizer")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
