@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # a folder is newer than the stamp when a module was added to it or removed
 FOLDERS := $(shell find skild_physics cli data_gen -type d -not -name __pycache__)
 
-.PHONY: reproduce test test-all test-lowest pytest lint clean
+.PHONY: reproduce test test-all test-gpu test-lowest pytest lint clean
 
 reproduce: $(STAMP)
 	$(BIN)/skild-physics reproduce
@@ -20,6 +20,10 @@ test: lint
 
 test-all: lint
 	$(PYTEST) -m "slow or not slow"
+
+# a GPU against the CPU, in one process
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 
 # in a folder of its own, with all lower bounds of pyproject.toml at once
 test-lowest:

@@ -167,7 +167,7 @@ def multistep(
     if stochasticity > 0 and noise is None:
         raise InputError("a stochasticity above 0 needs noise")
     tau2 = stochasticity**2
-    frozen = process.frozen
+    frozen, still = process.frozen, process.frozen.to(x.device)
     # estimates so far, newest first, each with its place in log-SNR
     known: list[tuple[Tensor, Tensor]] = []
     step: _Step | None = None
@@ -176,9 +176,9 @@ def multistep(
         l_n = -_log_ratio(u_n)
         known = [(denoise(x, n), l_n), *known[: order - 1]]
         if step is not None and corrector and order > 1:
-            x = torch.where(frozen, x, step.end(known))
+            x = torch.where(still, x, step.end(known))
         if m == 0:
-            return torch.where(frozen, x, known[0][0])
+            return torch.where(still, x, known[0][0])
         u_m = torch.where(frozen, 1.0, process.exponent(m))
         h = torch.where(frozen, 1.0, -_log_ratio(u_m) - l_n)
         kept = torch.sqrt(torch.expm1(-u_m) / torch.expm1(-u_n)) * torch.exp(-tau2 * h)
@@ -187,7 +187,7 @@ def multistep(
             std = process.marginal(m).sigma * torch.sqrt(-torch.expm1(-2 * tau2 * h))
             base = base + std.to(x) * noise.like(x)
         step = _Step(base, torch.exp(-u_m / 2), l_n, h, 1 + tau2)
-        x = torch.where(frozen, x, step.end(known))
+        x = torch.where(still, x, step.end(known))
     return x
 
 

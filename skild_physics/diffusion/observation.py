@@ -70,13 +70,13 @@ class Observation:
             for size in (self.M, self.process.N)
         )
         K: Tensor = B_M @ R @ B_N.T
-        return K
+        return K.to(self.process.S0.device)
 
     @cached_property
     @torch.inference_mode(False)
     def inverse(self) -> Tensor:
         """K_0^(-1), the inverse of K on the low modes, shape (M, M)."""
-        inverse: Tensor = torch.linalg.pinv(self.K[:, : self.M], rtol=1e-4)
+        inverse: Tensor = torch.linalg.pinv(self.K[:, : self.M].cpu(), rtol=1e-4).to(self.K)
         return inverse
 
     @cached_property
@@ -89,24 +89,24 @@ class Observation:
     def variance(self) -> Tensor:
         """Of every mode of y, shape (M, M)."""
         squares = self.K**2
-        return squares @ self.process.S0.cpu() @ squares.T
+        return squares @ self.process.S0 @ squares.T
 
     @cached_property
     @torch.inference_mode(False)
     def alias_variance(self) -> Tensor:
         """a^2 of every mode, in the units of S0; infinite where y says nothing, shape (N, N)."""
-        M, S0 = self.M, self.process.S0.cpu()
+        M, S0 = self.M, self.process.S0
         a2 = torch.full_like(S0, float("inf"))
         a2[:M, :M] = self._aliased(S0)
         own = self._response[:, :M]
-        off = (own - torch.eye(M, dtype=own.dtype)).abs().amax(dim=1) > MEASURED
+        off = (own - torch.eye(M, dtype=own.dtype, device=own.device)).abs().amax(dim=1) > MEASURED
         a2[:M][off] = float("inf")
         a2[:, :M][:, off] = float("inf")
         return a2
 
     def step(self, snr: float) -> float:
         """The step at which the first mode that y does not hold has this signal-to-noise ratio."""
-        missing = self.process.k_eff.cpu()[torch.isinf(self.alias_variance)]
+        missing = self.process.k_eff[torch.isinf(self.alias_variance)]
         if not len(missing):
             return self.process.step_at(float(self.process.lam(self.process.T)) * 1e-6)
         lam = lambda_at_resolution(float(missing.min()) / (2**0.5 * torch.pi), snr)
@@ -119,7 +119,7 @@ class Observation:
 
     def start(self, coarse: Tensor, n: float, noise: Noise) -> Tensor:
         """Modes x_n drawn given fields (sample, channel, M, M)."""
-        S0, a2 = self.process.S0, self.alias_variance.to(self.process.S0)
+        S0, a2 = self.process.S0, self.alias_variance
         alpha = self.process.marginal(n).alpha
         beta2 = torch.minimum(alpha**2, S0 / (S0 + a2))
         # infinite a^2 has beta = 0: the product is 0, not nan
@@ -136,7 +136,7 @@ class Observation:
     def gain(self, n: float) -> Tensor:
         """g of the low modes at step n, shape (M, M)."""
         M = self.M
-        r2 = (self.process.S0 * -torch.expm1(-self.process.exponent(n))).cpu()
+        r2 = self.process.S0 * -torch.expm1(-self.process.exponent(n))
         return r2[:M, :M] / (r2[:M, :M] + self._aliased(r2)).clamp(min=torch.finfo(r2.dtype).tiny)
 
     def guided(self, denoise: Denoiser, coarse: Tensor) -> Denoiser:

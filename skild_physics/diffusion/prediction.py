@@ -159,7 +159,7 @@ def denoiser(network: Network, process: Process, prediction: Prediction) -> Deno
     _check(prediction)
 
     def estimate(x_n: Tensor, n: float) -> Tensor:
-        lam = (process.lam(n) * process.N**2).to(x_n).expand(len(x_n))
+        lam = x_n.new_full((len(x_n),), float(process.lam(n) * process.N**2))
         output = network(kspace.inverse(x_n, process.basis), lam)
         return estimate_x0(prediction, process, n, kspace.forward(output, process.basis), x_n)
 

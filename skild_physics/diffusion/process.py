@@ -124,7 +124,7 @@ class Process:
     @property
     def k_max(self) -> float:
         """The highest k_eff, radians per box side."""
-        return float(self.k_eff.max())
+        return max(float(wavenumbers(self.N, self.basis).max()), self.k_c)
 
     def cropped(self, M: int) -> "Process":
         """The process of the low modes, as fields on an M x M lattice with the same pixel values.
@@ -188,7 +188,11 @@ class Process:
 
     def exponent(self, n: Tensor | float) -> Tensor:
         """u = k_eff^2 lambda_n = -ln abar_n per mode, shape n.shape + (N, N)."""
-        return self.lam(n).to(self._k2.device)[..., None, None] * self._k2
+        return self._each(self.lam(n)) * self._k2
+
+    def _each(self, lam: Tensor) -> Tensor:
+        """lambda for every mode; a number of the CPU goes with tensors of any device, uncopied."""
+        return lam if lam.ndim == 0 else lam.to(self._k2.device)[..., None, None]
 
     def marginal(self, n: Tensor | float) -> Marginal:
         """Coefficients of x_n = alpha x_0 + sigma eps, shape n.shape + (N, N)."""
@@ -205,9 +209,7 @@ class Process:
         if bool((lam_m >= lam_n).any()):
             raise InputError(f"m must be smaller than n, got m = {m}, n = {n}")
         k2 = self._k2
-        u_n, u_m, d = (
-            lam.to(k2.device)[..., None, None] * k2 for lam in (lam_n, lam_m, lam_n - lam_m)
-        )
+        u_n, u_m, d = (self._each(lam) * k2 for lam in (lam_n, lam_m, lam_n - lam_m))
         frozen = u_n == 0
         denominator = torch.where(frozen, 1.0, -torch.expm1(-u_n))
         removed = -torch.expm1(-d) / denominator
@@ -230,12 +232,12 @@ class Process:
         lam_n, lam_m = self.lam(n), self.lam(m)
         if bool((lam_m > lam_n).any()):
             raise InputError(f"m must not exceed n, got m = {m}, n = {n}")
-        d = (lam_n - lam_m).to(self._k2.device)[..., None, None] * self._k2
+        d = self._each(lam_n - lam_m) * self._k2
         return torch.sqrt(-torch.expm1(-d)) * self._sqrt_S0
 
     def drift_and_diffusion(self, t: float) -> tuple[Tensor, Tensor]:
         """Of dx = -drift x dt + diffusion dW at time t in [0, 1], per mode, shape (N, N)."""
-        speed = self.schedule.rate(t).to(self._k2.device) * self._k2
+        speed = self._each(self.schedule.rate(t)) * self._k2
         return speed / 2, torch.sqrt(speed) * self._sqrt_S0
 
     @cached_property

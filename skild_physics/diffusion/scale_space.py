@@ -207,6 +207,15 @@ class ScaleSpace:
 
     @cached_property
     @torch.inference_mode(False)
+    def modes(self) -> tuple[Process, ...]:
+        """The process of one mode of each level, whose coefficients are those of all."""
+        one = torch.ones(1, 1, dtype=torch.float64)
+        return tuple(
+            Process(one, each.schedule, self.basis, each.k_c, self.T) for each in self.levels
+        )
+
+    @cached_property
+    @torch.inference_mode(False)
     def resizes(self) -> tuple[Resize, ...]:
         """The map of each level to the next."""
         return tuple(resize(self.degradation, N, M, self.basis) for N, M in pairwise(self.sizes))

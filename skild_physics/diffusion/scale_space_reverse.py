@@ -44,8 +44,8 @@ def estimator(
     scales = {side: space.scale(side) for side in space.sizes}
 
     def estimate(x_n: Tensor, n: float, side: int) -> Tensor:
-        process = space.levels[space.sizes.index(side)]
-        lam = (process.lam(n) * side**2).to(x_n).expand(len(x_n))
+        process = space.modes[space.sizes.index(side)]
+        lam = x_n.new_full((len(x_n),), float(process.lam(n) * side**2))
         on_output, on_xn = (float(c[0, 0]) for c in estimate_form(prediction, process, n))
         M = x_n.shape[-1]
         output = network(x_n / scales[M], lam, *(() if side == M else (side,)))
@@ -127,7 +127,7 @@ class LevelStart(Start):
             side = space.sizes[level]
             if len(steps) > 1:
                 at_level = partial(estimate, side=side)
-                x = sampler.integrate(space.levels[level], at_level, x, steps, noise)
+                x = sampler.integrate(space.modes[level], at_level, x, steps, noise)
             if level:
                 x_0 = estimate(x, float(steps[-1]), space.sizes[level - 1])
                 if self.error_variance:

@@ -268,12 +268,12 @@ class ScaleSpaceObjective:
     ) -> Tensor:
         """The mean squared error of the output over its sites, or that of x_0 times min(SNR, .)."""
         space, settings, device = self._space, self._settings, fields.device
-        process, side = space.levels[at.end], space.sizes[at.end]
+        process, side = space.modes[at.end], space.sizes[at.end]
         wanted = space.degraded(fields, at.end)
-        alpha, sigma = (c[..., :1, :1].to(fields) for c in process.marginal(n[:, None]))
+        alpha, sigma = (c.to(fields) for c in process.marginal(n[:, None]))
         x_n = alpha * space.between(at.end, at.level).apply(wanted) + sigma * eps
         form = estimate_form(settings.prediction, process, n[:, None])
-        on_output, on_xn = (c[..., :1, :1].to(fields) for c in form)
+        on_output, on_xn = (c.to(fields) for c in form)
         on_output = on_output * self._scales[at.end]
         wanted = (wanted - on_xn * space.lifted(x_n, side)) / on_output
         lam = (process.lam(n) * side**2).float().to(device)

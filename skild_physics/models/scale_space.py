@@ -140,7 +140,7 @@ class ScaleSpaceModel(Model):
         estimate, found = self.estimate(), []
         for level in range(len(space.sizes) - 1):
             n, side = float(space.ends[level]), space.sizes[level]
-            alpha, sigma = (float(c[0, 0]) for c in space.levels[level].marginal(n))
+            alpha, sigma = (float(c[0, 0]) for c in space.modes[level].marginal(n))
             total = torch.zeros(side, side, dtype=torch.float64)
             for first in range(0, len(heldout), batch_size):
                 wanted = space.degraded(heldout[first : first + batch_size].to(device), level)

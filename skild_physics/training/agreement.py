@@ -30,7 +30,7 @@ def check_process(
             zero.
     """
     numbers = np.unique(np.linspace(0, fields.count - 1, min(CHECKED, fields.count)).astype(int))
-    x = fields.take(torch.from_numpy(numbers)).double().numpy()
+    x = fields.take(torch.from_numpy(numbers)).cpu().double().numpy()
     S0, whose, basis = process.S0.cpu().numpy(), config.process.name, process.basis
     ratios = variance_ratios(x, S0, basis)
     too_large = ratios.overall > FACTOR

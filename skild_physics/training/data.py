@@ -5,12 +5,14 @@ translations, the eight symmetries of the square and the global spin flip, so an
 as good a sample as the stored one. Photographs are taken to be as likely as their mirror images.
 
 Spins and 8-bit pixels are both p / 127.5 - 1 for a byte p, so one byte per value holds them exactly
-in memory; everything else is held as float32. What does not fit is read again whenever drawn.
+in memory, that of the GPU if there is one; everything else is held as float32. What does not fit is
+read again whenever drawn.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Unpack
 
@@ -30,6 +32,7 @@ from skild_physics.progress import logger
 
 Take = Callable[[Tensor], Tensor]
 MOST_HELDOUT = 256
+CPU = torch.device("cpu")
 
 _PICTURES = (("grey",), ("red", "green", "blue"))
 
@@ -49,6 +52,7 @@ class TrainingFields:
         take: ``take(indices)`` gives the fields with these int64 numbers below ``count``, shape
             (B,), in this order and as they are stored, float32 (B, C, N, N). Raises InputError if
             they cannot be read.
+        device: of what ``take`` gives.
         skipped: why a picture was left out, by file; grows while pictures are read.
         attrs: what the source says about them.
     """
@@ -62,6 +66,7 @@ class TrainingFields:
     take: Take
     skipped: dict[str, str] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device = CPU
 
 
 def open_training_fields(
@@ -70,6 +75,7 @@ def open_training_fields(
     heldout: int | None = 0,
     symmetry: Symmetry | None = None,
     memory: int = 4 * 2**30,
+    device: torch.device = CPU,
     **opening: Unpack[Opening],
 ) -> tuple[TrainingFields, TrainingFields | None]:
     """The fields of a source to train on, and those held out (None if none are).
@@ -83,6 +89,7 @@ def open_training_fields(
             picture are one item. None: an eighth, 256 at most.
         symmetry: None: "torus" for the Ising model on one, "mirror" for pictures, else "none".
         memory: bytes that loaded fields may take.
+        device: where loaded fields are held; those that are not loaded come to the CPU.
         opening: see :func:`open_fields`; tiles only if all of them fit in memory.
 
     Raises:
@@ -113,7 +120,8 @@ def open_training_fields(
     skipped: dict[str, str] = {}
     loaded = _load(parts, memory, skipped)
     if loaded is not None:
-        found = [(sum(map(len, batches)), _from_memory(batches)) for batches in loaded]
+        hold = _from_memory if device.type == "cpu" else partial(_from_device, device=device)
+        found = [(sum(map(len, batches)), hold(batches)) for batches in loaded]
         if fields is not source:
             fields.close()
     elif items < len(fields):
@@ -134,6 +142,7 @@ def open_training_fields(
             take,
             skipped,
             {str(key): value for key, value in fields.attrs.items()},
+            CPU if loaded is None else device,
         )
         for count, take in found
     ]
@@ -188,7 +197,7 @@ def training_batch(
     if fields.symmetry == "mirror":
         mirrored = torch.randint(2, (batch_size, 1, 1, 1), generator=generator)[part] > 0
         batch = fields.take(indices[part])
-        return torch.where(mirrored, batch.flip(-1), batch)
+        return torch.where(mirrored.to(batch.device), batch.flip(-1), batch)
     return fields.take(indices[part])
 
 
@@ -211,7 +220,7 @@ def _draw_elements(n: int, L: int, generator: torch.Generator) -> Tensor:
 
 def _moved(fields: Tensor, elements: Tensor) -> Tensor:
     n, L = len(fields), fields.shape[-1]
-    site = torch.arange(L)
+    elements, site = elements.to(fields.device), torch.arange(L, device=fields.device)
     shift_y, shift_x, sign, mirror_y, mirror_x, transpose = elements[..., None]
     y = ((mirror_y * site + shift_y) % L)[:, :, None]
     x = ((mirror_x * site + shift_x) % L)[:, None, :]
@@ -266,11 +275,28 @@ def _from_memory(batches: list[NDArray[Any]]) -> Take:
         fields = np.empty((len(indices), *shape), np.float32)
         for i, index in enumerate(indices.tolist()):
             at = bisect_right(ends, index)
-            found = batches[at][index - ends[at]]
-            fields[i] = scaled(found) if found.dtype == np.uint8 else found
+            fields[i] = _wide(batches[at][index - ends[at]])
         return torch.from_numpy(fields)
 
     return take
+
+
+def _from_device(batches: list[NDArray[Any]], device: torch.device) -> Take:
+    is_compact = all(batch.dtype == np.uint8 for batch in batches)
+    whole = np.concatenate(batches if is_compact else [_wide(batch) for batch in batches])
+    held = torch.from_numpy(whole).to(device)
+    # a GPU would divide with another rounding
+    values = torch.from_numpy(scaled(np.arange(256, dtype=np.uint8))).to(device)
+
+    def take(indices: Tensor) -> Tensor:
+        fields = held[indices.to(device)]
+        return values[fields.long()] if is_compact else fields
+
+    return take
+
+
+def _wide(batch: NDArray[Any]) -> NDArray[np.float32]:
+    return scaled(batch) if batch.dtype == np.uint8 else batch
 
 
 def _from_source(part: xr.DataArray, skipped: dict[str, str]) -> Take:

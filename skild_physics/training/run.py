@@ -200,8 +200,7 @@ def _gone_on(
             if saving:
                 logged = _say_skipped(trainer, logged, log)
                 save(step)
-            stop = torch.tensor([max(caught, default=0)], device=world.device)
-            number = int(world.gathered(stop).max())
+            number = _caught_by_any(world, caught)
             if number and not last:
                 if not saving:
                     save(step)
@@ -363,6 +362,14 @@ def _claim(config: Config, trainer: Trainer, overwrite: bool, source: Path | Non
     elif source not in (None, state_path):
         # lest the broken one becomes the previous one
         source.replace(state_path)
+
+
+def _caught_by_any(world: World, caught: list[int]) -> int:
+    """A signal that one of the processes caught, or 0."""
+    number = max(caught, default=0)
+    if world.size == 1:
+        return number
+    return int(world.gathered(torch.tensor([number], device=world.device)).max())
 
 
 @contextmanager

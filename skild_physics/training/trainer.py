@@ -50,13 +50,17 @@ def learning_rate(settings: TrainingConfig, step: int) -> float:
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _average_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
-    @torch.no_grad()
-    def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor | int) -> None:
-        warm = min(decay, (1 + float(updates)) / (10 + float(updates)))
-        torch._foreach_lerp_(averages, weights, 1 - warm)
-
-    return update
+@torch.no_grad()
+def _update(average: AveragedModel, network: nn.Module, decay: float) -> None:
+    """Take the weights of a step into the average, which is shorter at the start of a run."""
+    # AveragedModel's own update would wait for a GPU to say how many there were
+    done = int(average.n_averaged)
+    kept = min(decay, (1 + done) / (10 + done)) if done else 0.0
+    ours, theirs = average.module, network
+    torch._foreach_lerp_(list(ours.parameters()), list(theirs.parameters()), 1 - kept)
+    for buffer, other in zip(ours.buffers(), theirs.buffers(), strict=True):
+        buffer.copy_(other)
+    average.n_averaged += 1
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Trainer:
             heldout=data.heldout if "heldout" in data.model_fields_set else None,
             symmetry=data.symmetry,
             memory=int(data.memory_gib * 2**30),
+            device=world.device,
             **opening,
         )
         assert heldout is not None
@@ -134,9 +139,8 @@ class Trainer:
         self.objective = self._model.objective(loss) if objective is None else objective
 
         self.network = self._model.network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = AveragedModel(
-            self.network, multi_avg_fn=_average_with_warmup(settings.ema)
-        ).eval()
+        self.average = AveragedModel(self.network).eval()
+        self.average.n_averaged = self.average.n_averaged.cpu()
         self.optimizer = build_optimizer(self.network, settings)
         self.important = (
             LossSecondMomentSteps(self.process.T) if settings.timesteps == "second-moment" else None
@@ -244,7 +248,7 @@ class Trainer:
         return [int(seed) for seed in root.generate_state(3 + settings.batch_size, np.uint64)]
 
     def _fields(self, step: int) -> Tensor:
-        """This process's part of a batch, which the next one is prepared behind."""
+        """This process's part of a batch; where the CPU makes it, the next one is made behind."""
         settings, mine = self.config.training, self.part * self.config.training.accumulate
         where = slice(mine * self.world.rank, mine * (self.world.rank + 1))
 
@@ -252,6 +256,8 @@ class Trainer:
             generator = torch.Generator().manual_seed(self._seeds(step)[0])
             return training_batch(self.fields, settings.batch_size, generator, where)
 
+        if self.fields.device.type != "cpu":
+            return make(step)
         now = self._ahead.pop(step, None)
         batch = now.result() if now is not None else make(step)
         self._ahead = {step + 1: self._pool.submit(make, step + 1)}
@@ -283,9 +289,11 @@ class Trainer:
                 raise
             self._go_on_eagerly(error)
             losses = self._backward(at, n, factor, fields, seeds)
-        every = world.gathered(losses).flatten().cpu()
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip))
+        of_gradient = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        # a GPU is waited for once
+        read = torch.cat([world.gathered(losses).flatten(), of_gradient[None]]).cpu()
+        every, norm = read[:-1], float(read[-1])
         value = float((every * factor).mean())
         if not math.isfinite(value):
             # losses may be finite and their mean not
@@ -299,7 +307,7 @@ class Trainer:
             self.important.update(n, every)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.average.update_parameters(self.network)
+        _update(self.average, self.network, settings.ema)
         return Step(value, norm)
 
     def _backward(

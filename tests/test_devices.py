@@ -1,0 +1,264 @@
+"""Training and sampling on a device that is not the CPU, which a machine without one pretends.
+
+The pretended device computes what the CPU does, so its results are those of the CPU, up to the
+order in which torch's own gradients of composite operations sum.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pretended_gpu
+import pytest
+import small_runs
+import torch
+from torch.utils._pytree import tree_map
+
+import skild_physics as sk
+from skild_physics.config import parse_config
+from skild_physics.diffusion.noise import SampleNoise
+from skild_physics.diffusion.reverse import run
+from skild_physics.machine import World
+from skild_physics.models.checkpoint import load, save_model
+from skild_physics.training.data import open_training_fields, training_batch
+from skild_physics.training.evaluation import heldout_loss
+from skild_physics.training.state import load_state, save_state
+from skild_physics.training.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(
+    not pretended_gpu.available, reason="needs torch's devices written in Python"
+)
+one_thread = pytest.fixture(scope="module", autouse=True)(small_runs.one_thread)
+STEPS = 2
+WHITE = {"white": {"size": 8, "basis": "periodic"}, "schedule": {"kind": "linear-beta"}}
+KINDS = {
+    "skild": {},
+    "active modes": {"training": {"snr_threshold": 0.5, "active_multiple": 2}},
+    "weighed": {"training": {"shell_weight": True, "timesteps": "second-moment"}},
+    "whitened": {"network": {"whitened": True}},
+    "conditional": {
+        "process": WHITE,
+        "condition": {"factor": 2},
+        "training": {"prediction": "eps", "accumulate": 2},
+    },
+    "scale space": small_runs.SCALE_SPACE,
+    "min-snr": small_runs.SCALE_SPACE | {"training": {"min_snr": 5.0}},
+    "muon": {
+        "network": {"channels": [16, 16], "blocks": [1, 1]},
+        "training": {"optimizer": "muon"},
+    },
+    "published": {
+        "network": {
+            "kind": "ncsnpp",
+            "channels": 8,
+            "multipliers": [1, 1],
+            "blocks": 1,
+            "attention": [4],
+            "dropout": 0.0,
+            "output": "paper",
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return small_runs.make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The device, while nothing is wrong with how it is used; and what it counts."""
+    with pretended_gpu.pretended(monkeypatch) as counts:
+        yield counts
+
+
+def configured(inputs, folder, kind):
+    values = small_runs.run_values(inputs, folder / "run", checkpoint_every=1)
+    changed = KINDS[kind]
+    for name in ("process", "condition"):
+        if name in changed:
+            values[name] = changed[name]
+    network = changed.get("network", {})
+    values["network"] = network if "kind" in network else values["network"] | network
+    values["training"] |= changed.get("training", {})
+    return parse_config(values)
+
+
+def trainer_on(device, config):
+    return Trainer(config, World(0, 1, torch.device(device)), print)
+
+
+def steps_of(trainer):
+    found = [trainer.step(step) for step in range(STEPS)]
+    trainer.calibrate(STEPS, 8)
+    fields = trainer.heldout.take(torch.arange(8))
+    losses = heldout_loss(
+        trainer.model(STEPS).network, trainer.objective, trainer.process, fields, 8, trainer.dtype
+    )
+    return found, losses, trainer.model(STEPS)
+
+
+def on_cpu(model):
+    return {name: w.cpu() for name, w in model.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_needs_the_cpu_for_nothing_hidden(inputs, tmp_path, monkeypatch, kind):
+    config = configured(inputs, tmp_path, kind)
+    wanted, wanted_losses, reference = steps_of(trainer_on("cpu", config))
+    picture = reference.preview(trainer_on("cpu", config).heldout.take(torch.arange(2)))
+    with pretended_gpu.pretended(monkeypatch):
+        trainer = trainer_on("gpu", config)
+        found, losses, model = steps_of(trainer)
+        made = model.preview(trainer.heldout.take(torch.arange(2)).to("gpu"))
+        weights = on_cpu(model)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-4)
+    assert losses.loss == pytest.approx(wanted_losses.loss, rel=1e-5)
+    for name, w in on_cpu(reference).items():
+        torch.testing.assert_close(weights[name], w, rtol=0, atol=2e-5)
+    torch.testing.assert_close(made.result, picture.result, rtol=0, atol=1e-3)
+    torch.testing.assert_close(made.start, picture.start, rtol=0, atol=1e-5)
+
+
+FIGURES = Path(__file__).parents[1] / "paper_figures"
+SAMPLED = {
+    "generate": ("bundled", lambda m, t: m.generate(2, sampler=sk.Multistep(3))),
+    "generate, reversed SDE": ("bundled", lambda m, t: m.generate(2, sampler=sk.Stochastic(3))),
+    "generate, ancestral": ("bundled", lambda m, t: m.generate(2, sampler=sk.Ancestral(3))),
+    "generate, larger": ("bundled", lambda m, t: m.generate(1, L=128, sampler=sk.Multistep(3))),
+    "paired": ("bundled", lambda m, t: m.reconstruct(t, 4, sampler=sk.Multistep(3))),
+    "observed": (
+        "bundled",
+        lambda m, t: m.super_resolve(coarse(t), 4, sampler=sk.Multistep(3)),
+    ),
+    "rescaled": ("bundled", lambda m, t: m.enlarge(t, 2, sampler=sk.Multistep(3))),
+    "conditional": (
+        FIGURES / "ising64_sr3",
+        lambda m, t: m.super_resolve(coarse(t), 4, sampler=sk.Ancestral(3)),
+    ),
+    "levels": (
+        FIGURES / "scale_space" / "ssd4-box.safetensors",
+        lambda m, t: m.generate(1, sampler=sk.Stochastic(9)),
+    ),
+    "levels, paired": (
+        FIGURES / "scale_space" / "ssd4-crop.safetensors",
+        lambda m, t: m.reconstruct(t, 2, sampler=sk.Ancestral(9)),
+    ),
+    "levels, observed": (
+        FIGURES / "scale_space" / "ssd4-box.safetensors",
+        lambda m, t: m.super_resolve(coarse(t), 4, sampler=sk.Multistep(9)),
+    ),
+    "photographs": (
+        "bundled-photographs",
+        lambda m, t: m.super_resolve(
+            np.arange(3 * 20 * 20, dtype=np.uint8).reshape(1, 3, 20, 20),
+            3.2,
+            kernel="bicubic",
+            sampler=sk.Multistep(3),
+        ),
+    ),
+}
+
+
+def coarse(truth):
+    return sk.coarse_grain(truth, factor=4)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return sk.generate_ising(64, samples=1, seed=3)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_every_protocol_samples_on_the_device(truth, monkeypatch, name):
+    checkpoint, make = SAMPLED[name]
+    wanted = make(sk.load(checkpoint, device="cpu"), truth)
+    with pretended_gpu.pretended(monkeypatch) as counts:
+        found = make(sk.load(checkpoint, device="gpu"), truth)
+    assert found.attrs.keys() == wanted.attrs.keys()
+    np.testing.assert_allclose(found.values, wanted.values, rtol=0, atol=2e-3)
+    assert counts["launches"] > 100
+
+
+STARTS = {
+    "prior": ("bundled", lambda m: m.prior(64)),
+    "diffused": ("bundled", lambda m: m.diffused(64, 4)),
+    "observed": ("bundled", lambda m: m.observed(16, 4, "box")),
+    "rescaled": ("bundled", lambda m: m.rescaled(64, 2, 0.5)),
+    "conditional": (FIGURES / "ising64_sr3", lambda m: m.diffused(64, 4)),
+    "levels": (FIGURES / "scale_space" / "ssd4-box.safetensors", lambda m: m.prior(64)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [(name, sk.Stochastic(9 if name == "levels" else 5)) for name in STARTS]
+    + [("prior", sk.Multistep(5)), ("prior", sk.Ancestral(5))],
+)
+def test_the_loop_never_waits_for_the_device(gpu, name, sampler):
+    """Only for what is handed on: the start, the result and what the result is to agree with."""
+    checkpoint, starting = STARTS[name]
+    start = starting(sk.load(checkpoint, device="gpu"))
+    side = 16 if name == "observed" else 64
+    given = torch.ones(1, 1, side, side)
+    for _ in range(2):
+        gpu.clear()
+        run(start, given, sampler, SampleNoise(0, [0]))
+    assert gpu["reads"] <= 4
+
+
+@pytest.mark.parametrize("kind", ["skild", "scale space", "muon"])
+def test_a_step_waits_for_the_device_once(inputs, tmp_path, gpu, kind):
+    """For its losses and the norm of its gradient, before it changes the weights."""
+    trainer = trainer_on("gpu", configured(inputs, tmp_path, kind))
+    trainer.step(0)
+    gpu.clear()
+    trainer.step(1)
+    assert gpu["reads"] == 1
+
+
+@pytest.mark.parametrize("symmetry", ["torus", "mirror", "none"])
+@pytest.mark.parametrize("values", ["spins", "real numbers"])
+def test_batches_of_the_device_are_those_of_the_cpu(gpu, symmetry, values):
+    """Bit for bit, from fields that are held there."""
+    fields = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
+    if values == "real numbers":
+        fields = fields.astype(np.float32) / 100 - 1.2
+    made = []
+    for device in ("cpu", "gpu"):
+        held, _ = open_training_fields(
+            fields, heldout=8, symmetry=symmetry, device=torch.device(device), basis="periodic"
+        )
+        gpu.clear()
+        batch = training_batch(held, 16, torch.Generator().manual_seed(0), slice(4, 12))
+        assert batch.device.type == device
+        assert gpu["reads"] == 0
+        made.append(batch.cpu())
+    assert torch.equal(*made)
+
+
+@pytest.mark.parametrize("kind", ["skild", "scale space", "muon"])
+def test_saved_on_the_device_loaded_anywhere(inputs, tmp_path, gpu, kind):
+    """A resumed run is the same run, and its model the same model."""
+    config = configured(inputs, tmp_path, kind)
+    trainer = trainer_on("gpu", config)
+    trainer.step(0)
+    trainer.calibrate(1, 16)
+    save_model(tmp_path / "model.safetensors", trainer.model(1))
+    save_state(tmp_path / "state.pt", {"step": 1, "config": "{}"} | on_host(trainer.state()))
+    second = trainer.step(1)
+    for device in ("cpu", "gpu"):
+        again = trainer_on(device, config)
+        again.load(load_state(tmp_path / "state.pt"))
+        assert again.step(1).loss == pytest.approx(second.loss, rel=1e-5)
+    small_runs.assert_equal(
+        on_cpu(load(tmp_path / "model.safetensors", device="cpu")),
+        on_cpu(load(tmp_path / "model.safetensors", device="gpu")),
+    )
+
+
+def on_host(state):
+    """What torch.save would make of tensors of a device that it knows."""
+    return tree_map(lambda x: x.cpu() if isinstance(x, torch.Tensor) else x, state)
