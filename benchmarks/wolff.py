@@ -23,9 +23,10 @@ from numba import njit
 from peapods import Ising
 
 import skild_physics as sk
-from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance, wolff_samples
+from skild_physics.data_gen.wolff import bond_threshold, wolff_advance, wolff_samples
 from skild_physics.files import json_text
 from skild_physics.observables.exact import BETA_CRITICAL
+from skild_physics.xoshiro import seed_state
 
 THRESHOLD = bond_threshold(BETA_CRITICAL)
 FLIPS = 6e6

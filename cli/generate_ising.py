@@ -4,28 +4,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from skild_physics.cli.console import progress, show
+from skild_physics.cli.inputs import number_or
 from skild_physics.data_gen import generate_ising
 from skild_physics.fields.lattice import field_file
 from skild_physics.files import InputError, check_apart, json_text
 from skild_physics.observables.ensemble import summarize
 from skild_physics.plots import check_figure, fields_figure, save_figure
-
-
-def _or(word: str, number: type, called: str) -> Callable[..., Any]:
-    """What reads an option that is a number or one word."""
-
-    def read(ctx: click.Context, param: click.Parameter, value: str) -> Any:
-        try:
-            return word if value == word else number(value)
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is neither {called} nor {word!r}") from None
-
-    return read
 
 
 @click.command("generate-ising")
@@ -35,7 +24,7 @@ def _or(word: str, number: type, called: str) -> Callable[..., Any]:
     "--beta",
     default="critical",
     show_default=True,
-    callback=_or("critical", float, "a number"),
+    callback=number_or("critical", float, "a number"),
     help="Inverse temperature, J = 1; negative for an antiferromagnet, on even L.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers.")
@@ -43,7 +32,7 @@ def _or(word: str, number: type, called: str) -> Callable[..., Any]:
     "--updates",
     default="auto",
     show_default=True,
-    callback=_or("auto", int, "an integer"),
+    callback=number_or("auto", int, "an integer"),
     help="Cluster updates between saved fields; auto: three times the larger tau_int, of energy or "
     "of m^2, in a pilot run.",
 )
@@ -51,7 +40,7 @@ def _or(word: str, number: type, called: str) -> Callable[..., Any]:
     "--workers",
     default="auto",
     show_default=True,
-    callback=_or("auto", int, "an integer"),
+    callback=number_or("auto", int, "an integer"),
     help="Threads; the fields do not depend on it.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="HDF5 file.  [default: ising-L{L}.h5]")

@@ -46,6 +46,18 @@ _PICTURES = (
 )
 
 
+def number_or(word: str, number: type, called: str) -> Callable[..., Any]:
+    """What reads an option that is a number or one word."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+        try:
+            return value if value in (word, None) else number(value)
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is neither {called} nor {word!r}") from None
+
+    return read
+
+
 def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of :func:`skild_physics.fields.open_fields` to a command."""
     for option in reversed(_PICTURES):

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from skild_physics.files import InputError
+from skild_physics.files import InputError, one_line
 
 COMMANDS = {
     "generate-ising": "Make an ensemble of 2D Ising lattices.",
@@ -25,8 +25,10 @@ COMMANDS = {
     "generate": "Unconditional samples of a trained model.",
     "coarse-grain": "Make coarse fields: block averages, low modes, smooth kernels.",
     "interpolate": "Enlarge fields with a bicubic or Lanczos kernel, to compare with.",
+    "sample-exact": "Exact Ising fields of given block averages, to judge models by.",
     "super-resolve": "Raise the resolution of fields with a trained model.",
     "eval-correlators": "Four-point correlators with error bars, against the truth.",
+    "eval-draws": "Super-resolved fields against exact draws of the same block averages.",
     "eval-images": "Image quality: PSNR, SSIM, LPIPS, FID and others, with error bars.",
     "reproduce": "The whole pipeline on a small real case, with table and figure.",
 }
@@ -95,8 +97,6 @@ _WRONG_PATHS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 }
-LONGEST = 400
-"""Characters of a message, of which the middle is left out beyond them."""
 
 
 def main() -> None:
@@ -112,6 +112,9 @@ def main() -> None:
         # closed from the start: what is written would be dropped, but tables only repeat what files
         # hold, and JSON may be all that was asked for
         sys.stdout = _ClosedOutput() if "--json" in sys.argv else io.StringIO()
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        # names of files may hold what the encoding of the output does not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
         sys.stdout.flush()
@@ -147,18 +150,17 @@ class _ClosedOutput(io.TextIOBase):
 
 def _is_out_of_memory(error: Exception) -> bool:
     # of torch, which is not imported for this: on a GPU by its class, elsewhere by its text
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    texts = ("can't allocate memory", "could not create a primitive", "temporarily unavailable")
+    is_said = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return type(error).__name__ == "OutOfMemoryError" or is_said
 
 
 def _fail(message: str, code: int) -> None:
     # click has parsed the options already, or has failed to
     if "--debug" in sys.argv[1:2]:
         traceback.print_exc()
-    message = "Error: " + " ".join(message.split())
-    if len(message) > LONGEST:
-        message = f"{message[: LONGEST * 2 // 3]} ... {message[-LONGEST // 4 :]}"
     with suppress(OSError):
-        click.echo(message, err=True)
+        click.echo("Error: " + one_line(" ".join(message.split())), err=True)
     try:
         sys.stdout.flush()
     except OSError:

@@ -13,11 +13,11 @@ from skild_physics.data_gen.parameters import IsingParameters
 from skild_physics.data_gen.wolff import (
     bond_threshold,
     independent_samples,
-    seed_state,
     wolff_advance,
     wolff_samples,
 )
 from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
+from skild_physics.xoshiro import seed_state
 
 
 class ChainState(NamedTuple):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from skild_physics.claims import claimed, discard, replacing
+from skild_physics.claims import check_unfinished, claimed, discard, replacing
 from skild_physics.cluster import dask_client
 from skild_physics.data_gen.chains import advance_chain, fields_due, start_chain
 from skild_physics.data_gen.parameters import IsingParameters
@@ -26,6 +26,8 @@ from skild_physics.data_gen.store import (
 )
 from skild_physics.fields.lattice import open_dataset
 from skild_physics.files import InputError, is_locked, json_text
+
+_NOTE = "parameters.json"
 
 
 def generate(
@@ -62,6 +64,8 @@ def generate(
         raise InputError(f"`samples` must be at least 1, got {samples}")
     with claimed(path) as parts:
         existing = _existing_samples(path, parameters, overwrite)
+        if existing < samples:
+            check_unfinished(path, overwrite, _NOTE)
         for shard in _shards(parts):
             # of what was committed when the process died
             if _stop(shard) <= existing:
@@ -72,7 +76,7 @@ def generate(
                 _claim(path, parts, parameters, overwrite)
                 with ThreadPoolExecutor(workers) as pool, _chain_map(pool, scheduler) as run:
                     made = _generate(
-                        path, parts, parameters, existing, samples, pool, run, progress
+                        path, parts, parameters, existing, samples, overwrite, pool, run, progress
                     )
         finally:
             if not _shards(parts):
@@ -96,6 +100,7 @@ def _generate(
     p: IsingParameters,
     existing: int,
     samples: int,
+    overwrite: bool,
     pool: ThreadPoolExecutor,
     run: Map,
     progress: Callable[[int], None],
@@ -119,6 +124,8 @@ def _generate(
             write_shard(shards[-1], done, stop, [own for _, own in advanced], chains, pool.map)
             done = stop
         if done >= 2 * committed or done == samples:
+            if (committed or not overwrite) and _existing_samples(path, p, False) != committed:
+                raise InputError(f"{path}: was replaced meanwhile by something else, which is kept")
             commit(path, [path, *shards] if committed else shards, p)
             committed, shards = done, []
             for file in _shards(parts):
@@ -156,7 +163,7 @@ def _existing_samples(path: Path, p: IsingParameters, overwrite: bool) -> int:
 
 def _claim(path: Path, parts: Path, p: IsingParameters, overwrite: bool) -> None:
     """Note what the shards belong to; go on with those of the same run, refuse any others."""
-    file, text = parts / "parameters.json", json_text(p.attributes())
+    file, text = parts / _NOTE, json_text(p.attributes())
     if file.exists():
         if file.read_bytes() == text.encode():
             return

@@ -1,19 +1,18 @@
 """Critical Ising lattices in one call, in memory or in a file that grows."""
 
-import operator
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal, SupportsFloat, SupportsIndex
+from typing import Any, Literal
 
 import xarray as xr
 
 from skild_physics.data_gen.ensemble import generate
-from skild_physics.data_gen.parameters import IsingParameters
+from skild_physics.data_gen.parameters import IsingParameters, integer, number
 from skild_physics.data_gen.store import independence, shard_length
 from skild_physics.fields.lattice import field_file
-from skild_physics.files import InputError, check_none_given, check_output
+from skild_physics.files import check_none_given, check_output
 from skild_physics.memory import MOST_COMPRESSED, check_disk, check_memory
 from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.progress import Progress, logger, silent
@@ -80,19 +79,19 @@ def generate_ising(
         >>> fields.shape
         (16, 8, 8)
     """
-    samples = _integer("samples", samples, 1)
-    spacing = None if updates == "auto" else _integer("updates", updates, 1, " or 'auto'")
+    samples = integer("samples", samples, 1)
+    spacing = None if updates == "auto" else integer("updates", updates, 1, " or 'auto'")
     threads = os.cpu_count() or 1
     if workers != "auto":
-        threads = _integer("workers", workers, 1, " or 'auto'")
+        threads = integer("workers", workers, 1, " or 'auto'")
     if out is None:
         check_none_given({"overwrite": overwrite}, "goes with `out`")
     else:
         out = check_output(out, overwrite=True)
     given = (
-        _integer("L", L, 3),
-        BETA_CRITICAL if beta == "critical" else _number("beta", beta),
-        _integer("seed", seed, 0),
+        integer("L", L, 3),
+        BETA_CRITICAL if beta == "critical" else number("beta", beta),
+        integer("seed", seed, 0),
     )
     _check_possible(IsingParameters(*given, spacing or 1, 0), samples, out)
     if given[0] >= LARGE:
@@ -157,19 +156,3 @@ def _read(path: Path, p: IsingParameters, samples: int) -> xr.DataArray:
     fields.encoding["source"] = str(path)
     fields.set_close(whole.close)
     return fields
-
-
-def _integer(name: str, value: SupportsIndex, least: int, otherwise: str = "") -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InputError(f"`{name}` must be an integer{otherwise}, got {value!r}") from None
-    if number < least:
-        raise InputError(f"`{name}` must be at least {least}, got {number}")
-    return number
-
-
-def _number(name: str, value: SupportsFloat | str) -> float:
-    if isinstance(value, str) or not isinstance(value, SupportsFloat):
-        raise InputError(f"`{name}` must be a number or 'critical', got {value!r}")
-    return float(value)

@@ -8,24 +8,24 @@ field, and nothing is correlated.
 """
 
 import math
+import operator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
 import numpy as np
 
 from skild_physics.data_gen.wolff import (
-    BIT_GENERATOR,
     bond_threshold,
-    seed_state,
     wolff_advance,
     wolff_samples,
 )
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, SCHEMA_VERSION
-from skild_physics.files import InputError
+from skild_physics.files import InputError, check_seed
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL
+from skild_physics.xoshiro import BIT_GENERATOR, seed_state
 
 SPACING_IN_TAU_INT = 3.0
 THERMALIZATION_IN_SPACINGS = 100
@@ -34,7 +34,6 @@ PILOT_STEPS = (2000, 20_000)
 PILOT_FLIPS = 10**8
 N_CHAINS = 16
 MAX_L = 2**15
-MAX_SEED = 2**63 - 1
 MAX_UPDATES = 10**12
 
 
@@ -73,8 +72,7 @@ class IsingParameters:
             )
         # -0.0 is 0, and is written so
         object.__setattr__(self, "beta", self.beta + 0.0)
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"`seed` must lie in 0 .. {MAX_SEED}, got {self.seed}")
+        check_seed(self.seed)
         for name in ("updates_between_samples", "n_chains"):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` must be at least 1, got {getattr(self, name)}")
@@ -163,3 +161,21 @@ def pilot(L: int, beta: float, seed: int, n_chains: int = N_CHAINS) -> PilotTime
     return PilotTimes(
         *(integrated_autocorrelation_time(x[None]).tau_int * step for x in (energy, m2))
     )
+
+
+def integer(name: str, value: SupportsIndex, least: int, otherwise: str = "") -> int:
+    """A whole number of at least ``least``; raises InputError naming the parameter."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise InputError(f"`{name}` must be an integer{otherwise}, got {value!r}") from None
+    if found < least:
+        raise InputError(f"`{name}` must be at least {least}, got {found}")
+    return found
+
+
+def number(name: str, value: SupportsFloat | str) -> float:
+    """A number, not a text; raises InputError naming the parameter."""
+    if isinstance(value, str) or not isinstance(value, SupportsFloat):
+        raise InputError(f"`{name}` must be a number or 'critical', got {value!r}")
+    return float(value)

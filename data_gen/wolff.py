@@ -24,35 +24,7 @@ from numpy.typing import NDArray
 
 from skild_physics.files import InputError
 from skild_physics.kernels import kernel
-
-BIT_GENERATOR = "xoshiro256++"
-
-
-@njit(inline="always")
-def _next(state):  # type: ignore[no-untyped-def]
-    """One 64-bit draw of xoshiro256++ (Blackman and Vigna, ACM TOMS 47, 36 (2021))."""
-    s0, s1, s2, s3 = state[0], state[1], state[2], state[3]
-    total = s0 + s3
-    out = ((total << uint64(23)) | (total >> uint64(41))) + s0
-    shifted = s1 << uint64(17)
-    s2 ^= s0
-    s3 ^= s1
-    s1 ^= s2
-    s0 ^= s3
-    s2 ^= shifted
-    s3 = (s3 << uint64(45)) | (s3 >> uint64(19))
-    state[0], state[1], state[2], state[3] = s0, s1, s2, s3
-    return out
-
-
-@njit(inline="always")
-def _below(state, bound):  # type: ignore[no-untyped-def]
-    """Uniform integer in [0, bound), exact: rejection removes the modulo bias."""
-    limit = ~uint64(0) - ~uint64(0) % bound
-    draw = _next(state)
-    while draw >= limit:
-        draw = _next(state)
-    return draw % bound
+from skild_physics.xoshiro import below, next_bits
 
 
 @njit(inline="always")
@@ -62,7 +34,7 @@ def _open_bonds(state, threshold):  # type: ignore[no-untyped-def]
     bit = uint64(64)
     while undecided != uint64(0) and bit > uint64(0):
         bit -= uint64(1)
-        draw = _next(state)
+        draw = next_bits(state)
         # all ones or all zeros: this bit of the threshold, for all 64 comparisons
         wanted = uint64(0) - ((threshold >> bit) & uint64(1))
         opened |= undecided & wanted & ~draw
@@ -80,7 +52,7 @@ def _updates(bits, rng, queue, threshold, L, stride, n_updates):  # type: ignore
     bonds, sites_left = zero, 0
     flipped = 0
     for _ in range(n_updates):
-        seed_site = _below(state, L * L)
+        seed_site = below(state, L * L)
         seed_site = seed_site // L * stride + seed_site % L
         flipped_to = uint64(bits[seed_site]) ^ one
         bits[seed_site] = uint8(flipped_to)
@@ -166,7 +138,7 @@ def independent_samples(rng, out):  # type: ignore[no-untyped-def]
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
                 if left == 0:
-                    bits, left = _next(state), 64
+                    bits, left = next_bits(state), 64
                 out[i, y, x] = 1 - 2 * np.int8(bits & uint64(1))
                 bits >>= uint64(1)
                 left -= 1
@@ -191,8 +163,3 @@ def bond_threshold(beta: float, J: float = 1.0) -> np.uint64:
     if not (np.isfinite(beta * J) and beta * J > 0):
         raise InputError(f"`beta` must be positive and finite, got {beta}")
     return np.uint64(min(int(-np.expm1(-2 * beta * J) * 2.0**64), 2**64 - 1))
-
-
-def seed_state(seed: int, stream: int) -> NDArray[np.uint64]:
-    """Generator state (4,) of one of the independent streams of an integer root seed."""
-    return np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(4, np.uint64)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from skild_physics.config import load_config as load_config
+    from skild_physics.data_gen.draws import sample_exact as sample_exact
     from skild_physics.data_gen.ising import generate_ising as generate_ising
     from skild_physics.diffusion.sampler import Ancestral as Ancestral
     from skild_physics.diffusion.sampler import Multistep as Multistep
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from skild_physics.models.base import Model as Model
     from skild_physics.models.checkpoint import load as load
     from skild_physics.models.published import import_checkpoint as import_checkpoint
+    from skild_physics.observables.draw_results import Draws as Draws
+    from skild_physics.observables.draws import eval_draws as eval_draws
     from skild_physics.observables.ensemble import summarize as summarize
     from skild_physics.observables.evaluate import eval_correlators as eval_correlators
     from skild_physics.observables.results import Correlators as Correlators
@@ -55,6 +58,7 @@ _WHERE = {
     "__version__": "version",
     "Ancestral": "diffusion.sampler",
     "Correlators": "observables.results",
+    "Draws": "observables.draw_results",
     "ImageQuality": "quality.results",
     "Info": "inspection",
     "InputError": "files",
@@ -65,6 +69,7 @@ _WHERE = {
     "bar": "progress",
     "coarse_grain": "fields.resampling",
     "eval_correlators": "observables.evaluate",
+    "eval_draws": "observables.draws",
     "eval_images": "quality.results",
     "fit_spectrum": "spectrum.measure",
     "generate_ising": "data_gen.ising",
@@ -77,6 +82,7 @@ _WHERE = {
     "open": "fields.sources",
     "prepare_images": "fields.prepare",
     "reproduce": "pipeline.reproduce",
+    "sample_exact": "data_gen.draws",
     "save": "fields.writing",
     "summarize": "observables.ensemble",
     "train": "training.train",

@@ -32,15 +32,24 @@ from skild_physics.progress import logger
 LOCK = "lock"
 TEMPORARY = "tmp-"
 """What the names of unfinished files in the folder of a result begin with."""
+NOTE = ".json"
+"""What the names of files end with that say what shards belong to."""
 REQUEST = "request"
-_NAME = ".skild-physics"
+FILLING = ".skild-physics"
+"""What the folder is called that is in one that fills with results."""
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 _held: set[tuple[int, str]] = set()
 
 
 def work_folder(out: Path) -> Path:
-    """Where a result is prepared."""
-    return out.parent / f".{out.name}{_NAME}"
+    """Where a result is prepared: beside the file itself, if its name is a link."""
+    out = linked(out)
+    return out.parent / f".{out.name}{FILLING}"
+
+
+def linked(path: Path) -> Path:
+    """What a link leads to, which is replaced in its place; other paths as they are."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def claimed(out: Path) -> AbstractContextManager[Path]:
@@ -62,7 +71,7 @@ def claimed(out: Path) -> AbstractContextManager[Path]:
 
 def filling(folder: Path) -> AbstractContextManager[Path]:
     """As :func:`claimed`, for a folder that fills with results: all below it are prepared in it."""
-    return _claimed(folder / _NAME, folder)
+    return _claimed(folder / FILLING, folder)
 
 
 @contextmanager
@@ -81,10 +90,10 @@ def _claimed(work: Path, out: Path) -> Iterator[Path]:
             yield work
         finally:
             _held.discard(key)
-            if os.listdir(work) == [LOCK]:
-                (work / LOCK).unlink()
-                with suppress(OSError):
-                    # another process may have begun
+            with suppress(OSError):
+                # somebody may have removed it, or another process have begun
+                if os.listdir(work) == [LOCK]:
+                    (work / LOCK).unlink()
                     work.rmdir()
             os.close(lock)
     finally:
@@ -140,9 +149,29 @@ def remove(path: Path) -> None:
 
 def discard(out: Path) -> None:
     """Remove all that is kept for a result, which must be claimed."""
-    for each in work_folder(out).iterdir():
+    # what says whose the shards are last, lest a death in between makes them nobody's
+    for each in sorted(work_folder(out).iterdir(), key=lambda path: path.suffix == NOTE):
         if each.name != LOCK:
             remove(each)
+
+
+def check_unfinished(out: Path, overwrite: bool, note: str = "") -> None:
+    """Refuse to discard what another command has begun of a result, which must be claimed.
+
+    Args:
+        out: the result.
+        overwrite: discard it in any case.
+        note: the name of the file in which this command says what its shards belong to.
+
+    Raises:
+        InputError: there is such a file of another command, and ``overwrite`` is not set.
+    """
+    work = work_folder(out)
+    if not overwrite and any(path.name != note for path in work.glob(f"*{NOTE}")):
+        raise InputError(
+            f"{out}: {work} holds an interrupted run of another command; finish that, or pass "
+            "`overwrite=True` to discard it"
+        )
 
 
 @contextmanager
@@ -165,17 +194,33 @@ def placing(path: Path, work: Path) -> Iterator[Path]:
     Args:
         path: what is replaced.
         work: the folder, which this process or, of those that share a job, the first has claimed.
+
+    Raises:
+        InputError: somebody else wrote it within the block; it is kept.
     """
+    path = linked(path)
     temporary = work / f"{TEMPORARY}{path.name}"
+    before = _stamp(path)
     try:
         with _disk_errors(path):
             yield temporary
             _flush(temporary)
             path.parent.mkdir(parents=True, exist_ok=True)
+            if _stamp(path) not in (before, None):
+                raise InputError(f"{path}: was written by somebody else meanwhile, and is kept")
             os.replace(temporary, path)
             _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes of a file when somebody writes it; None: there is none."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
 @contextmanager
@@ -191,12 +236,13 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _prepared(path: Path) -> AbstractContextManager[Path]:
     """Where a file is prepared: in the claimed folder that it is in, or that it helps to fill."""
+    path = linked(path)
     if _key(path.parent) in _held:
         return nullcontext(path.parent)
     if _key(work_folder(path)) not in _held:
         for folder in path.absolute().parents:
-            if _key(folder / _NAME) in _held:
-                return nullcontext(folder / _NAME)
+            if _key(folder / FILLING) in _held:
+                return nullcontext(folder / FILLING)
     return claimed(path)
 
 
@@ -220,6 +266,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         InputError: as :func:`claimed`.
         OSError: as :func:`replacing`.
     """
+    path = linked(path)
     with claimed(path) as work:
         temporary, old = work / f"{TEMPORARY}new", work / f"{TEMPORARY}old"
         try:
@@ -259,16 +306,20 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def recorded(path: Path) -> str | None:
-    """The request that a result was made for, if it says so.
+def recorded(path: Path, name: str = REQUEST) -> str | None:
+    """The request that a result was made for, or something else of itself, if it says so.
 
     Args:
         path: HDF5, NetCDF, .npz, .safetensors, or a folder.
+        name: of the attribute.
     """
     try:
+        if not os.path.isfile(path) and not path.is_dir():
+            # a pipe may never answer
+            return None
         if path.is_dir():
             text = (path / "provenance.json").read_text()
-            return str(json.loads(text)[REQUEST])
+            return str(json.loads(text)[name])
         with open(path, "rb") as file:
             begins = file.read(len(HDF5))
         if begins == HDF5:
@@ -276,16 +327,16 @@ def recorded(path: Path) -> str | None:
             import h5py
 
             with h5py.File(path, "r") as data:
-                return str(data.attrs[REQUEST])
+                return str(data.attrs[name])
         if path.suffix == ".safetensors":
             # imported here: with torch, which most callers can do without
             from safetensors import safe_open
 
             with safe_open(path, framework="numpy") as tensors:
-                return str(tensors.metadata()[REQUEST])
+                return str(tensors.metadata()[name])
         if zipfile.is_zipfile(path):
             with np.load(path, allow_pickle=False) as arrays:
-                return str(json.loads(str(arrays["provenance"]))[REQUEST])
+                return str(json.loads(str(arrays["provenance"]))[name])
     except Exception:
         # whatever it is, it is not known
         return None
@@ -295,7 +346,7 @@ def recorded(path: Path) -> str | None:
 def check_derived(path: str | Path, overwrite: bool, *of: str | Path | None) -> Path:
     """The path of what is drawn or written of results, if it may be written.
 
-    What is there before its results is something else.
+    A file that is there before the results is not of them.
 
     Args:
         path: of a figure or table.
@@ -363,14 +414,13 @@ def is_made(out: Path, asked: str, overwrite: bool) -> bool:
     found = matches(out, asked, overwrite)
     if found:
         clear(out)
+        logger.info(f"{out}: made already")
     return found
 
 
 def clear(out: Path) -> None:
     """Clear away what an interruption left of a result that is there."""
     # of the processes that torchrun starts, one writes
-    if os.environ.get("RANK", "0") == "0":
-        if work_folder(out).exists():
-            with claimed(out):
-                discard(out)
-        logger.info(f"{out}: made already")
+    if os.environ.get("RANK", "0") == "0" and work_folder(out).exists():
+        with claimed(out):
+            discard(out)

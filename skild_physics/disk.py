@@ -15,7 +15,7 @@ from typing import Any
 import h5netcdf
 import xarray as xr
 
-from skild_physics.claims import replacing
+from skild_physics.claims import REQUEST, replacing
 
 
 class Disk(io.RawIOBase):
@@ -124,12 +124,15 @@ def checked(variable: xr.Variable | xr.DataArray) -> dict[str, Any]:
     return {"fletcher32": True} if is_array else {}
 
 
-def write_netcdf(path: str | Path, groups: Mapping[str | None, xr.Dataset]) -> None:
+def write_netcdf(
+    path: str | Path, groups: Mapping[str | None, xr.Dataset], request: str | None = None
+) -> None:
     """Write a NetCDF-4 file with checksums, replacing an existing one at once.
 
     Args:
         path: the file.
         groups: what it holds, by the names of its groups; None: its root.
+        request: what it was made for, an attribute of the root, see :mod:`skild_physics.claims`.
 
     Raises:
         OSError: it cannot be written; there is what was there before.
@@ -143,3 +146,5 @@ def write_netcdf(path: str | Path, groups: Mapping[str | None, xr.Dataset]) -> N
             store = xr.backends.H5NetCDFStore(file, group=group, mode="a")
             encoding = {str(name): checked(each) for name, each in dataset.variables.items()}
             dataset.dump_to_store(store, encoding=encoding)
+        if request is not None:
+            file.attrs[REQUEST] = request

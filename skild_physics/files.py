@@ -72,6 +72,18 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
+def check_regular(path: str | Path) -> None:
+    """Refuse to replace what is neither a file nor a folder, whatever it is.
+
+    Raises:
+        InputError: it is a device, a pipe, or a link that leads nowhere.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        is_link = os.path.islink(path) and not os.path.exists(path)
+        what = "is a link that leads nowhere" if is_link else "is no file"
+        raise InputError(f"{path}: {what}, and is not replaced; choose another name")
+
+
 def check_none_given(given: Mapping[str, object], whose: str) -> None:
     """Refuse parameters that do not apply, instead of ignoring them.
 
@@ -87,16 +99,32 @@ def check_none_given(given: Mapping[str, object], whose: str) -> None:
             raise InputError(f"`{name}` {whose}")
 
 
+MAX_SEED = 2**63 - 1
+"""HDF5 has no larger integers."""
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a root seed that is out of range.
+
+    Raises:
+        InputError: it is.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"`seed` must lie in 0 .. {MAX_SEED}, got {seed}")
+
+
 def check_output(path: str | Path, overwrite: bool) -> Path:
     """The output path, if it may be written.
 
     Raises:
-        InputError: it exists and ``overwrite`` is not set, is a directory, is an HDF5 file that is
-            open for writing elsewhere, or cannot be written.
+        InputError: it exists and ``overwrite`` is not set, is a directory, a device, a pipe or a
+            link that leads nowhere, is an HDF5 file that is open for writing elsewhere, or cannot
+            be written.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a directory")
+    check_regular(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; pass `overwrite=True` to replace it")
     if is_open_elsewhere(path):

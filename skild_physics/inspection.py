@@ -21,7 +21,12 @@ from skild_physics.tables import Printed, with_error
 FIRST = 256
 """Fields that are looked at."""
 _SHOWN = ("model", "beta", "boundary", "protocol", "input", "factor", "downsampling", "seed")
-_RESULTS = ("skild_physics.spectrum", "skild_physics.correlators", "skild_physics.image_quality")
+_RESULTS = (
+    "skild_physics.spectrum",
+    "skild_physics.correlators",
+    "skild_physics.draws",
+    "skild_physics.image_quality",
+)
 _MAKERS = ("package_version", "checkpoint", "trained_steps")
 
 
@@ -54,8 +59,8 @@ def info(source: Any, **opening: Unpack[Opening]) -> Info:
 
     Args:
         source: anything that :func:`skild_physics.fields.open_fields` takes; a model's checkpoint
-            or the folder of its run; or a file of a spectrum, of correlators or of image quality
-            that was written here.
+            or the folder of its run; or a file of a spectrum, of correlators, of a comparison with
+            exact draws or of image quality that was written here.
         opening: what fields cannot say themselves, see :func:`skild_physics.fields.open_fields`.
 
     Raises:

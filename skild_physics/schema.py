@@ -3,7 +3,6 @@
 All headers, attributes and notes of files pass here before anything believes them.
 """
 
-import json
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -49,18 +48,6 @@ def _explained(error: ValidationError, source: str | Path, without: tuple[str, .
         problems.append(f"{where}: {message}" if where else message)
     more = [f"{len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     return f"{source}: " + "; ".join(problems[:SHOWN] + more)
-
-
-def of_json(text: str | bytes, source: str | Path) -> Any:
-    """The value of a text in JSON.
-
-    Raises:
-        InputError: it is none.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not readable as JSON ({error})") from None
 
 
 def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

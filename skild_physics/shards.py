@@ -7,20 +7,84 @@ but the last are of one length, so that they never overlap.
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_physics.claims import LOCK, discard, placing, remove, replacing, work_folder
+from skild_physics.claims import (
+    LOCK,
+    check_unfinished,
+    claimed,
+    discard,
+    placing,
+    remove,
+    replacing,
+    work_folder,
+)
 from skild_physics.files import InputError, json_text
-from skild_physics.machine import World
+from skild_physics.machine import World, joined_world
+from skild_physics.progress import Progress
 
 Arrays = Mapping[str, NDArray[Any]]
 Shard = tuple[Path, int, int]
 """A file, the number of its first field, and that after its last."""
 _SETTINGS = "settings.json"
+
+
+def in_shards(
+    out: Path,
+    settings: Mapping[str, Any],
+    count: int,
+    length: int,
+    make: Callable[[int, int], Arrays],
+    fits: Callable[[Arrays, int], bool],
+    write: Callable[[], None],
+    title: str,
+    progress: Progress,
+    *,
+    at_once: int = 1,
+    overwrite: bool = False,
+) -> None:
+    """A result made shard by shard, by all processes that torchrun started; the first writes it.
+
+    Args:
+        out: the result.
+        settings: with ``count``, ``length``, ``make``, ``fits``, ``at_once`` and ``overwrite``, see
+            :func:`make_shards`.
+        count: number of fields.
+        length: fields of a shard.
+        make: makes some of them.
+        fits: knows what it makes.
+        write: writes ``out`` of what :func:`read_shards` gives; the shards are discarded then.
+        title: of the progress.
+        progress: shows how many fields are done.
+        at_once: shards that are made together.
+        overwrite: discard other shards.
+
+    Raises:
+        InputError: as :func:`skild_physics.claims.claimed` and :func:`make_shards`.
+    """
+    with joined_world() as world, claimed(out) if world.is_main else nullcontext():
+        with progress(title, count) as show:
+            make_shards(
+                out,
+                settings,
+                count,
+                length,
+                make,
+                fits,
+                world,
+                show,
+                at_once=at_once,
+                overwrite=overwrite,
+            )
+        if world.is_main:
+            write()
+            discard(out)
+        world.barrier()
 
 
 def make_shards(
@@ -115,6 +179,7 @@ def _keep_whole(
     overwrite: bool,
 ) -> None:
     """Keep of an interrupted run what is not damaged, if it is the same run; note which it is."""
+    check_unfinished(out, overwrite, _SETTINGS)
     note = work_folder(out) / _SETTINGS
     text = json_text(settings, indent=2, sort_keys=True)
     if note.exists() and note.read_bytes() != text.encode():

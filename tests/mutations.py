@@ -66,6 +66,25 @@ CASES = {
             "interpolate coarse.h5 --factor 2 --kernel bicubic --out o.h5",
         ],
     ),
+    "coarse": (
+        "coarse.h5",
+        [],
+        ["sample-exact coarse.h5 --factor 2 --draws 2 --out o.h5"],
+    ),
+    "draws": (
+        "draws.nc",
+        ["train.h5", "exact.h5"],
+        [
+            "info draws.nc",
+            "load-draws draws.nc",
+            "eval-draws truth=train.h5 exact=exact.h5 --out draws.nc",
+        ],
+    ),
+    "exact": (
+        "exact.h5",
+        ["train.h5"],
+        ["eval-draws truth=train.h5 exact=exact.h5 --out o.nc", "info exact.h5"],
+    ),
     "prepared": (
         "pictures.h5",
         [],
@@ -130,6 +149,11 @@ CASES = {
     ),
     "map": ("map.npy", [], ["fit-spectrum map.npy --variance-map --out o.nc"]),
 }
+LOADED = {
+    "load-spectrum": sk.Spectrum,
+    "load-correlators": sk.Correlators,
+    "load-draws": sk.Draws,
+}
 ODD = [
     *(None, True, -1, 0, 1, 2**40, 10**30, -(2**63), 1e300, -0.5, float("nan"), float("inf")),
     *("", "x", "nan", "x" * 5000, "\n\x1b[31m", "../../x", [], {}, [1], [-1], [0, 0], ["x"] * 2),
@@ -143,6 +167,8 @@ def make_valid(folder):
     run(f"generate-ising --L {L} --samples 200 --seed 1 --out train.h5", folder)
     run("fit-spectrum train.h5 --out spectrum.nc", folder)
     run("coarse-grain train.h5 --factor 2 --out coarse.h5", folder)
+    run("sample-exact coarse.h5 --factor 2 --out exact.h5", folder)
+    run("eval-draws truth=train.h5 exact=exact.h5", folder)
     spins = sk.open(folder / "train.h5").values
     np.save(folder / "theirs.npy", spins)
     run("eval-correlators a=train.h5 b=theirs.npy --out correlators.nc", folder)
@@ -575,9 +601,8 @@ def fault(command, folder):
     before = contents(folder)
     name, *arguments = shlex.split(command)
     if name.startswith("load-"):
-        kind = sk.Spectrum if name == "load-spectrum" else sk.Correlators
         try:
-            str(kind.load(folder / arguments[0]))
+            str(LOADED[name].load(folder / arguments[0]))
             code, last = 0, ""
         except sk.InputError as error:
             code, last = 2, f"Error: {error}"

@@ -115,7 +115,7 @@ def _run(func, args, kwargs):
         _counts["launches"] += 1
     real = [x.held if isinstance(x, OnGPU) else x for x in flat]
     args_, kwargs_ = pytree.tree_unflatten(real, spec)
-    if device is not None:
+    if _is_gpu(device):
         kwargs_["device"] = torch.device("cpu")
     out = func(*args_, **kwargs_)
     by_id = {id(x.held): x for x in ours}

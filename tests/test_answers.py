@@ -21,7 +21,7 @@ from skild_physics.fields.writing import save, write_fields
 from skild_physics.machine import World
 from skild_physics.observables.ensemble import summarize
 from skild_physics.observables.exact import BETA_CRITICAL
-from skild_physics.pipeline.stages import claim
+from skild_physics.pipeline.stages import run_folder
 from skild_physics.shards import make_shards
 from skild_physics.spectrum import Spectrum
 
@@ -222,7 +222,8 @@ def test_files_are_json(tmp_path):
     """Settings of reproduce and of shards, provenance of pictures: numbers it has not are null."""
     odd = {"nan": math.nan, "list": [1.5, math.inf, {"minus": -math.inf}], "tuple": (np.nan, "nan")}
     known = {"nan": None, "list": [1.5, None, {"minus": None}], "tuple": [None, "nan"]}
-    claim(tmp_path / "run", odd, (), False)
+    with run_folder(tmp_path / "run", odd, (), False, lambda: None):
+        pass
     assert strictly((tmp_path / "run" / "settings.json").read_text()) == known
     pictures = [{"field": np.zeros((1, 1, 4, 4), np.float32)}]
     write_fields(tmp_path / "pictures", pictures, 1, odd)

@@ -15,6 +15,8 @@ COMMANDS = {
     "spectra": "fit-spectrum a.h5 b.h5 --plot deep/s.svg",
     "correlators": "eval-correlators truth=a.h5 b=b.h5 --block-spins 1 --plot c.png --json",
     "made last": "eval-correlators --out deep/er/c.nc",
+    "draws": "eval-draws truth=a.h5 exact=exact.h5 b=b.h5 --json",
+    "draws, other": "eval-draws truth=a.h5 exact=exact.h5 --out old.nc --overwrite",
     "images": "eval-images truth=held noisy=noisy --metrics psnr --csv q.csv --out deep/q.nc",
     "checkpoint": "import-checkpoint theirs.pt --config form.toml --out imported",
 }
@@ -25,6 +27,11 @@ def template(tmp_path_factory):
     folder = tmp_path_factory.mktemp("template")
     for seed, name in enumerate("ba"):
         sk.generate_ising(8, samples=64, seed=seed, out=folder / f"{name}.h5").close()
+    coarse = sk.coarse_grain(folder / "a.h5", factor=4)
+    sk.sample_exact(coarse, factor=4, draws=2, sweeps=5, out=folder / "exact.h5").close()
+    sk.eval_draws(truth=folder / "a.h5", exact=folder / "exact.h5", b=folder / "b.h5").save(
+        folder / "old.nc"
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3)).astype(np.uint8)
     for name, factor in (("held", 1.0), ("noisy", 0.9)):
         (folder / name).mkdir()

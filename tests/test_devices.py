@@ -40,6 +40,10 @@ KINDS = {
         "condition": {"factor": 2},
         "training": {"prediction": "eps", "accumulate": 2},
     },
+    "coarse fields": {
+        "condition": {"factors": [1.5, 4], "kernels": {"box": 1, "gaussian": 1}},
+        "training": {"accumulate": 2},
+    },
     "scale space": small_runs.SCALE_SPACE,
     "min-snr": small_runs.SCALE_SPACE | {"training": {"min_snr": 5.0}},
     "muon": {
@@ -209,7 +213,7 @@ def test_the_loop_never_waits_for_the_device(gpu, name, sampler):
     assert gpu["reads"] <= 4
 
 
-@pytest.mark.parametrize("kind", ["skild", "scale space", "muon"])
+@pytest.mark.parametrize("kind", ["skild", "coarse fields", "scale space", "muon"])
 def test_a_step_waits_for_the_device_once(inputs, tmp_path, gpu, kind):
     """For its losses and the norm of its gradient, before it changes the weights."""
     trainer = trainer_on("gpu", configured(inputs, tmp_path, kind))
@@ -247,7 +251,8 @@ def test_saved_on_the_device_loaded_anywhere(inputs, tmp_path, gpu, kind):
     trainer.step(0)
     trainer.calibrate(1, 16)
     save_model(tmp_path / "model.safetensors", trainer.model(1))
-    save_state(tmp_path / "state.pt", {"step": 1, "config": "{}"} | on_host(trainer.state()))
+    about = {"step": 1, "running_loss": 0.0, "config": "{}"}
+    save_state(tmp_path / "state.pt", about | on_host(trainer.state()))
     second = trainer.step(1)
     for device in ("cpu", "gpu"):
         again = trainer_on(device, config)

@@ -30,9 +30,11 @@ FLEXI = {"kind": "flexi", "channels": [8, 8], "blocks": [1, 1], "patch": 1}
 SKILD = {"spectrum": "spectrum.nc", "k_c": 3.0, "schedule": {"kind": "linear", "resolution": 0.5}}
 LEVELS = {"kind": "scale-space", "size": 32, "basis": "periodic"}
 WHITE = {"white": {"size": 32, "basis": "periodic"}, "schedule": {"kind": "linear-beta"}}
+COARSE = {"factors": [1.5, 8], "kernels": {"box": 1, "gaussian": 1}}
 KINDS = {
     "skild": {"process": SKILD, "network": NETWORK},
     "conditional": {"process": SKILD, "network": NETWORK, "condition": {"factor": 2}},
+    "coarse": {"process": SKILD, "network": NETWORK, "condition": COARSE},
     "sr3": {"process": WHITE, "network": NETWORK, "condition": {"factor": 2}},
     "scale-space": {"process": LEVELS | {"factors": [2], "degradation": "box"}, "network": FLEXI},
     "ddpm": {"process": LEVELS | {"factors": []}, "network": FLEXI},
@@ -40,6 +42,7 @@ KINDS = {
 CAN = {
     "skild": {"generate", "reconstruct", "super_resolve", "enlarge"},
     "conditional": {"reconstruct", "super_resolve"},
+    "coarse": {"generate", "reconstruct", "super_resolve", "enlarge"},
     "sr3": {"reconstruct", "super_resolve"},
     "scale-space": {"generate", "reconstruct", "super_resolve"},
     "ddpm": {"generate"},
@@ -57,6 +60,8 @@ def folder(tmp_path_factory):
         torch.manual_seed(0)
         model = build_model(config, ("spin",), *config.process.modes())
         save_model(folder / f"{name}.safetensors", model)
+    sk.coarse_grain(folder / "train.h5", factor=4, out=folder / "coarse.h5").close()
+    sk.sample_exact(folder / "coarse.h5", factor=4, draws=3, out=folder / "exact.h5").close()
     (folder / "pictures").mkdir()
     rng = np.random.default_rng(0)
     for i in range(12):
@@ -245,6 +250,10 @@ CLIENTS = {
         "train.h5 --factor 2 --kernel spectral --samples 7 --out a.h5",
         lambda: sk.coarse_grain("train.h5", factor=2, kernel="spectral", samples=7),
     ),
+    "sample-exact": (
+        "coarse.h5 --factor 4 --samples 7 --draws 2 --seed 3 --out a.h5",
+        lambda: sk.sample_exact("coarse.h5", factor=4, samples=7, draws=2, seed=3),
+    ),
     "interpolate": (
         "train.h5 --factor 1.5 --kernel lanczos --samples 7 --out a.h5",
         lambda: sk.interpolate("train.h5", factor=1.5, kernel="lanczos", samples=7),
@@ -272,6 +281,10 @@ CLIENTS = {
     "eval-correlators": (
         "truth=train.h5 again=train.h5 --sides 1,3 --out a.nc",
         lambda: sk.eval_correlators(truth="train.h5", again="train.h5", sides=(1, 3)).dataset,
+    ),
+    "eval-draws": (
+        "truth=train.h5 exact=exact.h5 --out a.nc",
+        lambda: sk.eval_draws(truth="train.h5", exact="exact.h5").dataset,
     ),
     "eval-images": (
         "a=pictures b=pictures --metrics psnr,ssim --size 12 --bootstrap 200 --out a.nc",

@@ -10,6 +10,7 @@ import torch
 import skild_physics
 from skild_physics import kspace
 from skild_physics.config import parse_config
+from skild_physics.config.training import CoarseConfig
 from skild_physics.diffusion.adaptive import adaptive_denoiser
 from skild_physics.diffusion.integrators import ancestral, multistep, step_grid
 from skild_physics.diffusion.noise import SampleNoise
@@ -24,6 +25,7 @@ from skild_physics.diffusion.scale_space import LevelPosterior, ScaleSpace
 from skild_physics.diffusion.scale_space_reverse import estimator, level_start
 from skild_physics.diffusion.schedule import LinearBetaSchedule, linear_to_resolution
 from skild_physics.models.checkpoint import build_model
+from skild_physics.models.coarse import Conditions
 from skild_physics.networks import CompactUNet, WhitenedInput
 
 COSINE = "cosine"
@@ -182,6 +184,9 @@ def test_no_cached_property_keeps_tensors_that_refuse_gradients():
         space_of(),
         LevelPosterior(box, 0.5, 0.5),
         box,
+        Conditions(
+            CoarseConfig(factors=(2, 4), kernels={"box": 1}), 8, COSINE, torch.device("cpu")
+        ),
     ]
     of_class = dict(classes_with_caches())
     assert {type(each) for each in objects} == set(of_class)

@@ -30,9 +30,11 @@ SPACE = {
 }
 COMPACT = {"channels": [8], "blocks": [1], "patch": 2}
 FLEXI = {"kind": "flexi", "channels": [8, 8], "blocks": [1, 1], "patch": 2}
+COARSE = {"factors": [1.5, 8], "kernels": {"box": 1, "gaussian": 1}}
 KINDS = {
     "SKILD": {"process": SKILD, "network": COMPACT},
     "conditional SKILD": {"process": SKILD, "network": COMPACT, "condition": {"factor": 2}},
+    "SKILD of any coarse field": {"process": SKILD, "network": COMPACT, "condition": COARSE},
     "SR3": {"process": WHITE, "network": COMPACT, "condition": {"factor": 2}},
     "scale space": {"process": SPACE, "network": FLEXI},
     "DDPM": {"process": SPACE | {"factors": []}, "network": FLEXI},
@@ -40,6 +42,7 @@ KINDS = {
 CAN = {
     "SKILD": ("generate", "reconstruct", "super_resolve", "enlarge"),
     "conditional SKILD": ("reconstruct", "super_resolve"),
+    "SKILD of any coarse field": ("generate", "reconstruct", "super_resolve", "enlarge"),
     "SR3": ("reconstruct", "super_resolve"),
     "scale space": ("generate", "reconstruct", "super_resolve"),
     "DDPM": ("generate",),

@@ -5,10 +5,11 @@ import pytest
 from scipy.stats import chi2
 
 from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.data_gen.wolff import bond_threshold, seed_state, wolff_advance
+from skild_physics.data_gen.wolff import bond_threshold, wolff_advance
 from skild_physics.fields.lattice import open_dataset
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy, torus_specific_heat
 from skild_physics.observables.jackknife import jackknife
+from skild_physics.xoshiro import seed_state
 
 
 def energies_and_magnetizations(path, parameters, samples):

@@ -18,6 +18,7 @@ import small_runs
 import torch
 from small_runs import CLOSE, assert_equal
 
+import skild_physics as sk
 from skild_physics.config import parse_config
 from skild_physics.diffusion.loss import LossSecondMomentSteps
 from skild_physics.models.checkpoint import load
@@ -409,6 +410,25 @@ def test_a_finished_state_has_its_model(values, whole, tmp_path, monkeypatch):
     resumed_like(whole, config)
     (out / "model.safetensors").unlink()
     resumed_like(whole, config)
+    (out / "model.safetensors").write_bytes(flip((whole / "model.safetensors").read_bytes()))
+    resumed_like(whole, config)
+
+
+@pytest.mark.parametrize("changed", ["train.h5", "spectrum.nc"])
+def test_other_inputs_of_the_same_name_are_refused(inputs, tmp_path, changed):
+    own = shutil.copytree(inputs, tmp_path / "inputs")
+    config = parse_config(small_runs.run_values(own, tmp_path / "run"))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, progress=at(7, send(signal.SIGINT)))
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+    others = tmp_path / "others"
+    others.mkdir()
+    sk.generate_ising(8, samples=200, seed=2, out=others / "train.h5").close()
+    sk.fit_spectrum(others / "train.h5").save(others / "spectrum.nc")
+    (others / changed).replace(own / changed)
+    with pytest.raises(ValueError, match="was trained on other fields or another spectrum"):
+        train(config)
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
 
 
 # processes

@@ -8,7 +8,7 @@ import small_runs
 from command_line import run
 
 import skild_physics as sk
-from skild_physics.claims import claimed
+from skild_physics.claims import claimed, filling
 from skild_physics.files import InputError
 from skild_physics.pipeline.stages import run_folder
 from skild_physics.plots import Figure, save_figure
@@ -185,6 +185,15 @@ def test_a_folder_that_was_claimed_before_a_death_is_taken(tmp_path):
         (work / "shard").touch()
     assert names(out) == [".settings.json.skild-physics"]
     assert enter(out) == ["settings.json"]
+
+
+def test_a_run_whose_training_died_is_discarded(tmp_path):
+    out = tmp_path / "run"
+    enter(out)
+    with filling(out) as work:
+        (work / "kept").touch()
+    (work / "kept").rename(work / "tmp-state.pt")
+    assert enter(out, {**SETTINGS, "L": 16}, overwrite=True) == ["settings.json"]
 
 
 # disks and messages

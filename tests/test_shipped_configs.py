@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from skild_physics.config import load_config, shipped_names
+from skild_physics.config.process import LawConfig
 from skild_physics.diffusion.scale_space import level_ends
 from skild_physics.diffusion.schedule import LinearSchedule
 from skild_physics.kspace import normalization_factor, wavenumbers
@@ -51,6 +52,8 @@ RESOLUTIONS = {
 
 
 OURS = ("ising64", "ising64-sr3")
+COARSE = "ising64-coarse"
+LAW = {"C": 0.5, "k0_squared": 3.0, "alpha": 0.9}
 
 
 SHIPPED = [
@@ -65,7 +68,7 @@ SHIPPED = [
 
 def test_published_configurations_are_those_of_the_paper():
     scale_space = [name for name, *_ in SHIPPED]
-    assert shipped_names() == sorted([*PUBLISHED, *OURS, *scale_space, "photographs64"])
+    assert shipped_names() == sorted([*PUBLISHED, *OURS, COARSE, *scale_space, "photographs64"])
 
 
 def test_ising64_and_its_baseline_differ_in_the_method_alone():
@@ -75,6 +78,17 @@ def test_ising64_and_its_baseline_differ_in_the_method_alone():
     assert sr3.condition is not None
     method = {"prediction": "eps", "snr_threshold": None}
     assert ours.training.model_copy(update=method) == sr3.training
+
+
+def test_one_network_for_coarse_fields_of_any_factor():
+    config = load_config(COARSE)
+    assert config.condition.sides(64) == tuple(range(4, 43))
+    assert config.process == load_config("ising64").process
+    process = config.process.model_copy(
+        update={"spectrum": None, "law": LawConfig(**LAW, size=64, basis="periodic")}
+    )
+    network = config.build_network(process.build(*process.modes()), 1)
+    assert sum(p.numel() for p in network.parameters()) < 1.6e6
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

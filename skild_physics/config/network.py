@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, Tag, model_validator
 from torch import nn
 
 from skild_physics.config.section import MOST_LEVELS, Depth, Section, Side, Width, kind_or
-from skild_physics.config.training import ConditionConfig, TrainingConfig
+from skild_physics.config.training import AnyCondition, TrainingConfig
 from skild_physics.diffusion.process import Process
 from skild_physics.files import InputError
 from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork, WhitenedInput
@@ -30,13 +30,16 @@ class AnyNetwork(Section):
         """Sides of fields must be multiples of this."""
 
     @abstractmethod
-    def build(self, process: Process, channels: int, conditioning: int = 0) -> nn.Module:
+    def build(
+        self, process: Process, channels: int, conditioning: int = 0, labels: int = 0
+    ) -> nn.Module:
         """The untrained network.
 
         Args:
             process: of the fields that it is for.
             channels: of these fields.
             conditioning: channels that the input has in addition, for conditional models.
+            labels: how many of these, the last ones, are constant over a field.
         """
 
     @property
@@ -48,7 +51,7 @@ class AnyNetwork(Section):
         """What sides must be multiples of where the full fields are N x N."""
         return self.multiple
 
-    def check(self, training: TrainingConfig, condition: ConditionConfig | None) -> None:
+    def check(self, training: TrainingConfig, condition: AnyCondition | None) -> None:
         """Refuse options that do not go with this network.
 
         Raises:
@@ -103,17 +106,19 @@ class CompactConfig(AnyNetwork):
         """Whether it is made for the spectrum of full fields."""
         return self.whitened
 
-    def check(self, training: TrainingConfig, condition: ConditionConfig | None) -> None:
+    def check(self, training: TrainingConfig, condition: AnyCondition | None) -> None:
         """See :meth:`AnyNetwork.check`."""
         if self.whitened and (training.snr_threshold is not None or condition is not None):
             raise InputError("network.whitened: goes without training.snr_threshold and condition")
 
-    def build(self, process: Process, channels: int, conditioning: int = 0) -> nn.Module:
+    def build(
+        self, process: Process, channels: int, conditioning: int = 0, labels: int = 0
+    ) -> nn.Module:
         """See :meth:`AnyNetwork.build`."""
         shape = self.channels, self.blocks, self.patch, self.embedding, channels, process.basis
         if self.whitened:
             return WhitenedInput(CompactUNet(*shape, channels), process)
-        return CompactUNet(*shape, conditioning)
+        return CompactUNet(*shape, conditioning, labels)
 
 
 class FlexiConfig(CompactConfig):
@@ -138,7 +143,9 @@ class FlexiConfig(CompactConfig):
                 )
         super().check_sizes(N, sides)
 
-    def build(self, process: Process, channels: int, conditioning: int = 0) -> nn.Module:
+    def build(
+        self, process: Process, channels: int, conditioning: int = 0, labels: int = 0
+    ) -> nn.Module:
         """See :meth:`AnyNetwork.build`."""
         shape = self.channels, self.blocks, self.patch, self.embedding
         return FlexiUNet(process.N, *shape, channels, process.basis, conditioning)
@@ -172,7 +179,9 @@ class NCSNppConfig(AnyNetwork):
         """What sides must be multiples of; the paper's normalisation is that of one size."""
         return N if self.output == "paper" else self.multiple
 
-    def build(self, process: Process, channels: int, conditioning: int = 0) -> nn.Module:
+    def build(
+        self, process: Process, channels: int, conditioning: int = 0, labels: int = 0
+    ) -> nn.Module:
         """See :meth:`AnyNetwork.build`."""
         network = NCSNpp(
             process.N,

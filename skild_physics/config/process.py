@@ -12,7 +12,7 @@ from skild_physics import kspace
 from skild_physics.config.network import AnyNetwork
 from skild_physics.config.schedule import LinearBetaConfig, LinearConfig, LogLinearConfig
 from skild_physics.config.section import Section, Side, Steps
-from skild_physics.config.training import ConditionConfig, TrainingConfig
+from skild_physics.config.training import AnyCondition, TrainingConfig
 from skild_physics.diffusion.process import Process, white_k_c
 from skild_physics.diffusion.scale_space import ScaleSpace
 from skild_physics.files import InputError
@@ -70,7 +70,7 @@ class AnyProcess(Section):
 
     @abstractmethod
     def check(
-        self, network: AnyNetwork, training: TrainingConfig, condition: ConditionConfig | None
+        self, network: AnyNetwork, training: TrainingConfig, condition: AnyCondition | None
     ) -> None:
         """Refuse networks and options that do not go with this process.
 
@@ -179,13 +179,15 @@ class SkildConfig(AnyProcess):
         return str(self.spectrum or super().name)
 
     def check(
-        self, network: AnyNetwork, training: TrainingConfig, condition: ConditionConfig | None
+        self, network: AnyNetwork, training: TrainingConfig, condition: AnyCondition | None
     ) -> None:
         """See :meth:`AnyProcess.check`."""
         if training.min_snr is not None:
             raise InputError("training.min_snr: goes with process.kind = 'scale-space'")
         if training.snr_threshold is not None and condition is not None:
             raise InputError("training.snr_threshold: goes without condition")
+        if training.timesteps != "uniform" and condition is not None and condition.fixed_steps:
+            raise InputError("condition.factors: needs training.timesteps = 'uniform'")
         if training.snr_threshold is not None and self.is_white:
             raise InputError("training.snr_threshold: a white process has no scale to leave out")
 

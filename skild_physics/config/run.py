@@ -6,25 +6,43 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Tag, model_validator
+from pydantic import Discriminator, Tag, model_validator
 from torch import nn
 
 from skild_physics.config.network import CompactConfig, NetworkConfig
 from skild_physics.config.process import SkildConfig
 from skild_physics.config.scale_space import ScaleSpaceConfig
 from skild_physics.config.section import Section, kind_or
-from skild_physics.config.training import ConditionConfig, DataConfig, TrainingConfig
+from skild_physics.config.training import (
+    CoarseConfig,
+    ConditionConfig,
+    DataConfig,
+    TrainingConfig,
+)
 from skild_physics.diffusion.process import Process
 from skild_physics.files import InputError, check_file
 from skild_physics.memory import check_memory
 from skild_physics.schema import validated
 
 MOST_BYTES = 2**20
-_UNIONS = ("process", "network", "levels", "schedule")
+_UNIONS = ("process", "network", "levels", "schedule", "condition")
 
 ProcessConfig = Annotated[
     Annotated[SkildConfig, Tag("skild")] | Annotated[ScaleSpaceConfig, Tag("scale-space")],
     kind_or("skild"),
+]
+
+
+def _condition_kind(values: Any) -> str:
+    if isinstance(values, dict):
+        return (CoarseConfig if "factors" in values else ConditionConfig).kind
+    return str(values.kind)
+
+
+AnyConditionConfig = Annotated[
+    Annotated[ConditionConfig, Tag(ConditionConfig.kind)]
+    | Annotated[CoarseConfig, Tag(CoarseConfig.kind)],
+    Discriminator(_condition_kind),
 ]
 
 
@@ -35,7 +53,7 @@ class Config(Section):
     """Folder of the run."""
     data: DataConfig
     process: ProcessConfig
-    condition: ConditionConfig | None = None
+    condition: AnyConditionConfig | None = None
     network: NetworkConfig = CompactConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -47,8 +65,8 @@ class Config(Section):
 
     @property
     def kind(self) -> str:
-        """Of the model: that of its process, or conditional."""
-        return self.process.kind if self.condition is None else "conditional"
+        """Of the model: that of its condition or, without one, of its process."""
+        return self.process.kind if self.condition is None else self.condition.kind
 
     def check_sizes(self, modes: int, N: int, network: nn.Module | None = None) -> None:
         """Refuse fields that the process, the network or the options are not for.
@@ -81,13 +99,16 @@ class Config(Section):
 
     def build_network(self, process: Process, channels: int) -> nn.Module:
         """The untrained network, for a process of fields of so many channels."""
-        conditioning = 0 if self.condition is None else channels
+        condition = self.condition
+        inputs, labels = (
+            (0, 0) if condition is None else (condition.inputs(channels), condition.labels)
+        )
         with torch.device("meta"):
             # takes no memory
-            shapes = self.network.build(process, channels, conditioning)
+            shapes = self.network.build(process, channels, inputs, labels)
         count = sum(each.numel() for each in shapes.parameters())
         check_memory(f"`network`: {count:,} parameters", 4 * count)
-        return self.network.build(process, channels, conditioning)
+        return self.network.build(process, channels, inputs, labels)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for saving."""

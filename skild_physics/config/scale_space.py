@@ -11,7 +11,7 @@ from skild_physics.config.network import AnyNetwork
 from skild_physics.config.process import AnyProcess
 from skild_physics.config.schedule import LinearBetaConfig
 from skild_physics.config.section import MOST_LEVELS, Section, Side, Steps, kind_or
-from skild_physics.config.training import ConditionConfig, TrainingConfig
+from skild_physics.config.training import AnyCondition, TrainingConfig
 from skild_physics.diffusion.process import Process, white_k_c
 from skild_physics.diffusion.resize import Degradation
 from skild_physics.diffusion.scale_space import (
@@ -170,7 +170,7 @@ class ScaleSpaceConfig(AnyProcess):
         return self.sizes
 
     def check(
-        self, network: AnyNetwork, training: TrainingConfig, condition: ConditionConfig | None
+        self, network: AnyNetwork, training: TrainingConfig, condition: AnyCondition | None
     ) -> None:
         """See :meth:`AnyProcess.check`."""
         others = {

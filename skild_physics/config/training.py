@@ -1,5 +1,6 @@
 """What every run has, whatever its process and network: data, a condition, the optimisation."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -77,8 +78,36 @@ class DataConfig(Section):
         return changed.model_copy(update={"source": str(change(Path(self.source)))})
 
 
-class ConditionConfig(Section):
+class AnyCondition(Section):
+    """What a network is shown beside the noisy field."""
+
+    kind: ClassVar[str]
+    """Of the models that have it."""
+    fixed_steps: ClassVar[bool] = False
+    """Steps n can only be drawn uniformly."""
+
+    @abstractmethod
+    def check_size(self, N: int) -> None:
+        """Refuse fields of a side that has no coarse fields.
+
+        Raises:
+            InputError: naming the key.
+        """
+
+    def inputs(self, channels: int) -> int:
+        """Channels that the network takes beside those of the noisy field."""
+        return channels
+
+    @property
+    def labels(self) -> int:
+        """How many of these, the last ones, are constant over a field."""
+        return 0
+
+
+class ConditionConfig(AnyCondition):
     """The conditioning of SR3: a coarse field, interpolated on the full lattice."""
+
+    kind: ClassVar[str] = "conditional"
 
     factor: PositiveInt
     """Ratio of the sides of the full and the coarse field."""
@@ -93,6 +122,54 @@ class ConditionConfig(Section):
         """
         if N % self.factor:
             raise InputError(f"condition.factor = {self.factor} does not divide L = {N}")
+
+
+class CoarseConfig(AnyCondition):
+    """Coarse fields of any factor, made in one of several ways, or none at all."""
+
+    kind: ClassVar[str] = "coarse"
+    fixed_steps: ClassVar[bool] = True
+
+    factors: tuple[float, float]
+    """The smallest and the largest ratio of the sides of the full and the coarse field."""
+    kernels: dict[Downsampling, PositiveFloat]
+    """How coarse fields are made, each with its share in training, in any units."""
+    whole: float = Field(default=0.5, ge=0, le=1)
+    """Share of coarse fields whose factor is a whole number, each as often as the others; the
+    logarithm of the factor is uniform for the rest."""
+    unconditional: float = Field(default=0.3, ge=0, lt=1)
+    """Share of fields that are trained on without a coarse field."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        low, high = self.factors
+        if not 1 < low <= high:
+            raise InputError("factors must be two numbers above 1, the smaller one first")
+        if not self.kernels:
+            raise InputError("kernels must name one at least")
+        return self
+
+    def sides(self, N: int) -> tuple[int, ...]:
+        """Sides of the coarse fields of N x N ones."""
+        low, high = self.factors
+        return tuple(M for M in range(1, N) if low <= N / M <= high)
+
+    def check_size(self, N: int) -> None:
+        """See :meth:`AnyCondition.check_size`."""
+        if not self.sides(N):
+            raise InputError(
+                f"condition.factors: no coarse field of L = {N} has one between "
+                f"{self.factors[0]:g} and {self.factors[1]:g}"
+            )
+
+    def inputs(self, channels: int) -> int:
+        """See :meth:`AnyCondition.inputs`."""
+        return channels + 4 + self.labels
+
+    @property
+    def labels(self) -> int:
+        """See :attr:`AnyCondition.labels`."""
+        return len(self.kernels) + 1
 
 
 class TrainingConfig(Section):

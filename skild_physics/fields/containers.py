@@ -1,5 +1,6 @@
 """Arrays of files that hold several, by their names: HDF5, NetCDF and Zarr of anybody."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def netcdf_array(path: Path, name: str | None = None) -> xr.DataArray:
             data = open_netcdf(path, **how)
         else:
             try:
-                data = xr.open_dataset(path, engine="scipy", **how)
+                data = xr.open_dataset(os.path.abspath(path), engine="scipy", **how)
             except Exception as error:
                 raise unreadable(path, "NetCDF", error) from None
         stack.callback(data.close)

@@ -4,6 +4,7 @@ HDF5 files may name other files, or themselves, and may claim to be larger than 
 """
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def open_netcdf(path: str | Path, kind: str = "NetCDF", **options: Any) -> xr.Da
     check_hdf5(path, kind)
     how: Any = {"phony_dims": "access", **options}
     try:
-        return xr.open_dataset(path, engine="h5netcdf", **how)
+        # absolute: xarray takes a tilde in a name for somebody's home
+        return xr.open_dataset(os.path.abspath(path), engine="h5netcdf", **how)
     except Exception as error:
         raise unreadable(Path(path), kind, error) from None
 

@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from skild_physics.fields.lazy import content, digest
@@ -24,15 +23,11 @@ def identity(source: Any, fields: xr.DataArray) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     values = pictures_content(source) if holds_pictures(source) else content(fields)
-    coords = {str(name): each.values for name, each in fields.coords.items()}
     return {
         "values": values,
         "shape": fields.shape,
         "known": {name: str(fields.attrs[name]) for name in _KNOWN if name in fields.attrs},
-        "coords": {
-            name: digest(each.astype(np.str_) if each.dtype.kind in "OT" else each)
-            for name, each in coords.items()
-        },
+        "coords": {str(name): digest(each.values) for name, each in fields.coords.items()},
     }
 
 

@@ -206,7 +206,9 @@ def _read(fields: xr.DataArray) -> NDArray[Any]:
 
 
 def digest(values: NDArray[Any]) -> str:
-    """SHA-256 of an array's values, in hexadecimal."""
+    """SHA-256 of an array's values, numbers or texts, in hexadecimal."""
+    if values.dtype.kind in "OT":
+        values = values.astype(np.str_)
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 

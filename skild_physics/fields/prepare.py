@@ -1,7 +1,6 @@
 """Pictures decoded once, into one HDF5 file of bytes that everything takes in their place."""
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.claims import REQUEST, claimed, clear, discard, matches, request
+from skild_physics.claims import REQUEST, discard, is_made, matches, request
 from skild_physics.fields.clipping import pixels
 from skild_physics.fields.hdf5 import check_attributes, write_pictures
 from skild_physics.fields.identity import pictures_content
@@ -17,9 +16,8 @@ from skild_physics.fields.lazy import channels_of, log_skipped, numbered, pictur
 from skild_physics.fields.picture_files import is_picture
 from skild_physics.fields.sources import WORDS, open_fields
 from skild_physics.files import InputError, check_apart, check_output
-from skild_physics.machine import joined_world
 from skild_physics.progress import Progress, logger, silent
-from skild_physics.shards import Arrays, make_shards, read_shards
+from skild_physics.shards import Arrays, in_shards, read_shards
 
 SHARD = 256
 """Pictures that an interruption loses at most."""
@@ -108,37 +106,43 @@ def prepare_images(
     check_attributes(settings, out)
     known = str(source) if str(source) in WORDS else pictures_content(source)
     asked = request(pictures=known, size=N, channels=channels, fields=len(fields), said=said)
-    if matches(out, asked, overwrite):
-        clear(out)
-        made = open_fields(out)
-        _log(made, json.loads(made.attrs["skipped"]), fields)
-        return made
-    with joined_world() as world, claimed(out) if world.is_main else nullcontext():
-        with progress("decode", count) as show:
-            made_of = settings | {REQUEST: asked}
-            make_shards(out, made_of, count, SHARD, shard, fits, world, show, overwrite=overwrite)
-        if world.is_main:
-            skipped: dict[str, str] = {}
-            named: list[str] = []
-            for each in read_shards(out, count, SHARD):
-                skipped |= json.loads(str(each["skipped"]))
-                named += each["name"].tolist() if "name" in each else []
-            parts = (each["pixels"] for each in read_shards(out, count, SHARD))
-            try:
-                if not matches(out, asked, overwrite):
-                    write_pictures(out, parts, channels, N, made_of, skipped, named)
-            except InputError:
-                # pictures are repaired, and then looked at again
-                discard(out)
-                raise
+    if is_made(out, asked, overwrite):
+        return _reopened(out, fields)
+
+    def write() -> None:
+        if matches(out, asked, overwrite):
+            return
+        skipped: dict[str, str] = {}
+        named: list[str] = []
+        for each in read_shards(out, count, SHARD):
+            skipped |= json.loads(str(each["skipped"]))
+            named += each["name"].tolist() if "name" in each else []
+        parts = (each["pixels"] for each in read_shards(out, count, SHARD))
+        try:
+            write_pictures(out, parts, channels, N, made_of, skipped, named)
+        except InputError:
+            # pictures are repaired, and then looked at again
             discard(out)
-        world.barrier()
+            raise
+
+    made_of = settings | {REQUEST: asked}
+    in_shards(
+        out,
+        made_of,
+        count,
+        SHARD,
+        shard,
+        fits,
+        write,
+        "decode",
+        progress,
+        overwrite=overwrite,
+    )
+    return _reopened(out, fields)
+
+
+def _reopened(out: Path, of: xr.DataArray) -> xr.DataArray:
     made = open_fields(out)
-    if world.is_main:
-        _log(made, skipped, fields)
-    return made
-
-
-def _log(made: xr.DataArray, skipped: dict[str, str], fields: xr.DataArray) -> None:
-    log_skipped(skipped, fields)
+    log_skipped(json.loads(made.attrs["skipped"]), of)
     logger.info(f"{len(made)} fields of {made.shape[-1]} x {made.shape[-1]}")
+    return made

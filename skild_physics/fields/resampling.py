@@ -12,7 +12,7 @@ from skild_physics.fields.interpolation import Kernel
 from skild_physics.fields.interpolation import interpolate as interpolated
 from skild_physics.fields.lazy import BATCH_VALUES, basis_of, batches, channels_of
 from skild_physics.fields.sources import Opening, open_fields
-from skild_physics.fields.writing import check_fields_output, derived
+from skild_physics.fields.writing import check_fields_output, made_from
 from skild_physics.files import InputError, check_apart
 from skild_physics.memory import check_memory
 
@@ -72,9 +72,10 @@ def coarse_grain(
         "factor": N / M,
         "basis": basis,
         "boundary": given.attrs.get("boundary"),
+        "beta_of_input": given.attrs.get("beta"),
         "channels": ",".join(channels_of(given)),
     }
-    return derived(coarse, given, made, out, overwrite)
+    return made_from(coarse, given, made, out, overwrite)
 
 
 def interpolate(
@@ -128,4 +129,4 @@ def interpolate(
         "boundary": given.attrs.get("boundary"),
         "channels": ",".join(channels_of(given)),
     }
-    return derived(fine, given, made, out, overwrite)
+    return made_from(fine, given, made, out, overwrite)

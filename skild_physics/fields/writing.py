@@ -24,10 +24,10 @@ from PIL import Image
 
 from skild_physics.claims import (
     REQUEST,
+    check_unfinished,
     claimed,
-    clear,
     discard,
-    matches,
+    is_made,
     replacing,
     replacing_folder,
     request,
@@ -45,7 +45,7 @@ from skild_physics.fields.lazy import (
 )
 from skild_physics.fields.picture_files import PROVENANCE, is_picture
 from skild_physics.fields.sources import open_fields
-from skild_physics.files import InputError, check_folder, check_output, json_text
+from skild_physics.files import InputError, check_folder, check_output, check_regular, json_text
 from skild_physics.progress import logger
 
 Kind = Literal["hdf5", "png", "npz"]
@@ -92,10 +92,10 @@ def check_fields_output(path: str | Path) -> Kind:
     if kind != "png":
         check_output(path, overwrite=True)
         return kind
+    check_regular(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; a name without a suffix is that of a folder")
-    if path.is_dir() and any(path.iterdir()) and not _is_ours(path):
-        raise InputError(f"{path}: holds other files; choose an empty or a new folder")
+    _check_ours(path)
     check_folder(path.parent)
     return kind
 
@@ -128,7 +128,7 @@ def save(fields: Any, out: str | Path, *, overwrite: bool = False) -> xr.DataArr
     is_spins = kind == "hdf5" and fields.dtype == np.int8
     attributes = {**fields.attrs, "channels": ",".join(channels_of(fields))}
     made = _spins(fields) if is_spins else batches(fields)
-    return derived(made, fields, attributes, out, overwrite)
+    return made_from(made, fields, attributes, out, overwrite)
 
 
 def _spins(fields: xr.DataArray) -> Iterator[NDArray[np.int8]]:
@@ -137,7 +137,7 @@ def _spins(fields: xr.DataArray) -> Iterator[NDArray[np.int8]]:
         yield fields[part].values[:, None]
 
 
-def derived(
+def made_from(
     made: Iterable[NDArray[Any]],
     given: xr.DataArray,
     attributes: Mapping[str, Any],
@@ -162,11 +162,11 @@ def derived(
     attrs[REQUEST] = requested(
         out, attrs, given, fields=content(given), dtype=str(given.dtype), shape=list(given.shape)
     )
-    if matches(out, attrs[REQUEST], overwrite):
-        clear(out)
+    if is_made(out, attrs[REQUEST], overwrite):
         return reopened(out, attrs, given)
     parts = ({"field": batch} for batch in made)
     with claimed(out):
+        check_unfinished(out, overwrite)
         written = write_fields(out, parts, len(given), attrs, given)
         discard(out)
     return written
@@ -188,10 +188,7 @@ def requested(
     """
     plain = {name: _plain(value) for name, value in attributes.items()}
     check_attributes(plain, out)
-    known = {
-        name: digest(np.asarray(each).astype(str)) if each.dtype == object else digest(each.values)
-        for name, each in _kept(given).items()
-    }
+    known = {name: digest(each.values) for name, each in _kept(given).items()}
     made = {name: value for name, value in plain.items() if name not in _NAMES}
     return request(output=output_kind(out), made=made, known=known, **others)
 
@@ -356,6 +353,8 @@ def write_png(
             Image.fromarray(shown.squeeze(-1) if shown.shape[-1] == 1 else shown).save(file)
         said = dict(made) | ({_FILES: files} if files else {})
         (temporary / PROVENANCE).write_text(json_text(said, indent=2))
+        # somebody may have put something there meanwhile
+        _check_ours(folder)
 
 
 def write_npz(
@@ -411,6 +410,11 @@ def _stream(file: Any, count: int, parts: Iterable[NDArray[Any]]) -> None:
     npy.write_array_header_2_0(file, header)
     for part in chain([first], rest):
         file.write(np.ascontiguousarray(part).tobytes())
+
+
+def _check_ours(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
+        raise InputError(f"{folder}: holds other files; choose an empty or a new folder")
 
 
 def _is_ours(folder: Path) -> bool:

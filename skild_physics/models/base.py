@@ -40,7 +40,7 @@ from skild_physics.models.agreement import (
     check_range,
     variance_ratios,
 )
-from skild_physics.models.making import How, Load, identity, parameters_of, sampled
+from skild_physics.models.making import How, Load, input_attributes, parameters_of, sampled
 from skild_physics.models.objective import Loss, Objective, squared_error
 from skild_physics.progress import Progress, logger, silent
 
@@ -487,7 +487,7 @@ class Model(ABC):
         how.check_inputs(given)
         self._compare(given, start, is_full=made["protocol"] != "observed")
         attributes = {
-            **identity(given),
+            **input_attributes(given),
             **made,
             **self._parameters(given, other_size=made["protocol"] == "rescaled"),
             "starting_step": start.n,

@@ -21,10 +21,11 @@ from skild_physics.claims import REQUEST, replacing
 from skild_physics.config import Config, parse_config
 from skild_physics.fields.arrangement import MAX_CHANNELS
 from skild_physics.fields.arrays import unreadable
-from skild_physics.files import InputError, check_none_given
+from skild_physics.files import InputError, check_file, check_none_given
 from skild_physics.kspace import Basis
 from skild_physics.machine import default_device
 from skild_physics.models.base import SAMPLING_PRECISIONS, Model, SamplingPrecision
+from skild_physics.models.coarse import CoarseSkild
 from skild_physics.models.conditional import Conditional
 from skild_physics.models.scale_space import ScaleSpaceModel
 from skild_physics.models.skild import Skild
@@ -40,6 +41,7 @@ _FOLDERS = {BUNDLED: "ising64", BUNDLED_PHOTOGRAPHS: "photographs64"}
 KINDS: dict[str, type[Model]] = {
     "skild": Skild,
     "conditional": Conditional,
+    "coarse": CoarseSkild,
     "scale-space": ScaleSpaceModel,
 }
 """Models by the kind of their configuration."""
@@ -145,9 +147,7 @@ def checkpoint_file(path: str | Path) -> Path:
         path = Path(str(files("skild_physics"))) / "pretrained" / _FOLDERS[str(path)]
     if path.is_dir():
         path = path / "model.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    return path
+    return check_file(path)
 
 
 def load(
@@ -215,6 +215,15 @@ def load(
         raise InputError(f"{path}: weights do not fit the {whose}") from None
     model.network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return model
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is a checkpoint, and not damaged."""
+    try:
+        _read(path)
+    except InputError:
+        return False
+    return True
 
 
 class _Header(BaseModel):

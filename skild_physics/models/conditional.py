@@ -90,7 +90,7 @@ class Conditional(Model):
     def condition(self) -> ConditionConfig:
         """The factor, and how fields are made coarse."""
         condition = self.config.condition
-        assert condition is not None
+        assert isinstance(condition, ConditionConfig)
         return condition
 
     def denoiser(self, conditioning: Tensor) -> Denoiser:

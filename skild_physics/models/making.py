@@ -1,7 +1,6 @@
 """Many fields made by the reverse process: in memory, or shard by shard into a file."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,11 +12,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_physics.claims import REQUEST, claimed, clear, discard, matches
+from skild_physics.claims import REQUEST, clear, matches, recorded
 from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.reverse import Start, run
 from skild_physics.diffusion.sampler import Sampler
-from skild_physics.fields import open_fields
 from skild_physics.fields.clipping import outside, pixels
 from skild_physics.fields.lazy import content
 from skild_physics.fields.writing import (
@@ -31,10 +29,9 @@ from skild_physics.fields.writing import (
     write_fields,
     write_npy,
 )
-from skild_physics.files import InputError, check_apart, check_output
-from skild_physics.machine import joined_world
+from skild_physics.files import InputError, check_apart, check_output, check_seed
 from skild_physics.progress import Progress, logger
-from skild_physics.shards import Arrays, make_shards, read_shards
+from skild_physics.shards import Arrays, in_shards, read_shards
 
 PARAMETERS = ("model", "beta", "boundary")
 """Attributes of lattices that say what ensemble they are of."""
@@ -45,8 +42,6 @@ SHARD_FIELDS = 16
 """Values of a shard at most, and fields."""
 SHARDS = 16
 """Shards of few fields, which processes share."""
-MAX_SEED = 2**63 - 1
-"""HDF5 has no larger integers."""
 Load = Callable[[int, int], Tensor]
 """(first, last) -> these of the given fields, (B, C, M, M)."""
 
@@ -70,8 +65,7 @@ class How:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"`batch_size` must be at least 1, got {self.batch_size}")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"`seed` must lie in 0 .. {MAX_SEED}, got {self.seed}")
+        check_seed(self.seed)
         if self.out is not None:
             check_fields_output(self.out)
         if self.start_out is not None:
@@ -157,42 +151,40 @@ def sampled(
     done = matches(out, attributes[REQUEST], how.overwrite)
     has_start = start_out is not None and _has_start(start_out, out if done else None, how)
     if done and (start_out is None or has_start):
-        clear(out)
-        if start_out is not None:
-            clear(start_out)
+        for each in filter(None, (out, start_out)):
+            clear(each)
+        logger.info(f"{out}: made already")
         return reopened(out, attributes, given)
 
     def shards() -> Iterator[dict[str, NDArray[Any]]]:
         return read_shards(out, count, length)
 
-    with joined_world() as world, claimed(out) if world.is_main else nullcontext():
-        with how.progress(title, count) as show:
-            make_shards(
-                out,
-                attributes | settings | {"output": kind},
-                count,
-                length,
-                stored,
-                fits,
-                world,
-                show,
-                at_once=max(1, how.batch_size // length),
-                overwrite=how.overwrite,
-            )
-        if world.is_main:
-            logger.info(f"writing {out}")
-            if start_out is not None:
-                attributes[START] = values_digest(part["start"] for part in shards())
-            if kind == "hdf5":
-                fields = (part["field"] for part in shards())
-                first_ones = np.concatenate(list(islice(fields, CHECKED)))[:CHECKED]
-                attributes |= _agreement(start, first_ones, load)
-            if not matches(out, attributes[REQUEST], how.overwrite):
-                write_fields(out, shards(), count, attributes, given)
-            if start_out is not None and not has_start:
-                write_npy(start_out, (part["start"] for part in shards()), count)
-            discard(out)
-        world.barrier()
+    def write() -> None:
+        logger.info(f"writing {out}")
+        if start_out is not None:
+            attributes[START] = values_digest(part["start"] for part in shards())
+        if kind == "hdf5":
+            fields = (part["field"] for part in shards())
+            first_ones = np.concatenate(list(islice(fields, CHECKED)))[:CHECKED]
+            attributes.update(_agreement(start, first_ones, load))
+        if not matches(out, attributes[REQUEST], how.overwrite):
+            write_fields(out, shards(), count, attributes, given)
+        if start_out is not None and not has_start:
+            write_npy(start_out, (part["start"] for part in shards()), count)
+
+    in_shards(
+        out,
+        attributes | settings | {"output": kind},
+        count,
+        length,
+        stored,
+        fits,
+        write,
+        title,
+        how.progress,
+        at_once=max(1, how.batch_size // length),
+        overwrite=how.overwrite,
+    )
     return reopened(out, attributes, given)
 
 
@@ -207,7 +199,7 @@ def _has_start(start_out: Path, made: Path | None, how: How) -> bool:
     if made is not None:
         try:
             values = np.load(start_out, mmap_mode="r", allow_pickle=False)
-            if values_digest(values) == open_fields(made).attrs.get(START):
+            if values_digest(values) == recorded(made, START):
                 return True
         except Exception:
             # whatever it is, it is not that
@@ -221,8 +213,8 @@ def parameters_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in said.items()}
 
 
-def identity(given: xr.DataArray) -> dict[str, Any]:
-    """What the fields are that something is made of: their values, wherever they lie."""
+def input_attributes(given: xr.DataArray) -> dict[str, Any]:
+    """What a result says of the fields that it was made of."""
     return {
         "input": given.attrs.get("source", "fields"),
         "input_fields": len(given),

@@ -85,8 +85,16 @@ def training_losses(
     return loss(output.float(), kspace.inverse(wanted, process.basis))
 
 
+def rows_of(at: Any, rows: Any) -> Any:
+    """What an objective's ``at`` says of some fields of a batch: all, unless it can be indexed."""
+    return at[rows] if hasattr(at, "__getitem__") else at
+
+
 class Objective(Protocol):
-    """What a step of training draws and minimises; ``at`` says on which lattice, of side at.N."""
+    """What a step of training draws and minimises; ``at`` says on which lattice, of side at.N.
+
+    What else it may say, of each field, is found by indexing it; see :func:`rows_of`.
+    """
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Any, Tensor]:
         """A lattice, and a step n on it for each of ``count`` fields, float64 (count,)."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from skild_physics.claims import check_result, is_made, request
+from skild_physics.claims import check_result, is_made, matches, request
 from skild_physics.config import load_config
 from skild_physics.fields.arrays import check_archive
 from skild_physics.files import InputError, check_apart, check_file
@@ -66,9 +66,7 @@ def import_checkpoint(
         raise InputError(f"{config}: published models have network.kind = 'ncsnpp'")
     path = check_result(Path(out) / "model.safetensors", overwrite)
     check_apart({"out": path}, checkpoint)
-    if not Path(checkpoint).is_file():
-        raise InputError(f"{checkpoint}: no such file")
-    with open(checkpoint, "rb") as file:
+    with open(check_file(checkpoint), "rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     asked = request(
         what="import-checkpoint", checkpoint=content, config=made.to_json(), weights=weights
@@ -84,7 +82,8 @@ def import_checkpoint(
     model = build_model(made, channels, *made.process.modes(), trained_steps=step)
     assert isinstance(model.network, StepNetwork)
     fit_weights(model.network.network, tensors, checkpoint)
-    save_model(path, model, asked)
+    if not matches(path, asked, overwrite):
+        save_model(path, model, asked)
     return load(path)
 
 

@@ -88,6 +88,8 @@ class CompactUNet(nn.Module):
         field_channels: C.
         basis: how fields go on beyond their edges.
         conditioning: channels that the input has in addition, for conditional models.
+        labels: how many of these, the last ones, are constant over a field; they act on the gains,
+            as lambda does.
 
     N must be a multiple of ``multiple``.
     """
@@ -101,17 +103,19 @@ class CompactUNet(nn.Module):
         field_channels: int = 1,
         basis: Basis = "periodic",
         conditioning: int = 0,
+        labels: int = 0,
     ):
         super().__init__()
-        self.patch = patch
+        self.patch, self.labels = patch, labels
         self.multiple = patch * 2 ** (len(channels) - 1)
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.linspace(0.2, 3.0, 8), persistent=False)
         self.embed = nn.Sequential(
-            Linear(16, embedding), nn.SiLU(), Linear(embedding, embedding), nn.SiLU()
+            Linear(16 + labels, embedding), nn.SiLU(), Linear(embedding, embedding), nn.SiLU()
         )
         self.basis = basis
-        self.stem = nn.Conv2d((field_channels + conditioning) * patch**2, channels[0], 3)
+        seen = field_channels + conditioning - labels
+        self.stem = nn.Conv2d(seen * patch**2, channels[0], 3)
         self.down = nn.ModuleList(
             _Level(c, b, embedding, basis) for c, b in zip(channels, blocks, strict=True)
         )
@@ -132,13 +136,15 @@ class CompactUNet(nn.Module):
             InputError: the side is not a multiple of ``multiple``.
         """
         check_sides(x, self.multiple)
-        e = self.embedded(lam)
-        return self.read(self.through(self.patches(x), e, 0, 0), e)
+        seen = x.shape[1] - self.labels
+        e = self.embedded(lam, x[:, seen:, 0, 0])
+        return self.read(self.through(self.patches(x[:, :seen]), e, 0, 0), e)
 
-    def embedded(self, lam: Tensor) -> Tensor:
-        """lambda N^2 (B,) for the blocks, shape (B, embedding)."""
+    def embedded(self, lam: Tensor, labels: Tensor | None = None) -> Tensor:
+        """lambda N^2 (B,) and labels (B, L) for the blocks, shape (B, embedding)."""
         phase = torch.log10(lam.clamp(min=LAMBDA_FLOOR))[:, None] * self.frequencies
-        e: Tensor = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
+        known = [phase.sin(), phase.cos()] + ([] if labels is None else [labels.to(phase)])
+        e: Tensor = self.embed(torch.cat(known, dim=1))
         return e
 
     def patches(self, x: Tensor) -> Tensor:

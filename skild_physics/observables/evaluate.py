@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.claims import check_result, is_made, request
+from skild_physics.claims import check_result, is_made, matches, request
 from skild_physics.cluster import dask_client
 from skild_physics.fields.identity import identity
 from skild_physics.fields.sources import Opening
@@ -175,8 +175,10 @@ def eval_correlators(
         else Resampled(label, replicas(each, 0, each.n_blocks))
         for label, each in found.items()
     }
-    if out is not None:
-        Correlators(datasets).save(out, asked)
+    if out is not None and asked is not None:
+        # somebody may have put another file there meanwhile
+        if not matches(Path(out), asked, overwrite):
+            Correlators(datasets).save(out, asked)
         # the same as the next time
         datasets = list(Correlators.load(out).datasets)
     return Correlators(datasets, pictures, kept)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from rich.table import Table
 
-from skild_physics.claims import REQUEST
 from skild_physics.disk import write_netcdf
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.files import InputError
@@ -179,10 +178,8 @@ class Correlators(Printed):
             path: the file.
             request: what it was made for, see :mod:`skild_physics.claims`.
         """
-        asked = {} if request is None else {REQUEST: request}
-        groups: dict[str | None, xr.Dataset] = {None: self.dataset.assign_attrs(asked)}
-        groups |= {f"{ROUND}{k}": each for k, each in enumerate(self.datasets[1:], start=1)}
-        write_netcdf(path, groups)
+        groups = {f"{ROUND}{k}" if k else None: each for k, each in enumerate(self.datasets)}
+        write_netcdf(path, groups, request)
 
     @classmethod
     def load(cls, path: str | Path) -> "Correlators":

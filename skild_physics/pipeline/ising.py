@@ -27,7 +27,7 @@ from skild_physics.training.train import train
 MADE = (
     *("train.h5", "heldout.h5", "spectrum.nc", "spectrum.png"),
     *("super_resolved.h5", "coarse.h5", "from_blocks.h5", "generated.h5"),
-    *("correlators.nc", "correlators.png"),
+    *("config.toml", "correlators.nc", "correlators.png"),
 )
 """Names of the files that the stages make, but for those of training."""
 TEMPLATE = files("skild_physics.pipeline").joinpath("ising.toml")

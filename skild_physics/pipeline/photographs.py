@@ -20,7 +20,7 @@ from skild_physics.fields.downsampling import downsample
 from skild_physics.fields.interpolation import KERNELS, Kernel
 from skild_physics.fields.photographs import DEFAULT_SIZE, photograph_files
 from skild_physics.fields.resampling import coarse_grain, interpolate
-from skild_physics.fields.writing import derived, save
+from skild_physics.fields.writing import made_from, save
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import BUNDLED_PHOTOGRAPHS, load
 from skild_physics.pipeline.stages import Stages, once
@@ -218,7 +218,7 @@ def _enlarged(
 
     def mean(to: Path) -> xr.DataArray:
         average = np.mean([values(each) for each in samples], axis=0)
-        return derived([average], coarse, dict(samples[0].attrs), to)
+        return made_from([average], coarse, dict(samples[0].attrs), to)
 
     found["mean"] = once(file("mean"), mean)
     return found

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,18 +10,19 @@ from typing import Any
 
 import xarray as xr
 
-from skild_physics.claims import claimed, discard, replacing, work_folder
+from skild_physics.claims import FILLING, claimed, clear, filling, replacing, work_folder
 from skild_physics.fields import open_fields
 from skild_physics.files import InputError, check_folder, json_text
 from skild_physics.progress import logger
-
-NOTE = "settings.json"
-OF_TRAINING = (
-    *("state.pt", "state.previous.pt", "model.safetensors", "metrics.jsonl", "run.json"),
-    "config.toml",
+from skild_physics.training.folder import (
+    FILES,
+    NOTE,
+    SAMPLES,
+    discard_run,
+    others_among_samples,
 )
-SAMPLES = "samples"
-"""The folder of pictures that a training makes."""
+
+SETTINGS = "settings.json"
 
 
 @contextmanager
@@ -49,8 +49,8 @@ def run_folder(
         InputError: the folder holds such a run, or other things, cannot be written in, or another
             process has it; or what ``check`` raises.
     """
-    note, text = out / NOTE, json_text(settings, indent=2)
-    own = (*made, *OF_TRAINING)
+    note, text = out / SETTINGS, json_text(settings, indent=2)
+    own = (*made, *FILES, NOTE)
     check_folder(out)
     if _is_to_start(out, text, own, overwrite):
         check()
@@ -58,16 +58,13 @@ def run_folder(
         # again, for another process may have had it
         if _is_to_start(out, text, own, overwrite):
             # the settings last: until then it is the run that is discarded
-            for name in own:
-                (out / name).unlink(missing_ok=True)
-                if work_folder(out / name).exists():
+            with filling(out):
+                for name in own:
+                    (out / name).unlink(missing_ok=True)
                     clear(out / name)
-            for picture in _pictures(out):
-                picture.unlink()
-            if (out / SAMPLES).is_dir():
-                (out / SAMPLES).rmdir()
-            with replacing(note) as temporary:
-                temporary.write_text(text)
+                discard_run(out)
+                with replacing(note) as temporary:
+                    temporary.write_text(text)
         clear(note)
         yield
 
@@ -76,7 +73,7 @@ def _is_to_start(out: Path, settings: str, own: Sequence[str], overwrite: bool) 
     """Whether the folder is new, or that of another run which is to be discarded."""
     if not out.exists():
         return True
-    there = (out / NOTE).read_text(errors="replace") if (out / NOTE).is_file() else ""
+    there = (out / SETTINGS).read_text(errors="replace") if (out / SETTINGS).is_file() else ""
     if there == settings:
         return False
     is_run = _is_settings(there)
@@ -85,10 +82,10 @@ def _is_to_start(out: Path, settings: str, own: Sequence[str], overwrite: bool) 
             f"{out}: holds a run of other settings; choose another `out`, or pass "
             "`overwrite=True` to discard it"
         )
-    known = {work_folder(out / name).name for name in (NOTE, *own)}
+    known = {FILLING, *(work_folder(out / name).name for name in (SETTINGS, *own))}
     if is_run:
-        known |= {NOTE, *own}
-        if set((out / SAMPLES).iterdir() if (out / SAMPLES).is_dir() else ()) == _pictures(out):
+        known |= {SETTINGS, *own}
+        if not others_among_samples(out):
             known.add(SAMPLES)
     others = sorted(set(os.listdir(out)) - known)
     if others:
@@ -100,19 +97,8 @@ def _is_to_start(out: Path, settings: str, own: Sequence[str], overwrite: bool) 
 def _is_settings(text: str) -> bool:
     try:
         return "case" in json.loads(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
-
-
-def _pictures(out: Path) -> set[Path]:
-    """The pictures that a training made."""
-    return {path for path in out.glob(f"{SAMPLES}/*") if re.fullmatch(r"\d{7}\.png", path.name)}
-
-
-def clear(path: Path) -> None:
-    """Remove what a process that died may have left of a result that is there."""
-    with claimed(path):
-        discard(path)
 
 
 def once(path: Path, make: Callable[[Path], xr.DataArray]) -> xr.DataArray:

@@ -11,15 +11,16 @@ import xarray as xr
 from rich.table import Table
 
 from skild_physics.claims import (
-    REQUEST,
     check_derived,
     check_result,
     derived,
     is_made,
+    matches,
     request,
 )
 from skild_physics.disk import write_netcdf
 from skild_physics.fields import WORDS, open_fields
+from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.fields.sources import is_foreign
 from skild_physics.fields.values import DataRange
@@ -134,8 +135,7 @@ class ImageQuality(Printed):
             path: the file.
             request: what it was made for, see :mod:`skild_physics.claims`.
         """
-        asked = {} if request is None else {REQUEST: request}
-        write_netcdf(path, {None: self.dataset.assign_attrs(asked)})
+        write_netcdf(path, {None: self.dataset}, request)
 
     @classmethod
     def load(cls, path: str | Path) -> "ImageQuality":
@@ -144,12 +144,8 @@ class ImageQuality(Printed):
         Raises:
             InputError: the file is missing, or no result of eval-images.
         """
-        try:
-            dataset = xr.load_dataset(path, engine="h5netcdf")
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not a NetCDF file ({error})") from None
+        with open_netcdf(path) as data:
+            dataset = loaded(data, path)
         if dataset.attrs.get("schema") != SCHEMA:
             raise InputError(f"{path}: not a result of eval-images")
         return cls(dataset)
@@ -307,7 +303,8 @@ def eval_images(
             pixels="8 bits: fields in [-1, 1] rounded to 0 .. 255 and clipped",
         )
     )
-    if out is not None:
+    # somebody may have put another file there meanwhile
+    if out is not None and asked is not None and not matches(Path(out), asked, overwrite):
         quality.save(out, asked)
     if csv is not None:
         quality.save_csv(csv, overwrite)

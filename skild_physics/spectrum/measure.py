@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.claims import check_result, is_made, request
+from skild_physics.claims import check_result, is_made, matches, request
 from skild_physics.fields import (
     basis_of,
     batches,
@@ -161,7 +161,8 @@ def fit_spectra(
         for out, each, done in zip(outs, opened, made, strict=True):
             found.append(Spectrum.load(out) if out is not None and done else each.measure())
     for spectrum, out, name, done in zip(found, outs, asked, made, strict=True):
-        if out is not None and not done:
+        # somebody may have put another file there meanwhile
+        if out is not None and not done and not matches(Path(out), name, overwrite):
             spectrum.save(out, name)
     return found
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt
 from rich.table import Table
 
-from skild_physics.claims import REQUEST
 from skild_physics.disk import write_netcdf
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.files import InputError
@@ -254,8 +253,7 @@ class Spectrum(Printed):
             path: the file.
             request: what it was made for, see :mod:`skild_physics.claims`.
         """
-        asked = {} if request is None else {REQUEST: request}
-        write_netcdf(path, {None: self.to_dataset().assign_attrs(asked)})
+        write_netcdf(path, {None: self.to_dataset()}, request)
 
     @classmethod
     def load(cls, path: str | Path) -> "Spectrum":

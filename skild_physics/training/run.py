@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import re
 import signal
 import statistics
 import threading
@@ -29,15 +28,15 @@ from skild_physics.config import Config, parse_config
 from skild_physics.files import InputError, check_folder, json_text
 from skild_physics.machine import World, joined_world, keep_freed_memory, kept_threads, peak_memory
 from skild_physics.models.base import Model
-from skild_physics.models.checkpoint import save_model
+from skild_physics.models.checkpoint import is_whole, save_model
 from skild_physics.training.evaluation import FIELDS, PICTURES, heldout_loss
 from skild_physics.training.execution import Execution, recorded
+from skild_physics.training.folder import NOTE, SAMPLES, check_ours, discard_run
 from skild_physics.training.state import load_state, previous, save_state
 from skild_physics.training.trainer import Log, Trainer, learning_rate
 from skild_physics.version import __version__
 
 Progress = Callable[[int, float], None]
-_SAMPLES = "samples"
 
 
 def dry_run(
@@ -99,7 +98,10 @@ def trained(
     with joined_world() as world, kept_threads(), _stop_signals() as caught:
         if not world.is_main:
             progress, log = lambda step, loss: None, lambda line: None
-        return _run(config, world, progress, log, overwrite, caught, parts)
+        # where nothing can be written, a run may still be finished
+        writes = world.is_main and (not config.out.exists() or os.access(config.out, os.W_OK))
+        with filling(config.out) if writes else nullcontext():
+            return _run(config, world, progress, log, overwrite, caught, parts)
 
 
 def run(config: Config, **how: Any) -> Path:
@@ -116,26 +118,11 @@ def _run(
     caught: list[int],
     parts: Mapping[str, Any],
 ) -> tuple[Path, Model | None]:
-    # where nothing can be written, a run may still be finished
-    writes = world.is_main and (not config.out.exists() or os.access(config.out, os.W_OK))
-    with filling(config.out) if writes else nullcontext():
-        return _gone_on(config, world, progress, log, overwrite, caught, parts)
-
-
-def _gone_on(
-    config: Config,
-    world: World,
-    progress: Progress,
-    log: Log,
-    overwrite: bool,
-    caught: list[int],
-    parts: Mapping[str, Any],
-) -> tuple[Path, Model | None]:
     settings, out = config.training, config.out
     model_path, state_path = out / "model.safetensors", out / "state.pt"
     check_ours(out, overwrite)
     state, source = (None, None) if overwrite else _state_of(config, state_path, log)
-    if state is not None and state["step"] >= settings.steps and model_path.exists():
+    if state is not None and state["step"] >= settings.steps and is_whole(model_path):
         log(f"{model_path}: trained already, {settings.steps} steps")
         return model_path, None
     if world.is_main:
@@ -243,7 +230,7 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     from skild_physics.plots import samples_figure, save_figure
 
     figure = samples_figure({name: row.numpy() for name, row in rows.items()}, f"step {step:,}")
-    save_figure(figure, trainer.config.out / _SAMPLES / f"{step:07d}.png")
+    save_figure(figure, trainer.config.out / SAMPLES / f"{step:07d}.png")
 
 
 def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
@@ -270,7 +257,7 @@ def _is_this_run(values: dict[str, Any], config: Config, source: str = "config")
 def _recorded(config: Config) -> Execution | None:
     """How this very run computes its steps, if it began before."""
     try:
-        note = json.loads((config.out / "run.json").read_text())
+        note = json.loads((config.out / NOTE).read_text())
         same = _is_this_run(note["config"], config)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -302,43 +289,6 @@ def _state_of(
     return None, None
 
 
-def check_ours(out: Path, overwrite: bool) -> None:
-    """Refuse to replace what no run made.
-
-    Raises:
-        InputError: naming it.
-    """
-    note = out / "run.json"
-    try:
-        is_run = {"package_version", "config"} <= json.loads(note.read_text()).keys()
-    except (OSError, ValueError, AttributeError):
-        # a note that is damaged may still be beside the state of its run
-        is_run = any(map(_is_state, (out / "state.pt", previous(out / "state.pt"))))
-    foreign = [] if is_run else [each for each in _files(out) if os.path.lexists(each)]
-    if overwrite and not foreign and (out / _SAMPLES).is_dir():
-        foreign = [each for each in (out / _SAMPLES).iterdir() if not _is_sample(each)]
-    if foreign:
-        raise InputError(f"{foreign[0]}: is not of a run of training; choose another folder")
-
-
-def _files(out: Path) -> list[Path]:
-    """What a run has, but for its note the last."""
-    names = ("state.pt", "state.previous.pt", "model.safetensors", "metrics.jsonl", _SAMPLES)
-    return [out / name for name in (*names, "run.json")]
-
-
-def _is_state(path: Path) -> bool:
-    try:
-        load_state(path)
-    except InputError:
-        return False
-    return True
-
-
-def _is_sample(path: Path) -> bool:
-    return path.is_file() and re.fullmatch(r"\d{7,}\.png", path.name) is not None
-
-
 def _claim(config: Config, trainer: Trainer, overwrite: bool, source: Path | None) -> None:
     """Save the configuration and what it is run with; discard another run if asked to."""
     state_path = config.out / "state.pt"
@@ -351,14 +301,10 @@ def _claim(config: Config, trainer: Trainer, overwrite: bool, source: Path | Non
         "execution": trainer.execution.to_json(),
         "config": config.to_json(),
     }
-    with replacing(config.out / "run.json") as temporary:
+    with replacing(config.out / NOTE) as temporary:
         temporary.write_text(json_text(note, indent=2))
     if overwrite:
-        *files, samples, _ = _files(config.out)
-        for old in (*files, *(samples.iterdir() if samples.is_dir() else ())):
-            old.unlink(missing_ok=True)
-        if samples.is_dir():
-            samples.rmdir()
+        discard_run(config.out)
     elif source not in (None, state_path):
         # lest the broken one becomes the previous one
         source.replace(state_path)

@@ -20,7 +20,8 @@ from skild_physics.models.objective import Loss, Objective, squared_error
 from skild_physics.progress import Progress, logger, silent
 from skild_physics.spectrum import Spectrum, fit_spectrum
 from skild_physics.training.data import default_heldout
-from skild_physics.training.run import check_ours, trained
+from skild_physics.training.folder import check_ours
+from skild_physics.training.run import trained
 
 
 def train(

@@ -22,13 +22,20 @@ from torch.optim.swa_utils import AveragedModel
 from skild_physics.config import Config
 from skild_physics.config.training import TrainingConfig
 from skild_physics.diffusion.loss import LossSecondMomentSteps
+from skild_physics.fields.lazy import digest
 from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError
 from skild_physics.machine import World
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model
 from skild_physics.models.making import parameters_of
-from skild_physics.models.objective import Loss, Objective, field_noise, squared_error
+from skild_physics.models.objective import (
+    Loss,
+    Objective,
+    field_noise,
+    rows_of,
+    squared_error,
+)
 from skild_physics.training.agreement import check_process
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.execution import Execution, choose, compiling
@@ -40,6 +47,8 @@ Log = Callable[[str], None]
 
 REHEARSAL = 0.5
 """Seconds for which a way of computing steps is tried, or the time of three steps."""
+KNOWN_BY = 64
+"""Fields by which a training that goes on knows its data again."""
 
 
 def learning_rate(settings: TrainingConfig, step: int) -> float:
@@ -136,6 +145,7 @@ class Trainer:
         if empty := int(self.process.empty.sum()):
             log(f"{empty} of {self.process.N**2} modes have no variance, and stay zero")
         check_process(self.fields, self.process, config, log)
+        self._data = self._known_by()
         self.objective = self._model.objective(loss) if objective is None else objective
 
         self.network = self._model.network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -327,7 +337,7 @@ class Trainer:
                 part = fields[first : first + self.part].to(world.device)
                 loss = self.objective.losses(
                     self.runner,
-                    at,
+                    rows_of(at, rows),
                     part,
                     n[rows],
                     field_noise(seeds[3:][rows], shape, world.device),
@@ -346,7 +356,15 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "steps": self.important.state_dict() if self.important is not None else {},
+            "data": self._data,
         }
+
+    def _known_by(self) -> str:
+        """A digest of some of the fields and of the spectrum, by which they are known again."""
+        count = self.fields.count
+        some = torch.linspace(0, count - 1, min(KNOWN_BY, count), dtype=torch.float64).long()
+        parts = self.fields.take(some).cpu().numpy(), self.process.S0.cpu().numpy()
+        return digest(np.array([str(count), *map(digest, parts)]))
 
     def load(self, state: dict[str, Any], source: str = "state") -> None:
         """Go on from a saved state.
@@ -359,6 +377,12 @@ class Trainer:
             InputError: it is that of another training, or damaged.
         """
         own = self.state()
+        # states of earlier versions do not say
+        if state.get("data", own["data"]) != own["data"]:
+            raise InputError(
+                f"{source}: was trained on other fields or another spectrum than there are now; "
+                "put them back, or pass `overwrite=True` to start again"
+            )
         for name in ("network", "average", *(["steps"] if own["steps"] else [])):
             check_like(state.get(name), own[name], f"{source}: {name}")
         parts = parts_of(self.optimizer)

@@ -1,0 +1,421 @@
+"""SKILD that may be conditioned on a coarse field of any factor, made with any known kernel.
+
+One network serves the process without a coarse field (generation, the paired protocol) and the
+process given y = R x R^T. What it sees of y does not depend on how y was made,
+
+    P x P,    P = R^+ R,
+
+the part of x that y determines (R^+ is the pseudo-inverse; for averages over whole blocks, the
+blocks at their averages), beside where each site lies in its coarse cell, and labels: the kernel
+and the factor. All of these are zero where there is no coarse field.
+
+The posterior mean of x_0 given x_n and y has R D R^T = y exactly, so every estimate D is moved to
+the nearest field that has,
+
+    D <- D + P x P - P D P,
+
+which brings it no farther from that mean (range-null space decomposition: Wang et al., DDNM, arXiv
+2212.00490; here with a network that knows y, so that what it adds fits it). Spins with averages
+over whole blocks are moved among independent spins of given means instead, the same for all of a
+block,
+
+    D = tanh h <- tanh(h + c),    c such that R D R^T = y,
+
+so that certain spins stay as they are and uncertain ones take the change. A constant added to all
+leaves a few per cent of the blocks of the result with a spin too many, whatever is uncertain.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from skild_physics import kspace
+from skild_physics.config.training import CoarseConfig
+from skild_physics.diffusion.noise import Noise
+from skild_physics.diffusion.observation import Observation, ObservedStart
+from skild_physics.diffusion.prediction import Denoiser, Network, denoiser
+from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.reverse import Start
+from skild_physics.fields.downsampling import DOWNSAMPLINGS, Downsampling, downsampling_matrix
+from skild_physics.files import InputError
+from skild_physics.kspace import Basis
+from skild_physics.models.objective import (
+    Loss,
+    Objective,
+    SkildObjective,
+    squared_error,
+    training_losses,
+)
+from skild_physics.models.skild import Skild
+
+SMALLEST = 1e-3
+"""Singular value of a kernel, over its largest, of what it is taken to leave out."""
+ROUNDING = 0.1
+"""Spins by which the sum of a block may be off, in coarse fields of low precision."""
+MOST_CERTAIN = 1 - 1e-4
+"""Absolute mean of a spin that estimates may be certain of."""
+LARGEST_FIELD, BISECTIONS = 12.0, 24
+"""The range in which c is sought, +-, and how often it is halved."""
+START_SNR = 0.01
+"""Signal-to-noise ratio, at the start, of the modes that a coarse field does not hold."""
+
+
+def pseudo_inverse(kernel: Downsampling, N: int, M: int, basis: Basis) -> Tensor:
+    """R^+ of one axis, float64, shape (N, M)."""
+    R = downsampling_matrix(kernel, N, M, basis)
+    inverse: Tensor = torch.linalg.pinv(R, rtol=SMALLEST)
+    return inverse
+
+
+def phases(N: int, M: int) -> Tensor:
+    """Cosine and sine of where each of N sites lies in its cell, float64, shape (2, N)."""
+    phase = 2 * torch.pi * (torch.arange(N, dtype=torch.float64) + 0.5) * M / N
+    return torch.stack([phase.cos(), phase.sin()])
+
+
+def labels(condition: CoarseConfig, kernel: Downsampling, factor: float) -> Tensor:
+    """The kernel, one-hot, and half the binary logarithm of the factor; float64."""
+    chosen = [float(kernel == each) for each in condition.kernels]
+    factor_of_two = torch.tensor(factor, dtype=torch.float64).log2()
+    return torch.tensor([*chosen, float(factor_of_two) / 2], dtype=torch.float64)
+
+
+def conditioning(lifted: Tensor, where: Tensor, known: Tensor) -> Tensor:
+    """Channels of the network's input.
+
+    Args:
+        lifted: P x P, shape (B, C, N, N).
+        where: see :func:`phases`, shape (B or 1, 2, N).
+        known: see :func:`labels`, shape (B or 1, labels).
+    """
+    B, _, N, _ = lifted.shape
+    rows, columns = where[..., :, None], where[..., None, :]
+    maps = (rows, columns, known[..., None, None])
+    return torch.cat([lifted, *(each.to(lifted).expand(B, -1, N, N) for each in maps)], dim=1)
+
+
+def in_blocks(fields: Tensor, f: int) -> Tensor:
+    """Fields (B, C, N, N) by blocks of f x f sites, shape (B, C, N / f, N / f, f^2)."""
+    B, C, N, _ = fields.shape
+    return fields.reshape(B, C, N // f, f, N // f, f).transpose(3, 4).flatten(4)
+
+
+def out_of_blocks(blocks: Tensor, f: int) -> Tensor:
+    """The inverse of :func:`in_blocks`."""
+    B, C, M, _, _ = blocks.shape
+    return blocks.reshape(B, C, M, M, f, f).transpose(3, 4).reshape(B, C, M * f, M * f)
+
+
+def tilted(means: Tensor, sums: Tensor) -> Tensor:
+    """tanh(atanh m + c) of means m (..., sites) of spins, c such that they have sums (...)."""
+    h = torch.atanh(means.clamp(-MOST_CERTAIN, MOST_CERTAIN))
+    high = torch.full_like(sums, LARGEST_FIELD)[..., None]
+    low = -high
+    for _ in range(BISECTIONS):
+        c = (low + high) / 2
+        below = torch.tanh(h + c).sum(dim=-1, keepdim=True) < sums[..., None]
+        low, high = torch.where(below, c, low), torch.where(below, high, c)
+    return torch.tanh(h + (low + high) / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """All that N x N fields can be conditioned on; number 0 is nothing.
+
+    Args:
+        condition: which kernels and factors.
+        N: side of the fields.
+        basis: how kernels go on beyond their edges.
+        device: of the tables.
+    """
+
+    condition: CoarseConfig
+    N: int
+    basis: Basis
+    device: torch.device
+
+    @property
+    def all(self) -> list[tuple[Downsampling, int]]:
+        """Kernel and side of the coarse fields, from number 1 on."""
+        return [(kernel, M) for kernel in self.condition.kernels for M in self.sides]
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the coarse fields."""
+        return self.condition.sides(self.N)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def shares(self) -> Tensor:
+        """How often each is drawn, float64."""
+        condition = self.condition
+        every = torch.tensor([1 / M for M in self.sides], dtype=torch.float64)
+        whole = torch.tensor([float(self.N % M == 0) for M in self.sides], dtype=torch.float64)
+        of_side = every / every.sum()
+        if whole.any():
+            of_side = condition.whole * whole / whole.sum() + (1 - condition.whole) * of_side
+        of_kernel = torch.tensor(list(condition.kernels.values()), dtype=torch.float64)
+        coarse = torch.outer(of_kernel / of_kernel.sum(), of_side).flatten()
+        nothing = torch.tensor([condition.unconditional], dtype=torch.float64)
+        return torch.cat([nothing, (1 - condition.unconditional) * coarse])
+
+    @cached_property
+    @torch.inference_mode(False)
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """P, the phases, and the labels of each."""
+        N, found = self.N, []
+        for kernel, M in self.all:
+            P = pseudo_inverse(kernel, N, M, self.basis)
+            P = P @ downsampling_matrix(kernel, N, M, self.basis)
+            found.append((P, phases(N, M), labels(self.condition, kernel, N / M)))
+        lifts, where, known = (
+            torch.stack([torch.zeros_like(table[0]), *table]).float().to(self.device)
+            for table in zip(*found, strict=True)
+        )
+        return lifts, where, known
+
+    def channels(self, fields: Tensor, numbers: Tensor) -> Tensor:
+        """What conditions the network on fields (B, C, N, N), given numbers (B,) or (1,)."""
+        lifts, where, known = (table[numbers.to(self.device)] for table in self._tables)
+        P = lifts[:, None]
+        return conditioning(P @ fields @ P.mT, where, known)
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseTask:
+    """What a batch learns: the process, and the number of each field's condition, or of all."""
+
+    process: Process
+    numbers: Tensor
+
+    @property
+    def N(self) -> int:
+        """Sites per side."""
+        return self.process.N
+
+    def __getitem__(self, rows: slice) -> "CoarseTask":
+        return CoarseTask(self.process, self.numbers[rows])
+
+
+class CoarseObjective:
+    """That of SKILD, each field conditioned on a coarse one of its own kind, or on nothing.
+
+    Args:
+        model: whose process, conditions and settings.
+        loss: of the network's output and its target.
+    """
+
+    def __init__(self, model: "CoarseSkild", loss: Loss = squared_error):
+        self._settings, self._loss, process = model.config.training, loss, model.process
+        self._steps = SkildObjective(process, self._settings, loss=loss)
+        self._conditions = Conditions(model.condition, process.N, process.basis, process.S0.device)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[CoarseTask, Tensor]:
+        """A condition of each field, and steps n uniform in the schedule."""
+        at, n = self._steps.draw(count, generator)
+        shares = self._conditions.shares
+        numbers = torch.multinomial(shares, count, replacement=True, generator=generator)
+        return CoarseTask(at, numbers), n
+
+    def examples(self, count: int) -> list[tuple[CoarseTask, Tensor]]:
+        """Steps from the middle of the schedule, with conditions in turns."""
+        numbers = torch.arange(count) % len(self._conditions.shares)
+        return [(CoarseTask(at, numbers), n) for at, n in self._steps.examples(count)]
+
+    def split(self, n: Tensor) -> list[tuple[CoarseTask, Tensor]]:
+        """In turns: no condition, and each kernel at the middle factor."""
+        sides, kernels = len(self._conditions.sides), len(self._conditions.condition.kernels)
+        chosen = [0, *(1 + sides // 2 + i * sides for i in range(kernels))]
+        return [
+            (CoarseTask(at, torch.tensor([number])), mine)
+            for at, places in self._steps.split(n)
+            for i, number in enumerate(chosen)
+            if len(mine := places[places % len(chosen) == i])
+        ]
+
+    def losses(
+        self,
+        network: Network,
+        at: CoarseTask,
+        fields: Tensor,
+        n: Tensor,
+        eps: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """See :func:`training_losses`."""
+        return training_losses(
+            network,
+            at.process,
+            self._settings,
+            fields,
+            n,
+            eps,
+            dtype=dtype,
+            conditioning=self._conditions.channels(fields, at.numbers),
+            loss=self._loss,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseStart(ObservedStart):
+    """The start from coarse fields of a network that sees them.
+
+    Attributes:
+        matrix: R.
+        inverse: R^+.
+        spins: results are +-1 where the coarse fields are averages over whole blocks: so many spins
+            up in each as there have to be, those whose estimates are the largest.
+    """
+
+    _: KW_ONLY
+    matrix: Tensor
+    inverse: Tensor
+    spins: bool
+
+    @property
+    def block(self) -> int | None:
+        """Sites per side of the blocks that coarse fields are averages over, if these are whole."""
+        assert self.coarse is not None
+        N, M = self.process.N, self.coarse.M
+        return N // M if self.coarse.kernel == "box" and N % M == 0 else None
+
+    def lifted(self, y: Tensor) -> Tensor:
+        """The nearest field to zero whose coarse field is y."""
+        inverse = self.inverse.to(y)
+        return inverse @ y @ inverse.T
+
+    def agreeing(self, fields: Tensor, y: Tensor) -> Tensor:
+        """Estimates, moved so that their coarse fields are y."""
+        if self.spins and self.block:
+            means = tilted(in_blocks(fields, self.block), y * self.block**2)
+            return out_of_blocks(means, self.block)
+        R = self.matrix.to(fields)
+        return fields + self.lifted(y - R @ fields @ R.T)
+
+    def guided(self, denoise: Denoiser, y: Tensor) -> Denoiser:
+        """The denoiser whose estimates have the coarse fields y."""
+        basis = self.process.basis
+
+        def estimate(x_n: Tensor, n: float) -> Tensor:
+            fields = kspace.inverse(denoise(x_n, n), basis)
+            return kspace.forward(self.agreeing(fields, y), basis)
+
+        return estimate
+
+    def check(self, y: Tensor) -> None:
+        """Refuse coarse fields that no spins have.
+
+        Raises:
+            InputError: there are such.
+        """
+        assert self.coarse is not None
+        most = float(self.matrix.abs().sum(dim=1).max()) ** 2
+        worst = float(y.abs().max())
+        if not worst <= most + ROUNDING / self.process.N:
+            raise InputError(
+                f"coarse fields: values reach {worst:.4g}, and no spins +-1 give more than "
+                f"{most:.4g} by `kernel` {self.coarse.kernel}"
+            )
+        if self.block is None:
+            return
+        up = (1 + y.double()) / 2 * self.block**2
+        away = (up - up.round()).abs()
+        if float(away.max()) > ROUNDING:
+            value = float(y.flatten()[away.argmax()])
+            raise InputError(
+                f"coarse fields: {value:.4g} is the average of no {self.block} x {self.block} "
+                "block of spins +-1; is `kernel` box right, and are these averages?"
+            )
+
+    def finished(self, fields: Tensor, given: Tensor) -> Tensor:
+        """The fields, made to agree with the coarse ones."""
+        y = given.to(fields)
+        if not (self.spins and self.block):
+            return self.agreeing(fields, y)
+        f = self.block
+        blocks = in_blocks(fields, f)
+        order = blocks.argsort(dim=-1, descending=True, stable=True)
+        up = ((1 + y) / 2 * f**2).round()[..., None] > torch.arange(f**2)
+        return out_of_blocks(torch.empty_like(blocks).scatter_(-1, order, 2.0 * up - 1), f)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CoarseSkild(Skild):
+    """A SKILD model that may be conditioned on a coarse field."""
+
+    name: ClassVar[str] = "a SKILD model that may be conditioned on coarse fields"
+
+    @property
+    def condition(self) -> CoarseConfig:
+        """The coarse fields that it was trained on."""
+        condition = self.config.condition
+        assert isinstance(condition, CoarseConfig)
+        return condition
+
+    def output(self, x: Tensor, *others: Tensor) -> Tensor:
+        """See :meth:`Model.output`; fields alone are those without a coarse field."""
+        channels = len(self.channels)
+        if x.shape[1] == channels:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.condition.inputs(channels)))
+        return super().output(x, *others)
+
+    def observed(self, M: int, factor: float, kernel: Downsampling | None) -> Start:
+        """See :meth:`Model.observed`."""
+        condition, (low, high) = self.condition, self.condition.factors
+        names = ", ".join(condition.kernels)
+        if kernel is None:
+            raise InputError(
+                "the input does not say how it was coarse-grained: pass `kernel`, one of " + names
+            )
+        if kernel not in condition.kernels:
+            unknown = "" if kernel in DOWNSAMPLINGS else ", and there is none of that name"
+            raise InputError(f"`kernel`: this model was trained on {names}, not {kernel}{unknown}")
+        if not low <= factor <= high:
+            raise InputError(
+                f"`factor`: this model was trained on {low:g} to {high:g}, got {factor:g}"
+            )
+        N = self.side(M, factor)
+        process = self.process.resized(N)
+        seen = Observation(process, kernel, M)
+        where, labelled = phases(N, M)[None], labels(condition, kernel, N / M)[None]
+
+        def draw(given: Tensor, noise: Noise) -> tuple[Tensor, Denoiser]:
+            if given.shape[-2:] != (M, M):
+                raise InputError(
+                    f"coarse fields must be {M} x {M}, got {given.shape[-2]} x {given.shape[-1]}"
+                )
+            y = given.to(process.S0.device, torch.float32)
+            if start.spins:
+                start.check(y)
+            shown = conditioning(start.lifted(y), where.to(y), labelled.to(y))
+
+            def network(x: Tensor, lam: Tensor) -> Tensor:
+                return self.output(torch.cat([x, shown], dim=1), lam)
+
+            denoise = denoiser(network, process, self.config.training.prediction)
+            return seen.start(y, start.n, noise), start.guided(denoise, y)
+
+        n = seen.step(START_SNR)
+        start = CoarseStart(
+            process,
+            n,
+            float(process.resolution(n, self.snr)),
+            draw,
+            self.snr,
+            seen.residual,
+            seen.variance,
+            coarse=seen,
+            wanted=N,
+            matrix=downsampling_matrix(kernel, N, M, self.basis),
+            inverse=pseudo_inverse(kernel, N, M, self.basis),
+            spins=self.channels == ("spin",),
+        )
+        return start
+
+    def objective(self, loss: Loss = squared_error) -> Objective:
+        """See :meth:`Model.objective`."""
+        return CoarseObjective(self, loss)

@@ -1,0 +1,461 @@
+"""SKILD that may be conditioned on a coarse field: what the network sees, starts, results, runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_runs import assert_equal, make_inputs, one_thread, run_values
+
+import skild_physics as sk
+from skild_physics import kspace
+from skild_physics.config import parse_config
+from skild_physics.fields.downsampling import DOWNSAMPLINGS, downsample
+from skild_physics.files import InputError
+from skild_physics.machine import World
+from skild_physics.models.checkpoint import build_model, load
+from skild_physics.models.coarse import (
+    CoarseObjective,
+    CoarseTask,
+    Conditions,
+    in_blocks,
+    out_of_blocks,
+    tilted,
+)
+from skild_physics.training.run import run
+from skild_physics.training.trainer import Trainer
+
+quick = pytest.fixture(autouse=True, scope="module")(one_thread)
+
+N = 32
+KERNELS = {"box": 2.0, "spectral": 1.0, "gaussian": 1.0, "bicubic": 1.0, "lanczos": 1.0}
+CONDITION = {"factors": [1.5, 8], "kernels": KERNELS, "unconditional": 0.25, "whole": 0.5}
+
+
+def values_of(size=N, basis="periodic", **others):
+    law = {"size": size, "C": 0.5, "k0_squared": 3.0, "alpha": 0.9, "basis": basis}
+    return {
+        "out": ".",
+        "data": {"source": "none"},
+        "process": {"law": law, "schedule": {"kind": "linear", "resolution": 0.5}, "k_c": 3.0},
+        "network": {"channels": [8], "blocks": [1], "patch": 2},
+        "condition": CONDITION,
+        **others,
+    }
+
+
+def model_of(channels=("spin",), network=None, **others):
+    """An untrained model whose network says something."""
+    config = parse_config(values_of(**others))
+    torch.manual_seed(1)
+    model = build_model(config, channels, *config.process.modes(), network)
+    with torch.no_grad():
+        for w in model.network.parameters():
+            w.add_(0.1 * torch.randn_like(w))
+    model.network.eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of()
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return sk.generate_ising(N, samples=12, seed=3)
+
+
+# what the network sees
+
+
+@pytest.mark.parametrize("basis", ["periodic", "cosine"])
+def test_what_is_shown_holds_the_coarse_field_and_nothing_else(basis):
+    condition = parse_config(values_of()).condition
+    conditions = Conditions(condition, N, basis, torch.device("cpu"))
+    x = torch.randn(2, 3, N, N, generator=torch.Generator().manual_seed(0))
+    other = torch.randn(2, 3, N, N, generator=torch.Generator().manual_seed(1))
+    assert {M for _, M in conditions.all} == set(range(4, 22))
+    for number, (kernel, M) in enumerate(conditions.all, start=1):
+        seen = conditions.channels(x, torch.tensor([number]))
+        assert seen.shape == (2, condition.inputs(3), N, N)
+        y = downsample(x, kernel, M, basis)
+        torch.testing.assert_close(downsample(seen[:, :3], kernel, M, basis), y, atol=2e-5, rtol=0)
+        # a field of the same coarse field shows the same
+        hidden = other - conditions.channels(other, torch.tensor([number]))[:, :3]
+        same = conditions.channels(x + hidden, torch.tensor([number]))
+        torch.testing.assert_close(same, seen, atol=1e-4, rtol=0)
+        labels = seen[:, -condition.labels :]
+        assert torch.equal(labels, labels[..., :1, :1].expand_as(labels))
+        assert labels[0, :-1, 0, 0].tolist() == [float(kernel == each) for each in KERNELS]
+        assert float(labels[0, -1, 0, 0]) == pytest.approx(np.log2(N / M) / 2, rel=1e-6)
+        # where in its cell a site lies: equal in all cells of whole blocks
+        if N % M == 0:
+            where = seen[:, 3:7]
+            torch.testing.assert_close(where, where.roll((N // M, N // M), (-2, -1)))
+    assert not conditions.channels(x, torch.tensor([0])).any()
+
+
+def test_each_field_of_a_batch_has_a_condition_of_its_own():
+    conditions = Conditions(parse_config(values_of()).condition, N, "periodic", torch.device("cpu"))
+    x = torch.randn(4, 1, N, N, generator=torch.Generator().manual_seed(0))
+    numbers = torch.tensor([0, 3, 40, 90])
+    together = conditions.channels(x, numbers)
+    for field, number, seen in zip(x, numbers, together, strict=True):
+        torch.testing.assert_close(conditions.channels(field[None], number[None])[0], seen)
+
+
+def test_conditions_are_drawn_with_their_shares(model):
+    objective = CoarseObjective(model)
+    task, n = objective.draw(40_000, torch.Generator().manual_seed(5))
+    again, _ = objective.draw(40_000, torch.Generator().manual_seed(5))
+    assert torch.equal(task.numbers, again.numbers)
+    assert float(n.min()) > 0
+    assert float(n.max()) <= model.process.T
+    conditions = Conditions(model.condition, N, "periodic", torch.device("cpu"))
+    assert float(conditions.shares.sum()) == pytest.approx(1)
+    counts = torch.bincount(task.numbers, minlength=len(conditions.shares)).double()
+    chosen = [(kernel, M) for kernel, M in conditions.all]
+    box_4 = 1 + chosen.index(("box", 8))
+    # 3/4 coarse, a third of these box; the whole factors 2, 4, 8, half the time, and all the same
+    expected = {0: 0.25, box_4: 0.25 * (0.5 / 3 + 0.5 / 8 / sum(1 / M for M in range(4, 22)))}
+    for number, share in expected.items():
+        sigma = (share * (1 - share) / 40_000) ** 0.5
+        assert float(counts[number]) / 40_000 == pytest.approx(share, abs=4 * sigma)
+    assert (counts > 0).all()
+
+
+def test_a_part_of_a_batch_keeps_its_conditions(model):
+    task = CoarseTask(model.process, torch.arange(10))
+    assert task[2:5].numbers.tolist() == [2, 3, 4]
+    assert task[2:5].N == N
+
+
+def test_labels_act_on_every_block(model):
+    """The network tells kernels apart where they show the same field."""
+    x = torch.zeros(1, model.condition.inputs(1) + 1, N, N)
+    x[:, :1] = torch.randn(1, 1, N, N, generator=torch.Generator().manual_seed(2))
+    other = x.clone()
+    other[:, -2] = 1.0
+    with torch.no_grad():
+        away = model.output(x, torch.ones(1)) - model.output(other, torch.ones(1))
+    assert float(away.abs().max()) > 1e-3
+
+
+# without a coarse field
+
+
+def test_without_a_coarse_field_it_is_an_unconditional_model(model, truth):
+    inputs = model.condition.inputs(1)
+
+    class Bare(torch.nn.Module):
+        multiple = 2
+
+        def forward(self, x, lam):
+            return model.network(
+                torch.cat([x, torch.zeros_like(x).repeat(1, inputs, 1, 1)], dim=1), lam
+            )
+
+    plain = model_of(network=Bare(), condition=None)
+    assert type(plain).name == "a SKILD model"
+    how = {"sampler": sk.Multistep(4), "seed": 3}
+    assert np.array_equal(model.generate(3, **how).values, plain.generate(3, **how).values)
+    ours, theirs = (each.reconstruct(truth, 4, **how) for each in (model, plain))
+    assert np.array_equal(ours.values, theirs.values)
+    ours, theirs = (each.enlarge(truth[:2], 2, **how) for each in (model, plain))
+    assert np.array_equal(ours.values, theirs.values)
+
+
+# starts and results
+
+
+class GaussianPosterior(torch.nn.Module):
+    """E[x_0 | x_n, y] of Gaussian fields, in place of a network."""
+
+    multiple = 1
+
+    def __init__(self, process, kernel, M):
+        super().__init__()
+        side = process.N
+        B = torch.tensor(kspace.basis_matrix(side, "periodic"))
+        self.B, self.process, self.kernel, self.M = torch.kron(B, B), process, kernel, M
+        # A takes its side from what it acts on
+        eye = torch.eye(side**2, dtype=torch.float64).view(-1, side, side)
+        self.A = downsample(eye, kernel, M, "periodic").flatten(1).T
+        self.C = self.in_sites(process.S0)
+
+    def in_sites(self, variance):
+        return self.B.T @ (variance.flatten()[:, None] * self.B)
+
+    def given(self, y):
+        """Mean and covariance of x_0 given y."""
+        gain = self.C @ self.A.T @ torch.linalg.pinv(self.A @ self.C @ self.A.T, hermitian=True)
+        return y.flatten(1).double() @ gain.T, self.C - gain @ self.A @ self.C
+
+    def forward(self, x, lam):
+        y = downsample(x[:, 1:2].double(), self.kernel, self.M, "periodic")
+        mean, P = self.given(y)
+        u = self.process.k_eff**2 * float(lam[0]) / self.process.N**2
+        H, noise = (
+            self.in_sites(torch.exp(-u / 2)),
+            self.in_sites(-self.process.S0 * torch.expm1(-u)),
+        )
+        gain = P @ H.T @ torch.linalg.inv(H @ P @ H.T + noise)
+        x_n = x[:, :1].flatten(1).double()
+        return (mean + (x_n - mean @ H.T) @ gain.T).view(len(x), 1, *x.shape[-2:]).float()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "M"), [("box", 4), ("box", 5), ("spectral", 3), ("gaussian", 2), ("lanczos", 4)]
+)
+def test_given_gaussian_fields_samples_have_the_posterior_distribution(kernel, M):
+    """The start draws x_n given y, and the flow goes on from there: mean and covariance."""
+    side, count = 8, 4000
+    values = values_of(size=side, condition=CONDITION | {"factors": [1.5, 4]})
+    values["training"] = {"prediction": "x0"}
+    values.pop("network")
+    config = parse_config(values)
+    process = config.process.build(*config.process.modes())
+    exact = GaussianPosterior(process, kernel, M)
+    model = build_model(config, ("field",), *config.process.modes(), exact)
+    noise = torch.randn(count, 1, side, side, generator=torch.Generator().manual_seed(1))
+    x_0 = kspace.inverse(process.S0.sqrt().float() * noise, "periodic")
+    y = downsample(x_0, kernel, M, "periodic")
+    made = model.super_resolve(
+        y.numpy(),
+        side / M,
+        kernel=kernel,
+        sampler=sk.Multistep(40, last_snr=300.0),
+        batch_size=count,
+        dims=("sample", "channel", "y", "x"),
+    )
+    assert made.consistency_residual < 1e-5
+    mean, P = exact.given(y)
+    away = torch.from_numpy(made.values).reshape(count, -1).double() - mean
+    found = away.T @ away / count
+    scatter = ((P.trace() ** 2 + P.square().sum()) / count).sqrt()
+    assert float((found - P).norm()) < 1.5 * float(scatter)
+    sigma = float((2 * P.square().sum() / count).sqrt() / P.trace())
+    assert float(found.trace() / P.trace()) == pytest.approx(1, abs=4 * sigma + 0.01)
+    z = away.mean(dim=0) / (P.diagonal() / count).clamp(min=1e-9).sqrt()
+    assert float(z.abs().max()) < 5
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("M", [21, 16, 13, 8, 4])
+def test_results_agree_with_the_coarse_fields(model, truth, kernel, M):
+    coarse = sk.coarse_grain(truth, factor=N / M, kernel=kernel)
+    assert coarse.shape[-1] == M
+    made = model.super_resolve(coarse, N / M, sampler=sk.Multistep(3), batch_size=5)
+    assert made.shape == truth.shape
+    assert made["sample"].values.tolist() == truth["sample"].values.tolist()
+    again = downsample(torch.from_numpy(made.values), kernel, M, "periodic")
+    np.testing.assert_allclose(again, coarse.values, atol=1e-5)
+    assert made.consistency_residual < 1e-5
+    if kernel == "box" and N % M == 0:
+        assert set(np.unique(made.values)) == {-1, 1}
+        np.testing.assert_allclose(again, coarse.values, atol=1e-7)
+
+
+def test_the_spins_of_a_block_are_set_by_rank(model):
+    start = model.observed(N // 4, 4, "box")
+    generator = torch.Generator().manual_seed(0)
+    fields = torch.randn(2, 1, N, N, generator=generator)
+    up = torch.randint(17, (2, 1, N // 4, N // 4), generator=generator)
+    spins = start.finished(fields, 2 * up / 16 - 1)
+    for at in ((0, 0, 0, 0), (1, 0, 3, 7), (0, 0, 5, 2)):
+        field, _, row, column = at
+        where = (field, 0, slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+        largest = fields[where].flatten().sort(descending=True).values[: int(up[at])]
+        assert torch.equal(fields[where][spins[where] > 0].sort(descending=True).values, largest)
+
+
+def test_estimates_of_spins_are_tilted_not_shifted(model):
+    """Certain spins stay; the sum of a block is right; the order of its spins is kept."""
+    f, start = 4, model.observed(N // 4, 4, "box")
+    generator = torch.Generator().manual_seed(0)
+    fields = torch.randn(3, 1, N, N, generator=generator).clamp(-1.2, 1.2)
+    up = torch.randint(f**2 + 1, (3, 1, N // f, N // f), generator=generator)
+    y = 2 * up / f**2 - 1
+    moved = start.agreeing(fields, y)
+    torch.testing.assert_close(downsample(moved, "box", N // f, "periodic"), y, atol=1e-5, rtol=0)
+    assert float(moved.abs().max()) <= 1
+    before, after = (in_blocks(each.clamp(-1, 1), f) for each in (fields, moved))
+    torch.testing.assert_close(out_of_blocks(before, f), fields.clamp(-1, 1))
+    steps = after.gather(-1, before.argsort(dim=-1)).diff(dim=-1)
+    assert float(steps.min()) > -1e-6
+    # of a block with one uncertain spin, that one takes the change
+    block = torch.full((1, f**2), 0.999)
+    block[0, 3] = -0.2
+    found = tilted(block, torch.tensor([f**2 - 2.0]))
+    assert float(found[0, 3]) < -0.8
+    assert float(found[0, :3].min()) > 0.99
+    # estimates that agree already are right
+    agreeing = torch.tanh(torch.randn(5, f**2, generator=generator))
+    torch.testing.assert_close(tilted(agreeing, agreeing.sum(dim=-1)), agreeing, atol=1e-5, rtol=0)
+
+
+def test_results_do_not_depend_on_batches(model, truth):
+    coarse = sk.coarse_grain(truth, factor=4)
+    how = {"sampler": sk.Stochastic(4), "seed": 9}
+    one, other = (model.super_resolve(coarse, 4, batch_size=size, **how) for size in (5, 12))
+    assert np.array_equal(one.values, other.values)
+
+
+def test_a_model_of_pictures():
+    fields = torch.rand(2, 3, N, N, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    model = model_of(("red", "green", "blue"), basis="cosine")
+    coarse = downsample(fields, "bicubic", 8, "cosine")
+    made = model.super_resolve(
+        coarse.numpy(),
+        4,
+        kernel="bicubic",
+        dims=("sample", "channel", "y", "x"),
+        data_range=(-1.0, 1.0),
+        sampler=sk.Multistep(3),
+    )
+    assert made.shape == (2, 3, N, N)
+    assert made.consistency_residual < 1e-5
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("fields", "factor", "kernel", "message"),
+    [
+        ("box", 4, "bilinear", "`kernel`: this model was trained on box, .*lanczos, not bilinear$"),
+        ("box", 4, "nearest", "not nearest, and there is none of that name"),
+        ("none", 4, None, "pass `kernel`, one of box, spectral"),
+        ("box", 1.25, None, r"`factor`: this model was trained on 1\.5 to 8, got 1\.25"),
+        ("box", 16, None, r"`factor`: this model was trained on 1\.5 to 8, got 16"),
+        ("odd", 4, "box", r"-?0\.\d+ is the average of no 4 x 4 block of spins \+-1"),
+        ("large", 4, "box", r"values reach 1\.5, and no spins \+-1 give more than 1 by `kernel`"),
+        ("large", 4, "spectral", r"no spins \+-1 give more than [123]\.\d+ by `kernel` spectral"),
+    ],
+)
+def test_bad_input_is_named(model, truth, tmp_path, fields, factor, kernel, message):
+    y = sk.coarse_grain(truth, factor=4, kernel="box")
+    given = {
+        "box": y,
+        "none": y.values,
+        "odd": y.values - 0.3 / 16 * np.sign(y.values),
+        "large": np.where(np.arange(8) == 3, 1.5 if kernel == "box" else 4.0, y.values),
+    }[fields]
+    with pytest.raises(InputError, match=message) as error:
+        model.super_resolve(
+            given, factor, kernel=kernel, sampler=sk.Multistep(2), out=tmp_path / "made.h5"
+        )
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "made.h5").exists()
+
+
+def test_coarse_fields_of_low_precision_are_taken(model, truth):
+    coarse = sk.coarse_grain(truth, factor=8).astype(np.float16).astype(np.float32)
+    made = model.super_resolve(coarse, 8, sampler=sk.Multistep(2))
+    exact = sk.coarse_grain(truth, factor=8)
+    assert np.array_equal(sk.coarse_grain(made, factor=8).values, exact.values)
+
+
+def test_other_sizes_are_refused(model):
+    with pytest.raises(InputError, match="coarse fields must be 8 x 8, got 4 x 4"):
+        model.observed(8, 4, "box").draw(torch.zeros(1, 1, 4, 4), None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"factors": [8, 2]}, "condition: factors must be two numbers above 1"),
+        ({"factors": [1.0, 2]}, "condition: factors must be two numbers above 1"),
+        ({"kernels": {}}, "condition: kernels must name one at least"),
+        ({"kernels": {"nearest": 1}}, "condition.kernels.nearest"),
+        ({"kernels": {"box": 0}}, "condition.kernels.box"),
+        ({"unconditional": 1.0}, "condition.unconditional"),
+        ({"factor": 2}, "condition: no key 'factor'"),
+    ],
+)
+def test_bad_configurations_are_named(changed, message):
+    with pytest.raises(InputError, match=message):
+        parse_config(values_of(condition=CONDITION | changed))
+
+
+def test_options_that_do_not_go_with_it():
+    with pytest.raises(InputError, match=r"needs training\.timesteps = 'uniform'"):
+        parse_config(values_of(training={"timesteps": "second-moment"}))
+    with pytest.raises(InputError, match="snr_threshold: goes without condition"):
+        parse_config(values_of(training={"snr_threshold": 0.1}))
+    far = values_of(condition=CONDITION | {"factors": [50, 60]})
+    with pytest.raises(InputError, match="no coarse field of L = 32 has one between 50 and 60"):
+        parse_config(far).check_sizes(N, N)
+
+
+# runs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = make_inputs(tmp_path_factory.mktemp("coarse"))
+    values = run_values(folder, folder / "run")
+    values["process"] |= {"k_c": 3.0, "schedule": {"kind": "linear", "resolution": 0.5}}
+    values["condition"] = CONDITION | {"factors": [1.5, 4]}
+    run(parse_config(values))
+    return folder, values
+
+
+def test_training_resumes_to_the_same_weights(trained, tmp_path):
+    folder, values = trained
+    half = values | {"out": str(tmp_path / "half")}
+    stop = []
+
+    def interrupt(step, loss):
+        if step == 10 and not stop:
+            stop.append(step)
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run(parse_config(half), progress=interrupt)
+    run(parse_config(half))
+    whole, resumed = (load(p) for p in (folder / "run", tmp_path / "half"))
+    assert_equal(whole.network.state_dict(), resumed.network.state_dict())
+
+
+def test_accumulated_parts_are_one_batch(trained):
+    """Each part has the conditions of its own fields."""
+    steps = []
+    for parts in (1, 4):
+        values = json.loads(json.dumps(trained[1]))
+        values["training"]["accumulate"] = parts
+        trainer = Trainer(parse_config(values), World(0, 1, torch.device("cpu")), lambda line: None)
+        steps.append([trainer.step(i) for i in range(3)])
+    for one, other in zip(*steps, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-4)
+
+
+def test_a_checkpoint_serves_all_verbs(trained):
+    folder, _ = trained
+    model = load(folder / "run")
+    assert model.condition.kernels == KERNELS
+    truth = sk.open(folder / "train.h5")[:4]
+    few = {"sampler": sk.Multistep(3)}
+    assert model.generate(2, **few).shape == (2, 8, 8)
+    assert model.reconstruct(truth, 2, **few).shape == (4, 8, 8)
+    for kernel in KERNELS:
+        coarse = sk.coarse_grain(truth, factor=2, kernel=kernel)
+        assert model.super_resolve(coarse, 2, **few).downsampling_of_input == kernel
+
+
+def test_every_kernel_can_be_trained_on():
+    every = dict.fromkeys(DOWNSAMPLINGS, 1.0)
+    model = model_of(condition=CONDITION | {"kernels": every})
+    objective = model.objective()
+    (at, n), fields = objective.examples(200)[0], torch.ones(200, 1, N, N)
+    losses = objective.losses(model.network, at, fields, n, torch.zeros_like(fields))
+    assert losses.shape == (200,)
+    assert torch.isfinite(losses).all()
+    places = torch.cat([where for _, where in objective.split(n)]).sort().values
+    assert torch.equal(places, torch.arange(200))
+    assert {float(at.numbers[0]) for at, _ in objective.split(n)} == {
+        0.0,
+        *(1.0 + 9 + 18 * i for i in range(6)),
+    }
