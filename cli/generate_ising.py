@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from skild_physics.cli.console import progress, show
-from skild_physics.cli.inputs import number_or
+from skild_physics.cli.inputs import number_or, seed_option, workers_option
 from skild_physics.data_gen import generate_ising
 from skild_physics.fields.lattice import field_file
 from skild_physics.files import InputError, check_apart, json_text
@@ -27,7 +27,7 @@ from skild_physics.plots import check_figure, fields_figure, save_figure
     callback=number_or("critical", float, "a number"),
     help="Inverse temperature, J = 1; negative for an antiferromagnet, on even L.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers.")
+@seed_option
 @click.option(
     "--updates",
     default="auto",
@@ -36,13 +36,7 @@ from skild_physics.plots import check_figure, fields_figure, save_figure
     help="Cluster updates between saved fields; auto: three times the larger tau_int, of energy or "
     "of m^2, in a pilot run.",
 )
-@click.option(
-    "--workers",
-    default="auto",
-    show_default=True,
-    callback=number_or("auto", int, "an integer"),
-    help="Threads; the fields do not depend on it.",
-)
+@workers_option
 @click.option("--out", type=click.Path(path_type=Path), help="HDF5 file.  [default: ising-L{L}.h5]")
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers run the chains.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Figure of some fields.")

@@ -58,6 +58,18 @@ def number_or(word: str, number: type, called: str) -> Callable[..., Any]:
     return read
 
 
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Root of all random numbers."
+)
+workers_option = click.option(
+    "--workers",
+    default="auto",
+    show_default=True,
+    callback=number_or("auto", int, "an integer"),
+    help="Threads; the fields do not depend on it.",
+)
+
+
 def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of :func:`skild_physics.fields.open_fields` to a command."""
     for option in reversed(_PICTURES):

@@ -6,7 +6,13 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, say, speaks
-from skild_physics.cli.inputs import array_options, fields_output, number_or
+from skild_physics.cli.inputs import (
+    array_options,
+    fields_output,
+    number_or,
+    seed_option,
+    workers_option,
+)
 from skild_physics.data_gen.draws import sample_exact
 
 
@@ -27,14 +33,8 @@ from skild_physics.data_gen.draws import sample_exact
     help="Of exchanges, from shuffled spins; auto: twenty times tau_int in a pilot run.",
 )
 @click.option("--samples", type=int, help="Use the first fields of COARSE only.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers.")
-@click.option(
-    "--workers",
-    default="auto",
-    show_default=True,
-    callback=number_or("auto", int, "an integer"),
-    help="Threads; the fields do not depend on it.",
-)
+@seed_option
+@workers_option
 @array_options("L", "dims")
 @fields_output
 @click.option("--overwrite", is_flag=True, help="Replace an existing result.")

@@ -1,6 +1,5 @@
 """Exact Ising fields of given block averages, in memory or shard by shard into a file."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel, FiniteFloat
 
 from skild_physics.claims import REQUEST, is_made, matches
 from skild_physics.data_gen.exchange import exchange_draw
-from skild_physics.data_gen.parameters import MAX_L, MAX_UPDATES, integer, number
+from skild_physics.data_gen.parameters import MAX_L, MAX_UPDATES, integer, number, threads_of
 from skild_physics.data_gen.relaxation import (
     PILOT_FIELDS,
     PILOT_STATES,
@@ -112,9 +111,7 @@ def sample_exact(
         sweeps = integer("sweeps", sweeps, 0, " or 'auto'")
         if sweeps > MAX_UPDATES:
             raise InputError(f"`sweeps` must be at most {MAX_UPDATES:,}, got {sweeps:.3g}")
-    threads = os.cpu_count() or 1
-    if workers != "auto":
-        threads = integer("workers", workers, 1, " or 'auto'")
+    threads = threads_of(workers)
     if out is None:
         check_none_given({"overwrite": overwrite}, "goes with `out`")
     else:

@@ -1,6 +1,5 @@
 """Critical Ising lattices in one call, in memory or in a file that grows."""
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import xarray as xr
 
 from skild_physics.data_gen.ensemble import generate
-from skild_physics.data_gen.parameters import IsingParameters, integer, number
+from skild_physics.data_gen.parameters import IsingParameters, integer, number, threads_of
 from skild_physics.data_gen.store import independence, shard_length
 from skild_physics.fields.lattice import field_file
 from skild_physics.files import check_none_given, check_output
@@ -81,9 +80,7 @@ def generate_ising(
     """
     samples = integer("samples", samples, 1)
     spacing = None if updates == "auto" else integer("updates", updates, 1, " or 'auto'")
-    threads = os.cpu_count() or 1
-    if workers != "auto":
-        threads = integer("workers", workers, 1, " or 'auto'")
+    threads = threads_of(workers)
     if out is None:
         check_none_given({"overwrite": overwrite}, "goes with `out`")
     else:

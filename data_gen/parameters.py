@@ -9,9 +9,10 @@ field, and nothing is correlated.
 
 import math
 import operator
+import os
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
 
 import numpy as np
 
@@ -179,3 +180,14 @@ def number(name: str, value: SupportsFloat | str) -> float:
     if isinstance(value, str) or not isinstance(value, SupportsFloat):
         raise InputError(f"`{name}` must be a number or 'critical', got {value!r}")
     return float(value)
+
+
+def threads_of(workers: int | Literal["auto"]) -> int:
+    """How many threads share the work; "auto": one per processor.
+
+    Raises:
+        InputError: not a number of at least one.
+    """
+    if workers == "auto":
+        return os.cpu_count() or 1
+    return integer("workers", workers, 1, " or 'auto'")

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 import skild_physics as sk
+from skild_physics.config import parse_config
+from skild_physics.training.run import run
 
 SERVER = multiprocessing.get_context("forkserver")
 # not the module that asks the environment which process it is in
@@ -65,6 +67,18 @@ def assert_equal(a, b, where=""):
         assert torch.equal(a, b), where
     else:
         assert a == b, where
+
+
+def interrupted_and_resumed(values):
+    """A run that dies after its tenth step, and goes on when it is given again."""
+
+    def interrupt(step, loss):
+        if step == 10:
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run(parse_config(values), progress=interrupt)
+    run(parse_config(values))
 
 
 def warm_up():

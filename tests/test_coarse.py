@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_runs import assert_equal, make_inputs, one_thread, run_values
+from small_runs import (
+    assert_equal,
+    interrupted_and_resumed,
+    make_inputs,
+    one_thread,
+    run_values,
+)
 
 import skild_physics as sk
 from skild_physics import kspace
@@ -404,17 +410,7 @@ def trained(tmp_path_factory):
 
 def test_training_resumes_to_the_same_weights(trained, tmp_path):
     folder, values = trained
-    half = values | {"out": str(tmp_path / "half")}
-    stop = []
-
-    def interrupt(step, loss):
-        if step == 10 and not stop:
-            stop.append(step)
-            raise RuntimeError("interrupted")
-
-    with pytest.raises(RuntimeError, match="interrupted"):
-        run(parse_config(half), progress=interrupt)
-    run(parse_config(half))
+    interrupted_and_resumed(values | {"out": str(tmp_path / "half")})
     whole, resumed = (load(p) for p in (folder / "run", tmp_path / "half"))
     assert_equal(whole.network.state_dict(), resumed.network.state_dict())
 

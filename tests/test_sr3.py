@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import make_inputs, one_thread, run_values, to_toml
+from small_runs import interrupted_and_resumed, make_inputs, one_thread, run_values, to_toml
 
 import skild_physics as sk
 from skild_physics import kspace
@@ -160,17 +160,7 @@ def trained(tmp_path_factory):
 
 def test_training_resumes_to_the_same_weights(trained, tmp_path):
     folder, values = trained
-    half = values | {"out": str(tmp_path / "half")}
-    stop = []
-
-    def interrupt(step, loss):
-        if step == 10 and not stop:
-            stop.append(step)
-            raise RuntimeError("interrupted")
-
-    with pytest.raises(RuntimeError, match="interrupted"):
-        run(parse_config(half), progress=interrupt)
-    run(parse_config(half))
+    interrupted_and_resumed(values | {"out": str(tmp_path / "half")})
     whole, resumed = (load(p) for p in (folder / "run", tmp_path / "half"))
     assert whole.config.condition is not None
     for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy import stats
 
-from skild_physics.claims import check_result, is_made, request
+from skild_physics.claims import check_result, is_made, matches, request
 from skild_physics.fields.identity import identity
 from skild_physics.fields.lazy import batches
 from skild_physics.fields.sources import Opening
@@ -129,7 +129,9 @@ def eval_draws(
     result = Draws(_dataset(measured, kept, b, side))
     if out is None:
         return result
-    result.save(out, asked)
+    # somebody may have put another file there meanwhile
+    if asked is not None and not matches(Path(out), asked, overwrite):
+        result.save(out, asked)
     # the same as the next time
     return Draws.load(out)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from skild_physics import kspace
 from skild_physics.config import Config
@@ -20,24 +21,36 @@ CONSTANT = 1e-8
 """Square of a mode without variance over the mean variance that is no rounding."""
 
 
+def some_of(fields: TrainingFields) -> Tensor:
+    """Fields from all of a source, on the CPU, (n, C, N, N)."""
+    numbers = np.unique(np.linspace(0, fields.count - 1, min(CHECKED, fields.count)).astype(int))
+    return fields.take(torch.from_numpy(numbers)).cpu()
+
+
 def check_process(
-    fields: TrainingFields, process: Process, config: Config, log: Callable[[str], None]
+    some: Tensor, name: str, process: Process, config: Config, log: Callable[[str], None]
 ) -> None:
     """Refuse fields that a process is not for, and say so where only their shape differs.
+
+    Args:
+        some: of the fields, see :func:`some_of`.
+        name: of their source.
+        process: what they are to be diffused by.
+        config: of the run.
+        log: receives what is said.
 
     Raises:
         InputError: their variance is another by a factor of ten, or modes that have none are not
             zero.
     """
-    numbers = np.unique(np.linspace(0, fields.count - 1, min(CHECKED, fields.count)).astype(int))
-    x = fields.take(torch.from_numpy(numbers)).cpu().double().numpy()
+    x = some.double().numpy()
     S0, whose, basis = process.S0.cpu().numpy(), config.process.name, process.basis
     ratios = variance_ratios(x, S0, basis)
     too_large = ratios.overall > FACTOR
     # small pictures may be diffused with white noise, as those of other channels beside them
     if too_large or (ratios.overall < 1 / FACTOR and not config.process.is_white):
         raise InputError(
-            f"{fields.name}: the variance of the fields is {ratios.overall:.3g} times that of "
+            f"{name}: the variance of the fields is {ratios.overall:.3g} times that of "
             f"{whose}; "
             + ("scale them" if config.process.is_white else "measure theirs, or scale them")
         )
@@ -45,10 +58,10 @@ def check_process(
     constant = process.empty.cpu().numpy() & (modes > CONSTANT * S0.mean())
     if constant[0, 0]:
         raise InputError(
-            f"{fields.name}: the mean of every field is {x.mean():.4g}, but it has no variance in "
+            f"{name}: the mean of every field is {x.mean():.4g}, but it has no variance in "
             f"{whose}, and stays zero; subtract it from the fields"
         )
     if constant.any():
-        raise InputError(f"{fields.name}: {whose} has no variance in modes that the fields have")
+        raise InputError(f"{name}: {whose} has no variance in modes that the fields have")
     if config.process.is_measured and ratios.differ:
-        log(f"{fields.name}: the spectrum of the fields is not that of {whose}: {ratios}")
+        log(f"{name}: the spectrum of the fields is not that of {whose}: {ratios}")

@@ -36,7 +36,7 @@ from skild_physics.models.objective import (
     rows_of,
     squared_error,
 )
-from skild_physics.training.agreement import check_process
+from skild_physics.training.agreement import check_process, some_of
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.execution import Execution, choose, compiling
 from skild_physics.training.optimizer import build_optimizer, parts_of
@@ -47,8 +47,6 @@ Log = Callable[[str], None]
 
 REHEARSAL = 0.5
 """Seconds for which a way of computing steps is tried, or the time of three steps."""
-KNOWN_BY = 64
-"""Fields by which a training that goes on knows its data again."""
 
 
 def learning_rate(settings: TrainingConfig, step: int) -> float:
@@ -144,8 +142,10 @@ class Trainer:
         self.process = self._model.process
         if empty := int(self.process.empty.sum()):
             log(f"{empty} of {self.process.N**2} modes have no variance, and stay zero")
-        check_process(self.fields, self.process, config, log)
-        self._data = self._known_by()
+        some = some_of(self.fields)
+        check_process(some, self.fields.name, self.process, config, log)
+        # by which a training that goes on knows its data again
+        self._data = f"{self.fields.count} {digest(some.numpy())}"
         self.objective = self._model.objective(loss) if objective is None else objective
 
         self.network = self._model.network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -357,14 +357,8 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "steps": self.important.state_dict() if self.important is not None else {},
             "data": self._data,
+            "S0": self.process.S0,
         }
-
-    def _known_by(self) -> str:
-        """A digest of some of the fields and of the spectrum, by which they are known again."""
-        count = self.fields.count
-        some = torch.linspace(0, count - 1, min(KNOWN_BY, count), dtype=torch.float64).long()
-        parts = self.fields.take(some).cpu().numpy(), self.process.S0.cpu().numpy()
-        return digest(np.array([str(count), *map(digest, parts)]))
 
     def load(self, state: dict[str, Any], source: str = "state") -> None:
         """Go on from a saved state.
@@ -377,8 +371,11 @@ class Trainer:
             InputError: it is that of another training, or damaged.
         """
         own = self.state()
-        # states of earlier versions do not say
-        if state.get("data", own["data"]) != own["data"]:
+        # states of earlier versions say neither
+        data, S0 = (state.get(name, own[name]) for name in ("data", "S0"))
+        check_like(S0, own["S0"], f"{source}: S0")
+        # processors differ in the last digits of a law
+        if data != own["data"] or not torch.allclose(S0.to(own["S0"]), own["S0"], 1e-9, 0):
             raise InputError(
                 f"{source}: was trained on other fields or another spectrum than there are now; "
                 "put them back, or pass `overwrite=True` to start again"
