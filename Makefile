@@ -12,8 +12,9 @@ FOLDERS := $(shell find skild_physics cli data_gen -type d -not -name __pycache_
 reproduce: $(STAMP)
 	$(BIN)/skild-physics reproduce
 
-# a process per core, of one thread each; a file's tests share fixtures and stay together
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# a process per core, of one thread each; a file's tests share fixtures and stay together. A process
+# that a hang or a crash ends is not begun again, for it would meet the same test
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 test: lint
 	$(PYTEST)

@@ -22,6 +22,7 @@ from skild_physics.data_gen.parameters import IsingParameters, pilot
 from skild_physics.disk import Disk, onto_disk
 from skild_physics.fields.arrays import unreadable
 from skild_physics.files import InputError
+from skild_physics.heaps import open_hdf5
 from skild_physics.observables.autocorrelation import tau_int_of_chains
 from skild_physics.version import __version__
 
@@ -105,7 +106,7 @@ def is_whole(path: Path, start: int, stop: int, p: IsingParameters) -> bool:
     shapes = {"spins": (n, p.L, p.L), "energy": (n,), "magnetization": (n,)}
     shapes |= {"state/spins": (p.n_chains, p.L, p.L), "state/rng": (p.n_chains, 4)}
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return all(
                 file[name].shape == shape and _is_undamaged(file[name])
                 for name, shape in shapes.items()
@@ -141,7 +142,7 @@ def read_state(path: Path, p: IsingParameters) -> list[ChainState]:
     """
     expected = {"spins": ((p.n_chains, p.L, p.L), np.int8), "rng": ((p.n_chains, 4), np.uint64)}
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             found = {}
             for name, (shape, dtype) in expected.items():
                 stored = file.get(f"state/{name}")
@@ -174,7 +175,7 @@ def check_extendable(path: Path, p: IsingParameters, samples: int) -> None:
         InputError: arrays of other shapes or types, or chains that are none.
     """
     columns = {"energy": "f", "magnetization": "f", "chain": "i", "update": "i"}
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         shapes = {"spins": (samples, p.L, p.L), **dict.fromkeys(columns, (samples,))}
         for name, shape in shapes.items():
             stored = file.get(name)

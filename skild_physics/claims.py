@@ -324,9 +324,9 @@ def recorded(path: Path, name: str = REQUEST) -> str | None:
             begins = file.read(len(HDF5))
         if begins == HDF5:
             # imported here: most callers write other files
-            import h5py
+            from skild_physics.heaps import open_hdf5
 
-            with h5py.File(path, "r") as data:
+            with open_hdf5(path) as data:
                 return str(data.attrs[name])
         if path.suffix == ".safetensors":
             # imported here: with torch, which most callers can do without

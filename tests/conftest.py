@@ -9,6 +9,13 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+def pytest_collection_modifyitems(items):
+    """What is known to take long may: see `timeout` in pyproject.toml."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(2 * 3600))
+
+
 @pytest.fixture(autouse=True)
 def quiet():
     """The log is for the next test as it was for this one: a command listens to all of it."""

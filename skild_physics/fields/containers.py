@@ -15,6 +15,7 @@ from xarray.backends import CachingFileManager
 from skild_physics.fields.arrays import SAID, beside, choose, lazily, singles, unreadable
 from skild_physics.fields.hdf5_files import check_hdf5, datasets, open_netcdf
 from skild_physics.files import InputError
+from skild_physics.heaps import open_hdf5
 from skild_physics.schema import plain_value
 
 ZARR_COMPRESSED = 100_000
@@ -48,7 +49,7 @@ def hdf5_array(path: Path, name: str | None = None) -> xr.DataArray:
     """
     check_hdf5(path)
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             is_netcdf = "_NCProperties" in file.attrs
             shapes: dict[str, tuple[int, ...]] = {
                 each: item.shape

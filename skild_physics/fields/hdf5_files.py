@@ -15,6 +15,7 @@ import xarray as xr
 
 from skild_physics.fields.arrays import unreadable
 from skild_physics.files import InputError, check_file
+from skild_physics.heaps import open_hdf5
 from skild_physics.memory import MOST_COMPRESSED, check_memory
 
 UNCHECKED = 2**16
@@ -34,7 +35,7 @@ def check_hdf5(path: str | Path, kind: str = "HDF5") -> dict[str, Any]:
     """
     path = check_file(path)
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             for name, dataset in datasets(file, path):
                 _check_dataset(path, name, dataset)
             return {name: file.attrs[name] for name in file.attrs}
@@ -86,6 +87,22 @@ def _check_dataset(path: Path, name: str, dataset: h5py.Dataset) -> None:
             f"{path}: {name}, {dataset.shape} of {dataset.dtype}, was not written: "
             f"the file holds {stored} bytes of it"
         )
+    if dataset.chunks and stored and not _is_indexed(dataset):
+        raise InputError(f"{path}: {name}: the index of its chunks is damaged")
+
+
+def _is_indexed(dataset: h5py.Dataset) -> bool:
+    """Whether all stored chunks are found: one in no place is read as if it had not been written.
+
+    The older index, which is still the default, has no checksum.
+    """
+    places: list[tuple[int, ...]] = []
+    dataset.id.chunk_iter(lambda chunk: places.append(chunk.chunk_offset))
+    return len(set(places)) == len(places) and all(
+        not at % step and at < stop
+        for place in places
+        for at, step, stop in zip(place, dataset.chunks, dataset.shape, strict=True)
+    )
 
 
 def open_netcdf(path: str | Path, kind: str = "NetCDF", **options: Any) -> xr.Dataset:

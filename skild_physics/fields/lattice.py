@@ -19,6 +19,7 @@ from skild_physics.fields.containers import stored
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.fields.lazy import channels_of, of_bytes
 from skild_physics.files import InputError
+from skild_physics.heaps import open_hdf5
 from skild_physics.kspace import Basis
 from skild_physics.schema import plain_attributes, plain_value, validated
 
@@ -37,7 +38,7 @@ _DTYPES = {
 def schema_of(path: Path) -> str | None:
     """The schema of an HDF5 file, empty if it says none; None: it cannot be read."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return str(plain_value(file.attrs.get("schema", "")))
     except Exception:
         # of damaged ones it raises what it likes
@@ -109,7 +110,7 @@ def _check(data: xr.Dataset, about: _Attributes, path: Path) -> None:
         )
     if fields.dtype not in dtype:
         raise InputError(f"{path}: its `{variable}` holds {fields.dtype}, expected {dtype[0]}")
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         stored = file[variable]
         chunks = stored.chunks and math.prod(
             -(-n // m) for n, m in zip(stored.shape, stored.chunks, strict=True)

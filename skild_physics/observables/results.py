@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from rich.table import Table
 from skild_physics.disk import write_netcdf
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.files import InputError
+from skild_physics.heaps import open_hdf5
 from skild_physics.observables.arrays import SCHEMA, SCHEMA_VERSION
 from skild_physics.observables.compare import Comparison, compare_with_exact
 from skild_physics.observables.formulas import OBSERVABLES
@@ -264,7 +264,7 @@ class _Attributes(BaseModel):
 
 
 def _groups(path: str | Path) -> list[str]:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         return list(file)
 
 
