@@ -6,7 +6,6 @@ from typing import Any
 import click
 import xarray as xr
 
-from skild_physics.claims import check_result
 from skild_physics.cli.console import progress, say, show
 from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.data_gen import generate_ising
@@ -14,6 +13,7 @@ from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, schema_of
 from skild_physics.files import check_apart, json_text
 from skild_physics.observables.evaluate import eval_correlators
 from skild_physics.plots import check_figure, save_figure
+from skild_physics.requests import check_result
 
 LAST_RUN = Path("runs/ising")
 """Where reproduce leaves its run by default."""

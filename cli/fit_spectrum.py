@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from skild_physics.claims import check_result
 from skild_physics.cli.console import progress, show
 from skild_physics.cli.inputs import array_options, picture_options
 from skild_physics.files import check_apart, json_text
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS
 from skild_physics.plots import check_figure, save_figure, spectrum_figure
+from skild_physics.requests import check_result
 from skild_physics.spectrum import FitOptions, fit_spectra
 from skild_physics.spectrum.fit import METHODS
 

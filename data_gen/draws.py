@@ -10,7 +10,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import BaseModel, FiniteFloat
 
-from skild_physics.claims import REQUEST, is_made, matches
 from skild_physics.data_gen.exchange import exchange_draw
 from skild_physics.data_gen.parameters import MAX_L, MAX_UPDATES, integer, number, threads_of
 from skild_physics.data_gen.relaxation import (
@@ -34,6 +33,7 @@ from skild_physics.files import InputError, check_apart, check_none_given, check
 from skild_physics.memory import check_disk, check_memory
 from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.progress import Progress, logger, silent
+from skild_physics.requests import REQUEST, is_made, matches
 from skild_physics.schema import plain_attributes, validated
 from skild_physics.shards import Arrays, in_shards, read_shards
 from skild_physics.xoshiro import BIT_GENERATOR

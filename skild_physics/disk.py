@@ -15,7 +15,8 @@ from typing import Any
 import h5netcdf
 import xarray as xr
 
-from skild_physics.claims import REQUEST, replacing
+from skild_physics.claims import replacing
+from skild_physics.requests import REQUEST
 
 
 class Disk(io.RawIOBase):

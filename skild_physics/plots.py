@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.claims import check_derived, derived
 from skild_physics.files import InputError
+from skild_physics.requests import check_derived, derived
 
 
 @contextmanager
@@ -280,7 +280,7 @@ def check_figure(path: Path, overwrite: bool, *of: Path) -> Path:
     Args:
         path: of the figure.
         overwrite: replace an existing one.
-        of: the results that it shows, see :func:`skild_physics.claims.check_derived`.
+        of: the results that it shows, see :func:`skild_physics.requests.check_derived`.
 
     Raises:
         InputError: it may not, or an unknown suffix.

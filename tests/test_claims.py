@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import skild_physics as sk
-from skild_physics.claims import claimed, filling, recorded, replacing, work_folder
+from skild_physics.claims import claimed, filling, replacing, work_folder
 from skild_physics.data_gen import ensemble
 from skild_physics.files import InputError
 from skild_physics.models import making
+from skild_physics.requests import recorded
 
 FEW = {"sampler": sk.Multistep(1)}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import skild_physics as sk
-from skild_physics.claims import recorded
 from skild_physics.heaps import _BEGINS, _BLOCK, open_hdf5
+from skild_physics.requests import recorded
 
 AT = len(_BEGINS) + 8
 

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.claims import REQUEST, discard, is_made, matches, request
+from skild_physics.claims import discard
 from skild_physics.fields.clipping import pixels
 from skild_physics.fields.hdf5 import check_attributes, write_pictures
 from skild_physics.fields.identity import pictures_content
@@ -17,6 +17,7 @@ from skild_physics.fields.picture_files import is_picture
 from skild_physics.fields.sources import WORDS, open_fields
 from skild_physics.files import InputError, check_apart, check_output
 from skild_physics.progress import Progress, logger, silent
+from skild_physics.requests import REQUEST, is_made, matches, request
 from skild_physics.shards import Arrays, in_shards, read_shards
 
 SHARD = 256

@@ -23,14 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skild_physics.claims import (
-    REQUEST,
     check_unfinished,
     claimed,
     discard,
-    is_made,
     replacing,
     replacing_folder,
-    request,
 )
 from skild_physics.fields.clipping import Clipping, are_made, pixels
 from skild_physics.fields.hdf5 import check_attributes, write_hdf5
@@ -47,6 +44,7 @@ from skild_physics.fields.picture_files import PROVENANCE, is_picture
 from skild_physics.fields.sources import open_fields
 from skild_physics.files import InputError, check_folder, check_output, check_regular, json_text
 from skild_physics.progress import logger
+from skild_physics.requests import REQUEST, is_made, request
 
 Kind = Literal["hdf5", "png", "npz"]
 Arrays = Mapping[str, NDArray[Any]]

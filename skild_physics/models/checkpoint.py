@@ -17,7 +17,7 @@ from safetensors.torch import load as parsed
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from skild_physics.claims import REQUEST, replacing
+from skild_physics.claims import replacing
 from skild_physics.config import Config, parse_config
 from skild_physics.fields.arrangement import MAX_CHANNELS
 from skild_physics.fields.arrays import unreadable
@@ -29,6 +29,7 @@ from skild_physics.models.coarse import CoarseSkild
 from skild_physics.models.conditional import Conditional
 from skild_physics.models.scale_space import ScaleSpaceModel
 from skild_physics.models.skild import Skild
+from skild_physics.requests import REQUEST
 from skild_physics.schema import validated
 from skild_physics.version import __version__
 

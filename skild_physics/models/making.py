@@ -12,7 +12,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skild_physics.claims import REQUEST, clear, matches, recorded
 from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.reverse import Start, run
 from skild_physics.diffusion.sampler import Sampler
@@ -31,6 +30,7 @@ from skild_physics.fields.writing import (
 )
 from skild_physics.files import InputError, check_apart, check_output, check_seed
 from skild_physics.progress import Progress, logger
+from skild_physics.requests import REQUEST, clear, matches, recorded
 from skild_physics.shards import Arrays, in_shards, read_shards
 
 PARAMETERS = ("model", "beta", "boundary")

@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from skild_physics.claims import check_result, is_made, matches, request
 from skild_physics.config import load_config
 from skild_physics.fields.arrays import check_archive
 from skild_physics.files import InputError, check_apart, check_file
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model, load, save_model
 from skild_physics.networks import StepNetwork
+from skild_physics.requests import check_result, is_made, matches, request
 
 CHANNELS = {1: ("field",), 3: ("red", "green", "blue")}
 # entries of a state dict that no optimiser trains

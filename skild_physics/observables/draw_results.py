@@ -8,10 +8,10 @@ import xarray as xr
 from pydantic import BaseModel, Field, PositiveInt
 from rich.table import Table
 
-from skild_physics.claims import REQUEST
 from skild_physics.disk import write_netcdf
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.files import InputError
+from skild_physics.requests import REQUEST
 from skild_physics.schema import plain_attributes, validated
 from skild_physics.tables import Printed, with_error
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy import stats
 
-from skild_physics.claims import check_result, is_made, matches, request
 from skild_physics.fields.identity import identity
 from skild_physics.fields.lazy import batches
 from skild_physics.fields.sources import Opening
@@ -36,6 +35,7 @@ from skild_physics.observables.energy import energy_per_spin
 from skild_physics.observables.jackknife import Estimate, jackknife
 from skild_physics.observables.sources import opened_fields
 from skild_physics.progress import logger
+from skild_physics.requests import check_result, is_made, matches, request
 from skild_physics.schema import plain_attributes, validated
 
 FEWEST_IN_CELL = 5

@@ -21,7 +21,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.claims import check_result, is_made, matches, request
 from skild_physics.cluster import dask_client
 from skild_physics.fields.identity import identity
 from skild_physics.fields.sources import Opening
@@ -44,6 +43,7 @@ from skild_physics.observables.sources import (
     provenance,
 )
 from skild_physics.progress import Progress, logger, silent
+from skild_physics.requests import check_result, is_made, matches, request
 
 FINE_BLOCKS = 1024
 MOST_BLOCKS, FEWEST_BLOCKS = 128, 16

@@ -10,10 +10,17 @@ from typing import Any
 
 import xarray as xr
 
-from skild_physics.claims import FILLING, claimed, clear, filling, replacing, work_folder
+from skild_physics.claims import (
+    FILLING,
+    claimed,
+    filling,
+    replacing,
+    work_folder,
+)
 from skild_physics.fields import open_fields
 from skild_physics.files import InputError, check_folder, json_text
 from skild_physics.progress import logger
+from skild_physics.requests import clear
 from skild_physics.training.folder import (
     FILES,
     NOTE,

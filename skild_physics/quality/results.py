@@ -10,14 +10,6 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
-from skild_physics.claims import (
-    check_derived,
-    check_result,
-    derived,
-    is_made,
-    matches,
-    request,
-)
 from skild_physics.disk import write_netcdf
 from skild_physics.fields import WORDS, open_fields
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
@@ -32,6 +24,14 @@ from skild_physics.quality.evaluate import evaluate, variable
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.sources import Pictures, of_fields, of_files
 from skild_physics.quality.summary import RESAMPLES, Row, rows, summarize
+from skild_physics.requests import (
+    check_derived,
+    check_result,
+    derived,
+    is_made,
+    matches,
+    request,
+)
 from skild_physics.tables import Printed, with_error
 from skild_physics.version import __version__
 

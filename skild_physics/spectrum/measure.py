@@ -21,7 +21,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skild_physics.claims import check_result, is_made, matches, request
 from skild_physics.fields import (
     basis_of,
     batches,
@@ -38,6 +37,7 @@ from skild_physics.files import InputError, check_apart, check_none_given
 from skild_physics.kspace import Basis, Momentum, Normalization, normalization_factor
 from skild_physics.observables.jackknife import Replicas
 from skild_physics.progress import Progress, logger, silent
+from skild_physics.requests import check_result, is_made, matches, request
 from skild_physics.spectrum.fit import (
     Fit,
     Goodness,
