@@ -152,8 +152,8 @@ def check_apart(outputs: Mapping[str, str | Path | None], *inputs: Any) -> None:
         if path is None:
             continue
         file = os.path.realpath(path)
-        is_below = any(file.startswith(folder + os.sep) for folder in given)
-        if file in given or (is_below and os.path.exists(file)):
+        # what is new in a folder of pictures is one of them the next time
+        if file in given or any(file.startswith(folder + os.sep) for folder in given):
             raise InputError(
                 f"`{name}`: {path} is an input, which nothing replaces; choose another"
             )
@@ -165,7 +165,10 @@ def check_apart(outputs: Mapping[str, str | Path | None], *inputs: Any) -> None:
 def _file_of(source: Any) -> str:
     if not isinstance(source, str | Path):
         return str(getattr(source, "encoding", {}).get("source", ""))
-    return split_array(source)[0]
+    file = split_array(source)[0]
+    # of the folder of a training, which holds much else
+    model = os.path.join(file, "model.safetensors")
+    return model if os.path.isfile(model) else file
 
 
 def split_array(source: str | Path) -> tuple[str, str]:

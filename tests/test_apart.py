@@ -11,6 +11,7 @@ from PIL import Image
 
 import skild_physics as sk
 from skild_physics.files import InputError
+from skild_physics.models.checkpoint import save_model
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,8 @@ def folder(tmp_path_factory):
         Image.fromarray(pixels).save(path / "photos" / f"{i}.png")
     sk.save(sk.open(path / "photos"), path / "held").close()
     os.symlink(path / "a.h5", path / "link.h5")
+    (path / "run").mkdir()
+    save_model(path / "run" / "model.safetensors", sk.load("bundled"))
     return path
 
 
@@ -48,6 +51,9 @@ def folder(tmp_path_factory):
         "super-resolve bundled a.h5 --factor 2 --out z.npz --start-out ./z.npz",
         "generate-ising --L 8 --samples 8 --out i.png --plot i.png",
         "prepare-images photos --out photos/0.png",
+        "prepare-images photos --out photos/new",
+        "coarse-grain photos --factor 2 --out photos/new.h5",
+        "super-resolve run a.h5 --factor 2 --out run/model.safetensors",
     ],
 )
 def test_inputs_and_results_are_apart(folder, command):
@@ -67,6 +73,11 @@ def test_fields_know_the_file_they_come_from(folder):
         with pytest.raises(InputError, match=r"`out`: .*a\.h5 is an input, which nothing replaces"):
             write(fields, factor=2, out=folder / "a.h5", overwrite=True)
     assert len(fields.values) == 9
+
+
+def test_made_fields_may_lie_beside_their_model(folder):
+    for _ in range(2):
+        run("generate run --samples 1 --steps 1 --sampler multistep --out run/made.h5", folder)
 
 
 def test_a_copied_or_touched_input_is_the_same(folder, tmp_path):
