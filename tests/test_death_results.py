@@ -54,8 +54,22 @@ def test_killed_at_any_moment_it_goes_on(template, tmp_path, name):
     assert check(template, COMMANDS[name], tmp_path) > 5
 
 
+REPRODUCED = {
+    "bundled": ("--L 16 --heldout 8 --steps 1", None),
+    # of what takes longer, some moments
+    "trained": (
+        "--retrain --L 16 --samples 64 --heldout 8 --steps 1 --set training.steps=2 "
+        "--set training.batch_size=4 --set training.compile=false",
+        24,
+    ),
+    "photographs": ("photographs --steps 1", 6),
+}
+
+
 @pytest.mark.slow
-def test_reproduce_killed_at_any_moment_goes_on(tmp_path):
+@pytest.mark.parametrize("name", REPRODUCED)
+def test_reproduce_killed_at_any_moment_goes_on(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    small = "reproduce --L 16 --heldout 8 --steps 1 --out runs/x"
-    assert check(tmp_path / "empty", small, tmp_path) > 50
+    options, moments = REPRODUCED[name]
+    command = f"reproduce {options} --out runs/x"
+    assert check(tmp_path / "empty", command, tmp_path, moments) > 50
