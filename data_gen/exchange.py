@@ -16,7 +16,7 @@ from numba import int8, int64, njit, uint32, uint64
 from numpy.typing import NDArray
 
 from skild_physics.kernels import kernel
-from skild_physics.xoshiro import below, below_of, next_bits, seed_state
+from skild_physics.xoshiro import below, below_of, keep, next_bits, seed_state
 
 
 @njit(inline="always")
@@ -98,10 +98,12 @@ def exchange_samples(spins, side, rng, thresholds, n_sweeps, out):  # type: igno
         for _ in range(n_sweeps):
             _sweep(flat, sites, ups, state, thresholds, L, stride, per_block)
         for y in range(L):
-            out[i, y] = flat[uint64(y) * stride : uint64(y) * stride + L]
-    if out.shape[0] > 0:
-        spins[:] = out[-1]
-    rng[:] = state
+            for x in range(L):
+                out[i, y, x] = flat[uint64(y) * stride + uint64(x)]
+    for y in range(L):
+        for x in range(L):
+            spins[y, x] = flat[uint64(y) * stride + uint64(x)]
+    keep(rng, state)
 
 
 @kernel(nogil=True)
@@ -124,7 +126,7 @@ def shuffled(ups, rng, out):  # type: ignore[no-untyped-def]
                     out[y, x] = 1 if chosen else -1
                     up -= uint64(chosen)
                     left -= uint64(1)
-    rng[:] = state
+    keep(rng, state)
 
 
 def exchange_thresholds(beta: float) -> NDArray[np.uint64]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from skild_physics.files import InputError
 from skild_physics.kernels import kernel
-from skild_physics.xoshiro import below, next_bits
+from skild_physics.xoshiro import below, keep, next_bits
 
 
 @njit(inline="always")
@@ -88,7 +88,7 @@ def _updates(bits, rng, queue, threshold, L, stride, n_updates):  # type: ignore
             queue[tail] = uint32(east)
             tail += join_d
         flipped += int64(tail)
-    rng[:] = state
+    keep(rng, state)
     return flipped
 
 
@@ -119,8 +119,9 @@ def wolff_samples(spins, rng, threshold, n_updates, out):  # type: ignore[no-unt
             row = bits[uint64(y) * stride : uint64(y) * stride + L]
             for x in range(spins.shape[1]):
                 out[i, y, x] = 1 - 2 * np.int8(row[x])
-    if out.shape[0] > 0:
-        spins[:] = out[-1]
+    for y in range(spins.shape[0]):
+        for x in range(spins.shape[1]):
+            spins[y, x] = 1 - 2 * np.int8(bits[uint64(y) * stride + uint64(x)])
     return flipped
 
 
@@ -142,7 +143,7 @@ def independent_samples(rng, out):  # type: ignore[no-untyped-def]
                 out[i, y, x] = 1 - 2 * np.int8(bits & uint64(1))
                 bits >>= uint64(1)
                 left -= 1
-    rng[:] = state
+    keep(rng, state)
 
 
 def wolff_advance(

@@ -17,6 +17,13 @@ def seed_state(seed: int, *stream: int) -> NDArray[np.uint64]:
 
 
 @njit(inline="always")
+def keep(rng, state):  # type: ignore[no-untyped-def]
+    """Put a state back where the next call finds it."""
+    # to assign arrays is to compile the messages of their shapes, which takes seconds
+    rng[0], rng[1], rng[2], rng[3] = state[0], state[1], state[2], state[3]
+
+
+@njit(inline="always")
 def next_bits(state):  # type: ignore[no-untyped-def]
     """One 64-bit draw."""
     s0, s1, s2, s3 = state[0], state[1], state[2], state[3]

@@ -30,7 +30,7 @@ from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.files import InputError
 from skild_physics.kernels import kernel
-from skild_physics.xoshiro import next_bits, seed_state
+from skild_physics.xoshiro import keep, next_bits, seed_state
 
 RELAXED = 0.5
 """Sweeps before those that count, over the latter."""
@@ -78,7 +78,7 @@ def _sweeps(spins, h, tiled, rng, n_sweeps, means):  # type: ignore[no-untyped-d
                     spins[y, x] = -spins[y, x]
                     f[y, x] = 2.0 * h[y, x] - f[y, x]
     means /= n_sweeps
-    rng[:] = state
+    keep(rng, state)
 
 
 @kernel(inline="always")
