@@ -24,7 +24,7 @@ from skild_physics.models.checkpoint import load, save_model
 from skild_physics.training import execution
 from skild_physics.training.state import load_state
 
-FLIPS = 60
+FLIPS = 24
 ZEROS = np.zeros((1, 64, 64))
 
 
