@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import fdtrc
 
 from skild_physics.files import InputError
 
@@ -137,6 +137,4 @@ def chi_square(value: Array, covariance: Array, blocks: int) -> ChiSquare:
     # in units of the errors, what is left to invert is the correlation matrix
     z = value / scale
     t2 = float(z @ np.linalg.solve(covariance / np.outer(scale, scale), z))
-    return ChiSquare(
-        t2, p, float(stats.f.sf(t2 * (blocks - p) / (p * (blocks - 1)), p, blocks - p))
-    )
+    return ChiSquare(t2, p, float(fdtrc(p, blocks - p, t2 * (blocks - p) / (p * (blocks - 1)))))
