@@ -27,6 +27,7 @@ COMMANDS = {
     "interpolate": "Enlarge fields with a bicubic or Lanczos kernel, to compare with.",
     "sample-exact": "Exact Ising fields of given block averages, to judge models by.",
     "super-resolve": "Raise the resolution of fields with a trained model.",
+    "relax": "A few Monte Carlo sweeps from made Ising fields, which then say so.",
     "eval-correlators": "Four-point correlators with error bars, against the truth.",
     "eval-draws": "Super-resolved fields against exact draws of the same block averages.",
     "eval-images": "Image quality: PSNR, SSIM, LPIPS, FID and others, with error bars.",

@@ -1,7 +1,6 @@
 """Exact Ising fields of given block averages, in memory or shard by shard into a file."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, FiniteFloat
 
 from skild_physics.data_gen.exchange import exchange_draw
-from skild_physics.data_gen.parameters import MAX_L, MAX_UPDATES, integer, number, threads_of
+from skild_physics.data_gen.one_by_one import Make, chosen_beta, made_one_by_one, shard_fields
+from skild_physics.data_gen.parameters import MAX_L, integer, sweeps_of, threads_of
 from skild_physics.data_gen.relaxation import (
     PILOT_FIELDS,
     PILOT_STATES,
@@ -21,24 +21,13 @@ from skild_physics.data_gen.relaxation import (
 from skild_physics.fields import open_fields
 from skild_physics.fields.lazy import basis_of, batches, content, slices
 from skild_physics.fields.sources import Opening, is_foreign
-from skild_physics.fields.writing import (
-    check_fields_output,
-    in_memory,
-    output_kind,
-    reopened,
-    requested,
-    write_fields,
-)
+from skild_physics.fields.writing import check_fields_output
 from skild_physics.files import InputError, check_apart, check_none_given, check_seed
 from skild_physics.memory import check_disk, check_memory
-from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.progress import Progress, logger, silent
-from skild_physics.requests import REQUEST, is_made, matches
 from skild_physics.schema import plain_attributes, validated
-from skild_physics.shards import Arrays, in_shards, read_shards
 from skild_physics.xoshiro import BIT_GENERATOR
 
-SHARD_SITES = 2**20
 TOLERANCE = 0.01
 """How far from a whole number of spins up a block average may be, in spins."""
 
@@ -108,9 +97,7 @@ def sample_exact(
     seed = integer("seed", seed, 0)
     check_seed(seed)
     if sweeps != "auto":
-        sweeps = integer("sweeps", sweeps, 0, " or 'auto'")
-        if sweeps > MAX_UPDATES:
-            raise InputError(f"`sweeps` must be at most {MAX_UPDATES:,}, got {sweeps:.3g}")
+        sweeps = sweeps_of(sweeps, 0, " or 'auto'")
     threads = threads_of(workers)
     if out is None:
         check_none_given({"overwrite": overwrite}, "goes with `out`")
@@ -123,10 +110,11 @@ def sample_exact(
         raise InputError(f"`factor` times {given.shape[-1]} must lie in 3 .. {MAX_L}, got {side}")
     count = len(given) * draws
     _check_possible(side, count, min(count, threads), sweeps == "auto", out)
-    coupling = _beta(given, beta)
-    length = max(1, SHARD_SITES // side**2)
+    name = str(given.attrs.get("source", "fields"))
+    said = _about(given).beta_of_input
+    coupling = chosen_beta(beta, said, name, "the fields that were coarse-grained")
     # what cannot be is said before anything is made
-    for part in slices(0, len(given), length):
+    for part in slices(0, len(given), shard_fields(side)):
         _ups(given, part.start, part.stop, factor)
     tau_int = None
     if sweeps == "auto":
@@ -159,50 +147,28 @@ def sample_exact(
     )
     # every draw has what is known of its coarse field
     of_draws = given["sample"][np.repeat(np.arange(len(given)), draws)]
-    if out is not None:
-        out = Path(out)
-        attributes[REQUEST] = requested(out, attributes, of_draws)
-        if is_made(out, attributes[REQUEST], overwrite):
-            return reopened(out, attributes, of_draws)
-    with ThreadPoolExecutor(threads) as pool:
 
-        def shard(first: int, last: int) -> dict[str, NDArray[Any]]:
-            start = first // draws
-            ups = _ups(given, start, (last - 1) // draws + 1, factor)
+    def prepare(first: int, last: int) -> Make:
+        start = first // draws
+        ups = _ups(given, start, (last - 1) // draws + 1, factor)
 
-            def drawn(run: NDArray[np.int64]) -> list[NDArray[np.int8]]:
-                fields, which = np.divmod(run, draws)
-                return [
-                    exchange_draw(ups[i - start], side, coupling, sweeps, seed, i, d)
-                    for i, d in zip(fields.tolist(), which.tolist(), strict=True)
-                ]
+        def draw(number: int) -> NDArray[np.int8]:
+            i, d = divmod(number, draws)
+            return exchange_draw(ups[i - start], side, coupling, sweeps, seed, i, d)
 
-            # a few runs for each thread: starting one takes as long as a small draw
-            runs = np.array_split(np.arange(first, last), min(last - first, 4 * threads))
-            return {"field": np.concatenate(list(pool.map(drawn, runs)))[:, None]}
+        return draw
 
-        if out is None:
-            with progress("draw", count) as show:
-                parts = []
-                for part in slices(0, count, length):
-                    parts.append(shard(part.start, part.stop)["field"])
-                    show(part.stop)
-            return in_memory({"field": np.concatenate(parts)}, attributes, of_draws)
-
-        def fits(arrays: Arrays, number: int) -> bool:
-            spins = arrays["field"]
-            is_shaped = spins.dtype == np.int8 and spins.shape == (number, 1, side, side)
-            return is_shaped and bool((np.abs(spins) == 1).all())
-
-        def write() -> None:
-            if not matches(out, attributes[REQUEST], overwrite):
-                write_fields(out, read_shards(out, count, length), count, attributes, of_draws)
-
-        settings = attributes | {"output": output_kind(out)}
-        in_shards(
-            out, settings, count, length, shard, fits, write, "draw", progress, overwrite=overwrite
-        )
-    return reopened(out, attributes, of_draws)
+    return made_one_by_one(
+        prepare,
+        of_draws,
+        side,
+        attributes,
+        "draw",
+        threads=threads,
+        out=out,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _check_possible(
@@ -255,21 +221,6 @@ def _opened(coarse: Any, samples: int | None, of_arrays: Opening) -> xr.DataArra
             f"{name}: coarse-grained by {about.downsampling}, not block averages, `kernel=box`"
         )
     return given
-
-
-def _beta(given: xr.DataArray, beta: float | Literal["critical"] | None) -> float:
-    said = _about(given).beta_of_input
-    if beta is None and said is None:
-        raise InputError(
-            f"{given.attrs.get('source', 'fields')}: does not say its temperature; pass `beta`, as "
-            "`beta=critical`"
-        )
-    chosen = BETA_CRITICAL if beta == "critical" else number("beta", said if beta is None else beta)
-    if not np.isfinite(chosen):
-        raise InputError(f"`beta` must be finite, got {chosen}")
-    if said is not None and abs(chosen - said) > 1e-9:
-        logger.warning(f"the fields that were coarse-grained are at beta = {said:.10g}, not these")
-    return chosen
 
 
 def _ups(given: xr.DataArray, first: int, last: int, b: int) -> NDArray[np.int64]:

@@ -182,6 +182,14 @@ def number(name: str, value: SupportsFloat | str) -> float:
     return float(value)
 
 
+def sweeps_of(value: SupportsIndex, least: int, otherwise: str = "") -> int:
+    """A number of sweeps that can be made; raises InputError otherwise."""
+    sweeps = integer("sweeps", value, least, otherwise)
+    if sweeps > MAX_UPDATES:
+        raise InputError(f"`sweeps` must be at most {MAX_UPDATES:,}, got {sweeps:.3g}")
+    return sweeps
+
+
 def threads_of(workers: int | Literal["auto"]) -> int:
     """How many threads share the work; "auto": one per processor.
 

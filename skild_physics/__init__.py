@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skild_physics.config import load_config as load_config
     from skild_physics.data_gen.draws import sample_exact as sample_exact
     from skild_physics.data_gen.ising import generate_ising as generate_ising
+    from skild_physics.data_gen.relaxed import relax as relax
     from skild_physics.diffusion.sampler import Ancestral as Ancestral
     from skild_physics.diffusion.sampler import Multistep as Multistep
     from skild_physics.diffusion.sampler import Stochastic as Stochastic
@@ -81,6 +82,7 @@ _WHERE = {
     "load_config": "config",
     "open": "fields.sources",
     "prepare_images": "fields.prepare",
+    "relax": "data_gen.relaxed",
     "reproduce": "pipeline.reproduce",
     "sample_exact": "data_gen.draws",
     "save": "fields.writing",

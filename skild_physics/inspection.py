@@ -20,7 +20,10 @@ from skild_physics.tables import Printed, with_error
 
 FIRST = 256
 """Fields that are looked at."""
-_SHOWN = ("model", "beta", "boundary", "protocol", "input", "factor", "downsampling", "seed")
+_SHOWN = (
+    *("model", "beta", "boundary", "protocol", "relaxed", "input", "factor", "downsampling"),
+    "seed",
+)
 _RESULTS = (
     "skild_physics.spectrum",
     "skild_physics.correlators",

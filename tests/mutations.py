@@ -83,7 +83,11 @@ CASES = {
     "exact": (
         "exact.h5",
         ["train.h5"],
-        ["eval-draws truth=train.h5 exact=exact.h5 --out o.nc", "info exact.h5"],
+        [
+            "eval-draws truth=train.h5 exact=exact.h5 --out o.nc",
+            "info exact.h5",
+            "relax exact.h5 --sweeps 1 --out o.h5",
+        ],
     ),
     "prepared": (
         "pictures.h5",

@@ -37,6 +37,7 @@ def folder(tmp_path_factory):
         "coarse-grain link.h5 --factor 2 --out a.h5",
         "coarse-grain held --factor 2 --out held",
         "sample-exact a.h5 --factor 2 --beta 0.4 --out a.h5",
+        "relax link.h5 --sweeps 1 --out a.h5",
         "interpolate b.npz:hr --factor 2 --out b.npz",
         "import-fields b.npz:hr --out ./b.npz",
         "fit-spectrum a.h5 --out a.h5",

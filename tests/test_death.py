@@ -11,7 +11,7 @@ from PIL import Image
 from small_runs import make_inputs, run_values, to_toml
 
 import skild_physics as sk
-from skild_physics.data_gen import draws, store
+from skild_physics.data_gen import one_by_one, store
 from skild_physics.fields import prepare
 from skild_physics.models import making
 
@@ -38,6 +38,8 @@ COMMANDS = {
     "sample-exact, npz": "sample-exact coarse.h5 --factor 4 --sweeps 3 --workers 1 --out made.npz",
     "sample-exact, other": "sample-exact coarse.h5 --factor 4 --seed 2 --sweeps 3 --workers 1 "
     "--out old64.h5 --overwrite",
+    "relax": "relax old64.h5 --sweeps 2 --workers 1 --out deep/made.h5",
+    "relax, png": "relax old64.h5 --sweeps 2 --factor 4 --workers 1 --out made --overwrite",
     "interpolate": "interpolate coarse.h5 --factor 2 --out made.npz",
     "prepare-images": "prepare-images pictures --out made.h5",
     "import-fields": "import-fields spins.npy --model ising --beta 0.4 --out made.h5",
@@ -72,7 +74,7 @@ def small(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(store, "SHARD_BYTES", 128 * 16**2)
-    monkeypatch.setattr(draws, "SHARD_SITES", 3 * 64**2)
+    monkeypatch.setattr(one_by_one, "SHARD_SITES", 3 * 64**2)
     monkeypatch.setattr(making, "SHARD_FIELDS", 3)
     monkeypatch.setattr(prepare, "SHARD", 3)
     yield

@@ -254,6 +254,10 @@ CLIENTS = {
         "coarse.h5 --factor 4 --samples 7 --draws 2 --seed 3 --out a.h5",
         lambda: sk.sample_exact("coarse.h5", factor=4, samples=7, draws=2, seed=3),
     ),
+    "relax": (
+        "train.h5 --sweeps 2 --factor 4 --samples 7 --seed 3 --out a.h5",
+        lambda: sk.relax("train.h5", sweeps=2, factor=4, samples=7, seed=3),
+    ),
     "interpolate": (
         "train.h5 --factor 1.5 --kernel lanczos --samples 7 --out a.h5",
         lambda: sk.interpolate("train.h5", factor=1.5, kernel="lanczos", samples=7),

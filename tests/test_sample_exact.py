@@ -171,7 +171,7 @@ def test_results_do_not_depend_on_how_they_are_made(truth, tmp_path, monkeypatch
     coarse = sk.coarse_grain(truth[:40], factor=4)
     how = {"factor": 4, "draws": 3, "seed": 7}
     whole = sk.sample_exact(coarse, **how, workers=1)
-    monkeypatch.setattr("skild_physics.data_gen.draws.SHARD_SITES", 7 * 256)
+    monkeypatch.setattr("skild_physics.data_gen.one_by_one.SHARD_SITES", 7 * 256)
     xr.testing.assert_identical(sk.sample_exact(coarse, **how, workers=3), whole)
     few = sk.sample_exact(coarse[:20], **how | {"draws": 2})
     np.testing.assert_array_equal(few[::2], whole[:60:3])
@@ -202,7 +202,7 @@ def test_draws_that_are_there_are_known_again(truth, tmp_path, monkeypatch):
     coarse = sk.coarse_grain(truth[:12], factor=4)
     how = {"factor": 4, "draws": 2, "sweeps": 5}
     whole = sk.sample_exact(coarse, **how)
-    monkeypatch.setattr("skild_physics.data_gen.draws.SHARD_SITES", 7 * 256)
+    monkeypatch.setattr("skild_physics.data_gen.one_by_one.SHARD_SITES", 7 * 256)
 
     @contextmanager
     def interrupting(title, total):
@@ -222,7 +222,7 @@ def test_draws_that_are_there_are_known_again(truth, tmp_path, monkeypatch):
         made = sk.sample_exact(coarse, **how, out=out)
         np.testing.assert_array_equal(made, whole)
         with monkeypatch.context() as patch:
-            patch.delattr("skild_physics.data_gen.draws.in_shards")
+            patch.delattr("skild_physics.data_gen.one_by_one.in_shards")
             again = sk.sample_exact(coarse, **how, out=out, workers=1)
             xr.testing.assert_identical(again.load(), made.load())
             for other in ({"seed": 1}, {"draws": 3}, {"sweeps": 6}, {"beta": 0.3}, {"samples": 9}):

@@ -9,7 +9,7 @@ import xarray as xr
 from skild_physics.fields.lazy import content, digest
 from skild_physics.fields.picture_files import find_pictures, holds_pictures
 
-_KNOWN = ("source", "basis", "boundary", "beta", "channels", "model", "protocol")
+_KNOWN = ("source", "basis", "boundary", "beta", "channels", "model", "protocol", "relaxed")
 
 
 def identity(source: Any, fields: xr.DataArray) -> dict[str, Any]:

@@ -29,7 +29,10 @@ WORDS = ("cifar10", "cifar10-test", "photographs", "photographs-test")
 """Sources that are no files."""
 Boundary = Literal["periodic", "open"]
 _ATTRIBUTES = {"basis", "channels", "source"}
-_OF_FOLDERS = ("protocol", "downsampling", "factor", "model", "beta", "boundary", "basis")
+_OF_FOLDERS = (
+    *("protocol", "relaxed", "downsampling", "factor", "model", "beta", "boundary", "basis"),
+    *("protocol_of_input", "checkpoint_sha256_of_input"),
+)
 _OF_BOUNDARY: dict[str, Basis] = {"periodic": "periodic", "open": "cosine"}
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from skild_physics.disk import write_netcdf
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.files import InputError
+from skild_physics.observables.sources import relaxed_notes
 from skild_physics.requests import REQUEST
 from skild_physics.schema import plain_attributes, validated
 from skild_physics.tables import Printed, with_error
@@ -75,7 +76,8 @@ class Draws(Printed):
                 self.dataset["source"].values, self.dataset["draws"].values, strict=True
             )
         )
-        return [f"({about['stderr']}, {about['n_fields']:,} of them; draws of each: {counts})"]
+        of_errors = f"({about['stderr']}, {about['n_fields']:,} of them; draws of each: {counts})"
+        return [*relaxed_notes(about), of_errors]
 
     def save(self, path: str | Path, request: str | None = None) -> None:
         """Write a NetCDF-4 file, replacing a file at once.

@@ -33,7 +33,7 @@ from skild_physics.observables.blocks import (
 from skild_physics.observables.draw_results import SCHEMA, SCHEMA_VERSION, STATISTICS, Draws
 from skild_physics.observables.energy import energy_per_spin
 from skild_physics.observables.jackknife import Estimate, jackknife
-from skild_physics.observables.sources import opened_fields
+from skild_physics.observables.sources import opened_fields, relaxed_sources
 from skild_physics.progress import logger
 from skild_physics.requests import check_result, is_made, matches, request
 from skild_physics.schema import plain_attributes, validated
@@ -119,6 +119,7 @@ def eval_draws(
             asked = request(what="eval-draws", factor=b, sources=whole)
             if is_made(Path(out), asked, overwrite):
                 return Draws.load(out)
+        relaxed = relaxed_sources(opened)
         # spins as they are read, in one piece, and those in common
         check_memory("the fields", 3.0 * sum(fields.size for fields in opened.values()))
         spins = _common(opened)
@@ -126,7 +127,7 @@ def eval_draws(
     if not np.array_equal(block_sums(spins[exact][:, 0], b), kept):
         raise InputError(f"{exact}: has other sums of {b} x {b} spins than {truth}")
     measured = {label: _measured(fields, spins[truth], kept, b) for label, fields in spins.items()}
-    result = Draws(_dataset(measured, kept, b, side))
+    result = Draws(_dataset(measured, kept, b, side).assign_attrs(relaxed))
     if out is None:
         return result
     # somebody may have put another file there meanwhile

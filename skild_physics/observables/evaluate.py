@@ -273,7 +273,9 @@ def _partners(
 
 def _places(fields: xr.DataArray, truth: xr.DataArray) -> NDArray[np.int64] | None:
     """Where in the truth the fields are that these were made from; None: unknown, or the same."""
-    if fields.attrs.get("protocol") not in MADE_FROM_FIELDS:
+    # of relaxed fields, how these were made before
+    protocol = fields.attrs.get("protocol_of_input", fields.attrs.get("protocol"))
+    if protocol not in MADE_FROM_FIELDS:
         return None
     if any("sample" not in x.coords or x["sample"].dtype.kind not in "iu" for x in (fields, truth)):
         return None

@@ -23,6 +23,7 @@ from skild_physics.observables.jackknife import (
     Array,
     Replicas,
 )
+from skild_physics.observables.sources import relaxed_notes
 from skild_physics.schema import plain_attributes, validated
 from skild_physics.tables import Printed, with_error
 
@@ -135,7 +136,7 @@ class Correlators(Printed):
 
     def notes(self) -> list[str]:
         """How errors were made, and of what."""
-        first, said = self.dataset, []
+        first, said = self.dataset, relaxed_notes(self.dataset.attrs)
         if first.attrs.get("model"):
             said.append(
                 "(sigma in brackets: away from the infinite lattice, which this one differs from)"

@@ -65,12 +65,27 @@ def opened_fields(label: str, source: Any, of_arrays: Opening) -> xr.DataArray:
 
 
 def provenance(opened: Mapping[str, xr.DataArray]) -> dict[str, Any]:
-    """Attributes of a result: the model of the truth, and the files of sources that have one."""
+    """Attributes of a result: the model of the truth, the files of sources, and who was relaxed."""
     truth = next(iter(opened.values()))
     made: dict[str, Any] = {"model": "ising" if truth.attrs.get("model") == "ising" else ""}
     paths = {label: fields.encoding.get("source") for label, fields in opened.items()}
     files = [f"{label}={Path(path).name}" for label, path in paths.items() if path]
-    return made | ({"files": files} if files else {})
+    return made | ({"files": files} if files else {}) | relaxed_sources(opened)
+
+
+def relaxed_sources(opened: Mapping[str, xr.DataArray]) -> dict[str, list[str]]:
+    """An attribute of a result that says which sources were relaxed, and how; none if none was."""
+    said = [
+        f"{label} was relaxed: {fields.attrs['relaxed']}"
+        for label, fields in opened.items()
+        if "relaxed" in fields.attrs
+    ]
+    return {"relaxed": said} if said else {}
+
+
+def relaxed_notes(attributes: Mapping[str, Any]) -> list[str]:
+    """What :func:`relaxed_sources` left in a result, in sentences."""
+    return [f"({each})" for each in np.atleast_1d(attributes.get("relaxed", [])).tolist()]
 
 
 def boundary_of(opened: Mapping[str, xr.DataArray], wanted: Boundary | None) -> Boundary:
