@@ -285,7 +285,7 @@ def test_claims_are_compared_with_files(tmp_path, monkeypatch):
         (lambda out: sk.sample_exact(ZEROS, 2, beta=1, seed=10**30), "`seed` must lie"),
         (lambda out: sk.relax(ZEROS, 10**30, beta=1), "`sweeps` must be at most"),
         (lambda out: sk.relax(ZEROS, 1, beta=1, seed=10**30), "`seed` must lie"),
-        (lambda out: sk.relax(ZEROS, 1, factor=2**60, beta=1), "must divide"),
+        (lambda out: sk.relax(ZEROS + 1, 1, factor=2**60, beta=1), "must divide"),
         (lambda out: sk.load("bundled").generate(10**14), "GiB of memory"),
         (lambda out: sk.load("bundled").generate(10**14, out=out), "GiB of disk"),
         (lambda out: sk.load("bundled").generate(1, L=10**7), "GiB of memory"),
