@@ -62,10 +62,11 @@ def run_folder(
     if _is_to_start(out, text, own, overwrite):
         check()
     with claimed(out):
-        # again, for another process may have had it
-        if _is_to_start(out, text, own, overwrite):
-            # the settings last: until then it is the run that is discarded
-            with filling(out):
+        # also where there is nothing to do: a run that died as it began has left it behind
+        with filling(out):
+            # again, for another process may have had it
+            if _is_to_start(out, text, own, overwrite):
+                # the settings last: until then it is the run that is discarded
                 for name in own:
                     (out / name).unlink(missing_ok=True)
                     clear(out / name)
