@@ -36,7 +36,7 @@ pytest: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p skild_physics
+	$(BIN)/mypy -p skild_physics -p skild_physics.cli -p skild_physics.data_gen
 
 # strict editable: the type checker needs to see skild_physics.cli and skild_physics.data_gen
 # under those names

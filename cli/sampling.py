@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from skild_physics.diffusion.integrators import SPACINGS
+from skild_physics.diffusion.reverse import BATCH_SIZE
 from skild_physics.diffusion.sampler import SAMPLERS, Multistep, Sampler, sampler_of
-from skild_physics.models.base import BATCH_SIZE, SAMPLING_PRECISIONS, Model
+from skild_physics.models.base import SAMPLING_PRECISIONS, Model
 
 _OPTIONS = (
     click.option(

@@ -128,8 +128,8 @@ def command(
     if plot:
         opening["grey"] = holds_pictures(input) and len(model.channels) == 1
         given = open_fields(input, **opening)
-        shown = (next(batches(fields, length=8)).astype(np.float32) for fields in (given, made))
-        rows = _rows(*shown, how["factor"], protocol)
+        first, after = (next(batches(x, length=8)).astype(np.float32) for x in (given, made))
+        rows = _rows(first, after, how["factor"], protocol)
         figure = samples_figure(rows, f"{checkpoint.name}, {how['factor']:g}x")
         save_figure(figure, plot, overwrite)
     click.echo(out)

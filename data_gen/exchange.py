@@ -150,7 +150,7 @@ def exchange_draw(
         stream: which of its streams.
     """
     rng = seed_state(seed, *stream)
-    out = np.empty((1, L, L), np.int8)
-    shuffled(ups, rng, out[0])
-    exchange_samples(out[0].copy(), L // len(ups), rng, exchange_thresholds(beta), sweeps, out)
-    return out[0]
+    spins, out = np.empty((L, L), np.int8), np.empty((1, L, L), np.int8)
+    shuffled(ups, rng, spins)
+    exchange_samples(spins, L // len(ups), rng, exchange_thresholds(beta), sweeps, out)
+    return spins

@@ -123,9 +123,10 @@ def chosen_beta(
     Raises:
         InputError: no finite number, or nobody says any.
     """
-    if beta is None and said is None:
+    wanted = said if beta is None else beta
+    if wanted is None:
         raise InputError(f"{source}: does not say its temperature; pass `beta`, as `beta=critical`")
-    chosen = BETA_CRITICAL if beta == "critical" else number("beta", said if beta is None else beta)
+    chosen = BETA_CRITICAL if wanted == "critical" else number("beta", wanted)
     if not np.isfinite(chosen):
         raise InputError(f"`beta` must be finite, got {chosen}")
     if said is not None and abs(chosen - said) > 1e-9:

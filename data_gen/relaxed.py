@@ -193,13 +193,13 @@ def relaxed(
     """
     known = hashlib.sha256(spins.tobytes()).digest()[:16]
     rng = seed_state(seed, number, int.from_bytes(known, "little"))
+    after = spins.copy()
     if factor is None:
-        after = spins.copy()
         heat_bath_sweeps(after, rng, heat_bath_thresholds(beta), sweeps)
-        return after
-    out = np.empty((1, *spins.shape), np.int8)
-    exchange_samples(spins.copy(), factor, rng, exchange_thresholds(beta), sweeps, out)
-    return out[0]
+    else:
+        out = np.empty((1, *spins.shape), np.int8)
+        exchange_samples(after, factor, rng, exchange_thresholds(beta), sweeps, out)
+    return after
 
 
 def by_rank(values: NDArray[np.floating], b: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:

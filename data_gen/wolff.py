@@ -50,7 +50,7 @@ def _updates(bits, rng, queue, threshold, L, stride, n_updates):  # type: ignore
     bottom = last * stride
     state = rng.copy()
     bonds, sites_left = zero, 0
-    flipped = 0
+    flipped = int64(0)
     for _ in range(n_updates):
         seed_site = below(state, L * L)
         seed_site = seed_site // L * stride + seed_site % L
