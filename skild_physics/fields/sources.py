@@ -406,6 +406,6 @@ def _provenance(made: str) -> dict[str, Any]:
     """What an archive that was written here says of its fields."""
     try:
         known = json.loads(made)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -425,7 +425,7 @@ def _is_ours(folder: Path) -> bool:
     try:
         made = json.loads((folder / PROVENANCE).read_text())
         listed = {Path(file) for file in made.get(_FILES, [])}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return False
     ours = listed | {parent for file in listed for parent in file.parents} | {Path(PROVENANCE)}
     return not any((folder / path).is_symlink() for path in found) and all(

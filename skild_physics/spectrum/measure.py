@@ -239,7 +239,9 @@ class FitOptions:
     momentum: Momentum = "continuum"
     k0_squared: float | None = None
 
-    def inside(self, k: NDArray[np.float64], filled: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def inside(
+        self, k: NDArray[np.float64], filled: NDArray[np.bool_], source: str
+    ) -> NDArray[np.bool_]:
         """Which shells are fitted, of those that have a variance.
 
         Raises:
@@ -250,8 +252,8 @@ class FitOptions:
         inside: NDArray[np.bool_] = (k >= low) & (k <= high) & filled
         if inside.sum() < 4:
             raise InputError(
-                f"a fit needs at least 4 shells, got {inside.sum()} between k = {low:g} and "
-                f"{high:g} (shells lie at {k[0]:.4g} .. {k[-1]:.4g} radians per box side)"
+                f"{source}: a fit needs at least 4 shells, got {inside.sum()} between k = {low:g} "
+                f"and {high:g} (shells lie at {k[0]:.4g} .. {k[-1]:.4g} radians per box side)"
             )
         return inside
 
@@ -341,7 +343,7 @@ def spectrum_from_blocks(
 
     S = radial(total)
     rounding = ROUNDING * float((total.mean**2 * factor2).mean())
-    inside = how.inside(k, _filled(S.mean(axis=0), modes, source, rounding))
+    inside = how.inside(k, _filled(S.mean(axis=0), modes, source, rounding), source)
     best = fit(S, total.count)
     without = _leave_one_out(blocks)
     if min(moments.count for moments in without) < 2:
@@ -402,7 +404,7 @@ def spectrum_from_variance(
     k, modes, _ = shells(N, basis, how.momentum)
     S = radial_mean(variance, basis, how.momentum)
     profile = S.mean(axis=0)
-    inside = how.inside(k, _filled(profile, modes, source))
+    inside = how.inside(k, _filled(profile, modes, source), source)
     known = np.nan if n_samples is None else 1.0
     count = n_samples or 2
     fit = fit_power_law(
