@@ -2,15 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 CONSTRAINTS := constraints.txt
+EXTRAS := test,docs
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # a folder is newer than the stamp when a module was added to it or removed
 FOLDERS := $(shell find skild_physics cli data_gen -type d -not -name __pycache__)
 
-.PHONY: reproduce test test-all test-gpu test-lowest pytest lint clean
+.PHONY: reproduce docs test test-all test-gpu test-lowest pytest lint clean
 
 reproduce: $(STAMP)
 	$(BIN)/skild-physics reproduce
+
+# the site, from the pages of docs/
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 # a process per core, of one thread each; a file's tests share fixtures and stay together. A process
 # that a hang or a crash ends is not begun again, for it would meet the same test
@@ -28,7 +33,7 @@ test-gpu: $(STAMP)
 
 # in a folder of its own, with all lower bounds of pyproject.toml at once
 test-lowest:
-	$(MAKE) pytest PYTHON=python3.11 VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+	$(MAKE) pytest PYTHON=python3.11 VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt EXTRAS=test
 
 pytest: $(STAMP)
 	$(PYTEST)
@@ -44,7 +49,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) $(FOLDERS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) setuptools torch
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation \
-		--config-settings editable_mode=strict --editable ".[test]"
+		--config-settings editable_mode=strict --editable ".[$(EXTRAS)]"
 	touch $(STAMP)
 
 clean:

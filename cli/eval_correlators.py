@@ -40,7 +40,7 @@ def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     type=click.Choice(["both", "sign", "none"]),
     default="both",
     show_default=True,
-    help="Take the sign of continuous fields, leave them as they are, or show both.",
+    help="Take the sign of continuous fields, leave them as they are, or measure both.",
 )
 @click.option(
     "--boundary",

@@ -65,7 +65,7 @@ def test_an_observable_that_one_source_lacks(run):
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
     # the row of the table against exact values
     (eta,) = [row for row in rows if row and row[0] == "eta"]
-    assert eta[1].startswith("0.250000")
+    assert eta[1] == "(0.250000)"
     assert "(" in eta[2]
     assert eta[4:] == ["", ""]
 
@@ -109,7 +109,7 @@ def test_names_of_files_are_neither_markup_nor_formulas(run, folder, tmp_path):
     for sources in ([name], [name, "FOLDER/critical.h5"]):
         code, out, err = run("fit-spectrum", *sources, "--plot", "s.svg", "--overwrite")
         assert code == 0, err
-        assert f"{name}: S0(k)" in " ".join(out.split())
+        assert name in out
     assert Spectrum.load(tmp_path / "[nope][b]$x_{$:cat:.spectrum.nc").source == name
     code, _, err = run("generate-ising", "--L", "3", "--samples", "20", "--out", "[/b].h5")
     assert code == 0, err

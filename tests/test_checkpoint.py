@@ -55,6 +55,8 @@ def test_checkpoints_are_never_unpickled(tmp_path):
     broken.write_bytes(b"\x00" * 100)
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         load(broken)
+    with pytest.raises(ValueError, match="no such file, did you mean 'bundled'"):
+        load("bundeld")
     with pytest.raises(ValueError, match="no such file"):
         load(tmp_path / "nothing")
 

@@ -229,6 +229,7 @@ def test_generation(folder, tmp_path):
 def test_help_of_every_command_has_an_example(name):
     shown = CliRunner().invoke(cli, [name, "--help"]).output
     assert re.search(rf"\n  Example:\n +skild-physics {name}", shown)
+    assert CliRunner().invoke(cli, [name, "-h"]).output == shown
 
 
 def test_help_names_every_command():

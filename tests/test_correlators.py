@@ -54,6 +54,24 @@ def test_it_prints_itself(result):
     assert "kappa4(r = 4)" in result._repr_html_()
 
 
+def test_it_says_in_words_what_it_found(truth):
+    rng = np.random.default_rng(0)
+    shuffled = truth.copy(data=rng.choice(np.array([-1, 1], np.int8), truth.shape))
+    blurred = (truth * 0.9 + 0.01).astype("float32")
+    result = eval_correlators(truth=truth, again=-truth[::-1], noise=shuffled, soft=blurred)
+    again, noise, soft = result.in_words()
+    assert again.startswith("again: kappa4 is consistent with that of truth: 3 of 3 sides within 2")
+    assert noise.startswith("noise: kappa4 differs from that of truth: 0 of 3 sides within 2 sigma")
+    assert float(noise.split("p = ")[1]) < 1e-6
+    assert soft.startswith("soft: ")
+    assert "soft (raw)" in result.dataset["source"].values
+    assert "│ soft (raw)" not in repr(result)
+    assert "by their signs; the file has both" in repr(result)
+    assert repr(result).splitlines()[-1] == soft
+    (few,) = eval_correlators(truth=truth, few=truth[:6]).in_words()
+    assert few == "few: too few fields to say whether kappa4 is that of truth"
+
+
 def test_it_plots_itself(result, tmp_path):
     figure = result.plot()
     assert isinstance(figure, Figure)

@@ -1,4 +1,4 @@
-"""Tables and figures of the README are drawn from the committed results."""
+"""Tables of the documentation and the README, and figures, are drawn from the committed results."""
 
 import subprocess
 import sys
@@ -10,9 +10,11 @@ from command_line import ROOT
 from skild_physics.pipeline.photographs import Enlargements
 from skild_physics.tables import with_error
 
+DOCS = ROOT / "docs"
 
-def test_readme_table_is_the_committed_result():
-    readme = (ROOT / "README.md").read_text()
+
+def test_table_of_lattices_is_the_committed_result():
+    page = (DOCS / "results-lattices.md").read_text()
     path = ROOT / "paper_figures" / "four_point.nc"
     names = {f"kappa4({r})": ("kappa4", {"side": r}) for r in (1, 2, 4, 8, 16, 32)}
     names |= {
@@ -34,21 +36,26 @@ def test_readme_table_is_the_committed_result():
                 with_error(*(float(x.sel(source=label)) for x in (value, stderr)))
                 for value, stderr, label in cells
             ]
-            assert f"| {title} | {' | '.join(shown)} |" in readme
+            assert f"| {title} | {' | '.join(shown)} |" in page
 
 
-def test_readme_row_of_the_papers_own_case_is_the_committed_result():
+def test_row_of_the_papers_own_case_is_the_committed_result():
     path = ROOT / "paper_figures" / "super_resolution_128.nc"
     with xr.open_dataset(path, engine="h5netcdf") as data:
         row = data.sel(source="SKILD")
         values = [*row["kappa4_residual"].values, float(row["energy_residual"])]
         errors = [*row["kappa4_residual_stderr"].values, float(row["energy_residual_stderr"])]
     cells = [with_error(float(x), float(e)) for x, e in zip(values, errors, strict=True)]
-    assert f"| SKILD - truth | {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
-
-
-def test_readme_table_of_scale_space_is_the_committed_result():
+    page = (DOCS / "results-lattices.md").read_text()
+    assert f"| SKILD - truth | {' | '.join(cells)} |" in page
     readme = (ROOT / "README.md").read_text()
+    where = {f"kappa4({int(r)})": cell for r, cell in zip(data["side"], cells, strict=False)}
+    for title in ("kappa4(1), made - truth, 32 to 128", "kappa4(8)", "kappa4(64)"):
+        assert f"| {title} | {where[title.split(',')[0]]} |" in readme
+
+
+def test_table_of_scale_space_is_the_committed_result():
+    page = (DOCS / "results-scale-space.md").read_text()
     with xr.open_dataset(ROOT / "paper_figures" / "scale_space.nc", engine="h5netcdf") as data:
         assert len(data["source"]) == 17
         for label in data["source"].values[1:]:
@@ -63,23 +70,23 @@ def test_readme_table_of_scale_space_is_the_committed_result():
                 )
                 cells.append(with_error(residual, stderr))
             cells.append(f"{float(row['overlap']):.2f}")
-            assert f"| {' | '.join(cells)} |" in readme
+            assert f"| {' | '.join(cells)} |" in page
 
 
-def test_readme_table_of_photographs_is_the_committed_result():
-    readme = (ROOT / "README.md").read_text()
+def test_table_of_photographs_is_the_committed_result():
+    page = (DOCS / "results-photographs.md").read_text()
     with xr.open_dataset(ROOT / "paper_figures" / "photographs.nc", engine="h5netcdf") as data:
         rows = Enlargements(data).rows
     assert len(rows) == 15
     for row in rows:
-        assert f"| {' | '.join(row)} |" in readme
+        assert f"| {' | '.join(row)} |" in page
 
 
 @pytest.mark.parametrize(
     "name",
     [
         *["four_point", "effective_resolution", "convergence", "inverse_renormalization"],
-        *["scale_space", "photographs"],
+        *["scale_space", "photographs", "hero", "concept"],
     ],
 )
 def test_figures_are_drawn_from_their_committed_files(name, tmp_path, monkeypatch):

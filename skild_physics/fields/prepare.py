@@ -65,10 +65,10 @@ def prepare_images(
     >>> import numpy as np, pathlib, tempfile
     >>> from PIL import Image
     >>> import skild_physics as sk
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
     ...     for i in range(3):
     ...         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(f"{folder}/{i}.png")
-    ...     sk.prepare_images(folder, out=f"{folder}/pictures.h5").shape
+    ...     sk.prepare_images(folder, out=f"{out}/pictures.h5").shape
     (3, 3, 8, 8)
     """
     out = check_output(out, overwrite=True)

@@ -4,6 +4,7 @@ model.safetensors holds what inference needs: the averaged weights, the spectrum
 header, as JSON, the kind and configuration, and the parameters of the ensemble trained on.
 """
 
+import difflib
 import hashlib
 import json
 from dataclasses import fields
@@ -146,6 +147,9 @@ def checkpoint_file(path: str | Path) -> Path:
     path = Path(path)
     if str(path) in _FOLDERS and not path.exists():
         path = Path(str(files("skild_physics"))) / "pretrained" / _FOLDERS[str(path)]
+    near = [] if path.exists() else difflib.get_close_matches(str(path), _FOLDERS, n=1)
+    if near:
+        raise InputError(f"{path}: no such file, did you mean {near[0]!r}?")
     if path.is_dir():
         path = path / "model.safetensors"
     return check_file(path)
@@ -163,8 +167,8 @@ def load(
 
     Args:
         path: the file or folder; or "bundled" for the model of critical Ising lattices that comes
-            with the package, or "bundled-photographs" for its model of photographs (see their
-            cards, pretrained/*/README.md).
+            with the package, or "bundled-photographs" for its model of photographs (each has a
+            card in the folder `pretrained`).
         snr_threshold: of a SKILD model: show the network only modes of a larger signal-to-noise
             ratio; 0: all modes; None: as it was trained.
         precision: what its network computes in when it is sampled with, "float32" or "bfloat16";

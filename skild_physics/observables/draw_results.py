@@ -44,13 +44,13 @@ class Draws(Printed):
 
     Attributes:
         dataset: of dimensions source (the truth, the exact draws, the others), statistic and
-            block_sum, the |sum| of the spins of a block. `overlap` is <s s'> with the truth,
+            block_sum, the absolute sum of the spins of a block. `overlap` is <s s'> with the truth,
             `overlap_of_draws` that of two draws, `right_sums` the share of blocks whose sum is the
             given one; `value` and `difference`, from the exact draws, of each statistic; `inner`
-            and `inner_difference` the energy per bond within blocks of a |sum|, and `share` that of
-            such blocks; all with `_stderr`. `rank` is the mean rank of the first draw of each field
-            among the exact ones, from 0 to 1, `truth_rank` that of the truth among the draws of the
-            source, each with the `_p_value` of all ranks being equally probable.
+            and `inner_difference` the energy per bond within blocks of such a sum, and `share` that
+            of such blocks; all with `_stderr`. `rank` is the mean rank of the first draw of each
+            field among the exact ones, from 0 to 1, `truth_rank` that of the truth among the draws
+            of the source, each with the `_p_value` of all ranks being equally probable.
 
     Example:
         >>> import skild_physics as sk

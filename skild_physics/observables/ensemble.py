@@ -88,7 +88,7 @@ class EnsembleSummary(Printed):
 
 
 def summarize(fields: Any) -> EnsembleSummary:
-    """Energy and |m| of an ensemble of spins, with errors, and the exact energy of its torus.
+    """Energy and magnetisation of spins, with errors, and the exact energy of their torus.
 
     Args:
         fields: anything that :func:`skild_physics.fields.open_fields` takes, of spins on a torus.

@@ -23,7 +23,7 @@ from skild_physics.observables.jackknife import (
     Array,
     Replicas,
 )
-from skild_physics.observables.sources import relaxed_notes
+from skild_physics.observables.sources import RAW, relaxed_notes
 from skild_physics.schema import plain_attributes, validated
 from skild_physics.tables import Printed, with_error
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROUND = "block_spins_"
+CONSISTENT = 0.05
 ENDS = ("", "_stderr", "_residual", "_residual_stderr")
 
 SHOWN = (
@@ -111,11 +112,15 @@ class Correlators(Printed):
         return others[f"{name}_residual"].assign_coords(stderr=stderr)
 
     def tables(self) -> list[Table]:
-        """Values of every source, residuals with their significance, and exact values."""
+        """Values of every source, residuals with their significance, and exact values.
+
+        Continuous fields that were taken by their signs, too, are shown by these alone.
+        """
         shown = []
         for each in self.datasets:
-            truth, *others = each["source"].values
-            shown += [_table(each, truth, label) for label in others or [None]]
+            truth, *others = _shown(each)
+            pairs: list[str | None] = [*others] or [None]
+            shown += [_table(each, truth, label) for label in pairs]
         if self.dataset.attrs.get("model"):
             for labels in self._of_one_temperature().values():
                 # two to a table, which a terminal of 80 columns holds
@@ -124,23 +129,22 @@ class Correlators(Printed):
         return [table for table in shown if table.row_count]
 
     def _of_one_temperature(self) -> dict[float, list[str]]:
-        """Labels by beta, without those of raw fields."""
+        """Labels by beta, those that are shown."""
         first, found = self.dataset, dict[float, list[str]]()
-        for label in first["source"].values:
-            if not str(label).endswith("(raw)"):
-                here = first.sel(source=label)
-                # files of earlier versions have that of the truth alone
-                beta = float(here["beta"] if "beta" in here else first.attrs["beta"])
-                found.setdefault(beta, []).append(label)
+        for label in _shown(first):
+            here = first.sel(source=label)
+            # files of earlier versions have that of the truth alone
+            beta = float(here["beta"] if "beta" in here else first.attrs["beta"])
+            found.setdefault(beta, []).append(label)
         return found
 
     def notes(self) -> list[str]:
-        """How errors were made, and of what."""
+        """How errors were made, and of what, and last what was found, in words."""
         first, said = self.dataset, relaxed_notes(self.dataset.attrs)
         if first.attrs.get("model"):
-            said.append(
-                "(sigma in brackets: away from the infinite lattice, which this one differs from)"
-            )
+            said.append("(in brackets: of the infinite lattice, which this one differs from)")
+        if len(_shown(first)) < len(first["source"]):
+            said.append("(continuous fields are shown by their signs; the file has both)")
         if "beta" in first and not np.isfinite(first["beta"]).all():
             bare = first["source"].values[~np.isfinite(first["beta"].values)]
             said.append(
@@ -157,7 +161,28 @@ class Correlators(Printed):
                 strict=True,
             )
         )
-        return [*said, f"({first.attrs['stderr']}; {blocks})"]
+        return [*said, f"({first.attrs['stderr']}; {blocks})", *self.in_words()]
+
+    def in_words(self) -> list[str]:
+        """Whether kappa4 of each source is consistent with that of the truth; a line for each.
+
+        It is where the test of all sides together gives a probability of 5 % or more.
+        """
+        truth, *others = _shown(self.dataset)
+        said = []
+        for label in others:
+            here = self.dataset.sel(source=label)
+            p = float(here["kappa4_residual_p_value"])
+            if not np.isfinite(p):
+                said.append(f"{label}: too few fields to say whether kappa4 is that of {truth}")
+                continue
+            sigmas = np.abs(here["kappa4_residual"] / here["kappa4_residual_stderr"])
+            which = "is consistent with" if p >= CONSISTENT else "differs from"
+            said.append(
+                f"{label}: kappa4 {which} that of {truth}: {int((sigmas <= 2).sum())} of "
+                f"{sigmas.size} sides within 2 sigma, all together p = {p:.2g}"
+            )
+        return said
 
     def plot(self, ax: "Axes | None" = None) -> "Figure":
         """Four-point correlators and residuals below a field of each source; the figure.
@@ -299,6 +324,16 @@ def _check(data: xr.Dataset, path: str | Path) -> None:
             raise InputError(f"{path}: its `{name}` holds nan or infinity")
 
 
+def _shown(results: xr.Dataset) -> list[str]:
+    """Labels without those of raw fields whose signs have one of their own."""
+    labels = [str(label) for label in results["source"].values]
+    return [
+        label
+        for label in labels
+        if not label.endswith(RAW) or label.removesuffix(RAW) not in labels
+    ]
+
+
 def _table(results: xr.Dataset, truth: str, label: str | None) -> Table:
     """The truth alone, or a source beside it."""
     k = results.attrs["block_spin_rounds"]
@@ -346,7 +381,7 @@ def _cell(here: xr.Dataset, name: str) -> str:
 
 
 def _exact_table(results: xr.Dataset, labels: list[str]) -> Table:
-    table = Table("against exact values", "exact")
+    table = Table("against exact", "exact")
     rows: dict[str, dict[str, Comparison]] = {}
     for label in labels:
         table.add_column(label)
@@ -355,7 +390,7 @@ def _exact_table(results: xr.Dataset, labels: list[str]) -> Table:
             rows.setdefault(each.observable, {})[label] = each
     for observable, row in rows.items():
         one = next(iter(row.values()))
-        exact = f"{one.exact:.6f}" + (" (L = infinity)" if one.of_infinite_lattice else "")
+        exact = f"({one.exact:.6f})" if one.of_infinite_lattice else f"{one.exact:.6f}"
         cells = []
         for label in labels:
             value, z = "", ""

@@ -14,6 +14,9 @@ from skild_physics.files import InputError, check_none_given
 from skild_physics.observables.measure import Boundary, Plan
 from skild_physics.progress import logger
 
+RAW = " (raw)"
+"""What the label of continuous fields ends in, beside that of their signs."""
+
 Binarize = Literal["sign", "none", "both"]
 
 
@@ -143,7 +146,7 @@ def binarized(
         if not continuous or binarize != "none":
             found[label] = Taken(fields, plan, betas[label])
         if continuous and binarize != "sign":
-            raw = label if binarize == "none" else f"{label} (raw)"
+            raw = label if binarize == "none" else label + RAW
             if raw in sources and raw != label:
                 raise InputError(f"{label} as it is goes by {raw!r}, the label of another source")
             found[raw] = Taken(fields, replace(plan, binarize=False, block_spins=0), betas[label])

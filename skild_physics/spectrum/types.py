@@ -120,7 +120,7 @@ class Spectrum(Printed):
     def tables(self) -> list[Table]:
         """The fitted parameters with their errors."""
         law, (C, k02, alpha) = self.fit.law, self.law_stderr
-        table = Table("parameter", "value", title=f"{self.source}: S0(k) = C (k^2 + k0^2)^(-alpha)")
+        table = Table("S0(k) = C (k^2 + k0^2)^(-alpha)", "value", title=self.source)
         table.add_row("C", with_error(law.C, C))
         table.add_row("k0^2  [(rad/side)^2]", with_error(law.k0_squared, k02))
         table.add_row("alpha", with_error(law.alpha, alpha))
