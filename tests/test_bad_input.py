@@ -54,7 +54,7 @@ BAD = [
     ("super-resolve run missing.h5 --factor 2 --out x.h5", "missing.h5: no such file"),
     ("super-resolve nowhere run/heldout.h5 --factor 2 --out x.h5", "nowhere: no such file"),
     ("super-resolve text.h5 run/heldout.h5 --factor 2 --out x.h5", "text.h5: not a readable"),
-    ("super-resolve run run/heldout.h5 --factor 2 --out run/train.h5", "is an input"),
+    ("super-resolve run run/heldout.h5 --factor 2 --out run/train.h5", "exists already"),
     ("super-resolve run run/heldout.h5 --factor 2 --samples 0 --out x.h5", "samples"),
     ("super-resolve run run/heldout.h5 --factor 2 --steps 0 --out x.h5", "steps"),
     ("super-resolve run run/heldout.h5 --factor 2 --order 4 --out x.h5", "--order"),
