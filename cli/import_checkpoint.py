@@ -42,7 +42,8 @@ def command(
 ) -> None:
     """Convert CHECKPOINT, a .pt of the published code, to a model of this package.
 
-    Only tensors are read: a file that holds other objects is refused, and nothing in it is run.
+    Only tensors are read: other objects, such as the configuration that the published training
+    saves, are passed over, and nothing in the file is run.
 
     \b
     Example:

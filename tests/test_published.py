@@ -127,7 +127,11 @@ def test_averages_without_names(tmp_path, network, prefix):
 )
 def test_steps(tmp_path, step, expected):
     weights = {"all_modules.0.weight": torch.ones(2, 2)}
-    assert read_published(saved(tmp_path / "a.pt", {"ema": weights, "step": step}))[1] == expected
+    for name in ("step", "train_steps"):
+        path = saved(tmp_path / "a.pt", {"ema": weights, name: step})
+        assert read_published(path)[1] == expected
+    saved(path, {"ema": weights, "epoch": 2, "step": 3, "train_steps": 4})
+    assert read_published(path)[1] == 4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -190,13 +194,19 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch, writer, place):
     assert not fired.exists()
 
 
-def test_harmless_objects_are_named_and_refused(tmp_path):
+def test_harmless_objects_are_passed_over_and_named_where_weights_should_be(tmp_path):
     weights = {"all_modules.0.weight": torch.ones(2, 2)}
     path = saved(tmp_path / "a.pt", {"ema": weights, "config": Namespace(lr=1e-4)})
-    with pytest.raises(ValueError, match=r"a\.pt: holds objects .*argparse\.Namespace"):
-        read_published(path)
+    assert_same(read_published(path)[0], weights)
     path = saved(tmp_path / "a.pt", {"ema": torch.nn.Linear(2, 2)})
-    with pytest.raises(ValueError, match=r"holds objects .*torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(ValueError, match=r"under 'ema'.* is a torch\.nn\.modules\.linear\.Linear$"):
+        read_published(path)
+    path = saved(tmp_path / "a.pt", {"ema": weights | {"all_modules.0.bias": Namespace()}})
+    with pytest.raises(ValueError, match=r"'all_modules\.0\.bias' is a argparse\.Namespace"):
+        read_published(path)
+    old = {"ema": weights, "config": Namespace(lr=1e-4)}
+    saved(path, old, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"a\.pt: holds objects .*argparse\.Namespace"):
         read_published(path)
 
 

@@ -2,9 +2,12 @@
 
 Such a file is a torch.save archive of a dictionary with the state dicts ``ema`` and ``model``, or
 with an ``ema`` that only lists its tensors in the order of the parameters (``shadow_params``, Song
-et al., arXiv 2011.13456), perhaps beside an optimiser and a step. Whatever wrapped the network put
-its own prefix before the names. Archives are read with weights_only=True: one that holds anything
-but tensors, numbers, text and containers of them is refused, and no code in it runs.
+et al., arXiv 2011.13456), perhaps beside an optimiser and a step. The published SKILD code writes
+``model``, ``ema``, ``opt``, ``epoch``, ``train_steps`` and ``config``, a ConfigDict of
+ml_collections. Whatever wrapped the network put its own prefix before the names.
+
+Archives are read with weights_only=True, and by :mod:`skild_physics.models.inert` where they hold
+objects of other classes, such as that ConfigDict: these are passed over, and no code in it runs.
 """
 
 import hashlib
@@ -23,6 +26,7 @@ from skild_physics.fields.arrays import check_archive
 from skild_physics.files import InputError, check_apart, check_file
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model, load, save_model
+from skild_physics.models.inert import ForeignCallError, StandIn, read_inert
 from skild_physics.networks import StepNetwork
 from skild_physics.requests import check_result, is_made, matches, request
 
@@ -42,7 +46,7 @@ def import_checkpoint(
 ) -> Model:
     """A model of the published code as one of this package, which is written, too.
 
-    Only tensors are read: a file that holds other objects is refused, and nothing in it is run.
+    Only tensors are read: other objects are passed over, and nothing in the file is run.
 
     Args:
         checkpoint: a .pt file of the published code.
@@ -100,8 +104,8 @@ def read_published(
         use: the averaged weights, or those that the optimiser last saw.
 
     Raises:
-        InputError: the file is missing, broken, or foreign, holds objects that would have to be
-            unpickled, or lacks the weights asked for.
+        InputError: the file is missing, broken, or foreign, calls functions of the interpreter or
+            the system, or lacks the weights asked for.
     """
     if use not in ("ema", "model"):
         raise InputError(f"use is 'ema' or 'model', got {use!r}")
@@ -114,15 +118,17 @@ def read_published(
         )
     entries = content.get(use)
     if not isinstance(entries, dict):
+        found = f"found {_listed(content)}"
+        if isinstance(entries, StandIn):
+            found = f"which is a {type(entries).__name__}"
         raise InputError(
-            f"{path}: no state dict under '{use}', expected 'ema' and/or 'model', "
-            f"found {_listed(content)}"
+            f"{path}: no state dict under '{use}', expected 'ema' and/or 'model', {found}"
         )
     if "shadow_params" in entries:
         weights = _shadow(entries["shadow_params"], content.get("model"), path)
     else:
         weights = _named(entries, f"{path}: '{use}'")
-    return weights, _step(content.get("step"))
+    return weights, _step(content.get("train_steps")) or _step(content.get("step"))
 
 
 def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
@@ -163,23 +169,44 @@ def _load(path: Path) -> object:
     except InputError:
         raise
     except UnpicklingError as error:
+        if mappable:
+            return _load_inert(path)
         # the text alone tells what was refused
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        first = f" (the first is {refused[1]})" if refused else ", or is no checkpoint"
-        raise InputError(
-            f"{path}: holds objects that will not be unpickled{first}; expected an archive of "
-            "tensors, numbers and text"
-        ) from None
+        raise _refusal(path, refused[1] if refused else None) from None
     except Exception as error:
-        # a damaged archive surfaces as one of several exception types
-        reason = ": ".join(filter(None, [type(error).__name__, re.split(r"\n|\. ", str(error))[0]]))
-        raise InputError(
-            f"{path}: not readable as an archive that torch.save wrote ({reason})"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _load_inert(path: Path) -> object:
+    try:
+        return read_inert(path)
+    except ForeignCallError as error:
+        raise _refusal(path, str(error)) from None
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _refusal(path: Path, name: str | None) -> InputError:
+    first = f" (the first is {name})" if name else ", or is no checkpoint"
+    return InputError(
+        f"{path}: holds objects that will not be unpickled{first}; expected an archive of "
+        "tensors, numbers and text"
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    # a damaged archive surfaces as one of several exception types
+    reason = ": ".join(filter(None, [type(error).__name__, re.split(r"\n|\. ", str(error))[0]]))
+    return InputError(f"{path}: not readable as an archive that torch.save wrote ({reason})")
 
 
 def _named(entries: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     """The tensors of a state dict by the names that the bare network gives them, in order."""
+    weights: dict[str, Tensor] = {}
+    for name, w in entries.items():
+        if isinstance(w, StandIn):
+            raise InputError(f"{where}: {name!r} is a {type(w).__name__}, expected a plain tensor")
     tensors = {k: w for k, w in entries.items() if isinstance(k, str) and isinstance(w, Tensor)}
     parts = [re.match(r"((?:.*?\.)?)all_modules\.", name) for name in tensors]
     prefixes = {part[1] for part in parts if part}
@@ -190,7 +217,6 @@ def _named(entries: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
             f"{where} has weights of several networks, with the prefixes {_listed(prefixes)}"
         )
     (prefix,) = prefixes
-    weights = {}
     for name, w in tensors.items():
         bare = name.removeprefix(prefix).replace("_orig_mod.", "")
         if bare.rpartition(".")[2] not in _BUFFERS:
