@@ -43,7 +43,7 @@ def command(
     sampler: str | None,
     **knobs: Any,
 ) -> None:
-    """Unconditional samples of a model whose schedule ends below one pixel of resolution.
+    """Unconditional samples of a model whose schedule leaves nothing of the fields.
 
     CHECKPOINT is a file, the folder of a run, or the word bundled: the model of critical Ising
     lattices that comes with the package. Every field has a seed of its own: the result is the same

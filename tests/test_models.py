@@ -256,6 +256,33 @@ def test_a_model_that_leaves_something_cannot_generate(truth):
         model_of({"process": ending, "network": COMPACT}).reconstruct(truth[:1], 8)
 
 
+def test_what_is_left_decides_on_generation(truth):
+    """k_c = 31.2 takes all with it, though the published log-linear cutoff stays at 6.83 pixels."""
+    log_linear = {"kind": "log-linear", "lambda_i": -3.75, "lambda_f": -2.0}
+    published = {"law": LAW, "schedule": log_linear, "k_c": 31.2, "snr": 1e-4}
+    model = model_of({"process": published, "network": COMPACT})
+    left = float(model.process.largest_snr(model.process.T))
+    assert left == pytest.approx(1 / np.expm1(31.2**2 * 0.01), rel=1e-9)
+    assert left == pytest.approx(5.92e-5, rel=1e-3)
+    assert model.can_generate
+    assert model.left == 0
+    assert ask(model, "generate", 2).shape == (2, L, L)
+    start = model.preview_start()
+    assert (start.n, start.resolution) == (model.process.T, 0)
+
+    # k_c where the mode with most left is at the threshold, whatever the cutoff is
+    edge = float(np.sqrt(np.log1p(1 / 1e-4) / 0.01))
+    for k_c, can in ((edge * (1 - 1e-9), False), (edge * (1 + 1e-9), True)):
+        model = model_of({"process": published | {"k_c": k_c}, "network": COMPACT})
+        assert model.can_generate == can
+    low = {"kind": "linear", "resolution": 0.9}
+    model = model_of({"process": SKILD | {"schedule": low}, "network": COMPACT})
+    assert model.left == pytest.approx(0.9)
+    with pytest.raises(InputError, match=r"ratio of 0\.35, where 0\.1 is resolved"):
+        model.generate(1)
+    assert model.preview_start().n < model.process.T
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_is_the_same_once_it_is_loaded(models, given, tmp_path, kind):
     model = models[kind]

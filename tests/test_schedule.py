@@ -147,9 +147,28 @@ def test_step_at_inverts_lambda(process: Process, fraction):
 @given(processes(), st.floats(1e-3, 1), st.floats(1e-4, 0.5))
 def test_step_at_resolution_inverts_resolution(process: Process, fraction, tau):
     n = fraction * process.T
-    R = float(process.resolution(n, tau))
+    R = float(effective_resolution(process.lam(n), tau))
     assert process.step_at_resolution(R, tau) == pytest.approx(n, rel=1e-9)
     assert float(process.resolution(0, tau)) == INF
+    # pixels whose modes are all below k_c are not resolved, nor is anything
+    k = math.sqrt(2) * math.pi * R
+    assert float(process.resolution(n, tau)) == (R if k > process.k_c else 0)
+
+
+@given(processes(), st.floats(1e-3, 1))
+def test_largest_signal_to_noise_ratio_is_that_of_some_mode(process: Process, fraction):
+    n = fraction * process.T
+    abar = process.marginal(n).alpha.double() ** 2
+    of_modes = abar / -torch.expm1(-process.exponent(n))
+    largest = float(process.largest_snr(n))
+    assert largest == pytest.approx(float(of_modes.max()), rel=1e-9)
+    assert (largest == INF) == bool(process.frozen.any())
+    lam = float(process.lam(n))
+    expected = mpmath.expm1(mpmath.mpf(process.k_c) ** 2 * mpmath.mpf(lam))
+    assert largest == (pytest.approx(float(1 / expected), rel=1e-12) if process.k_c else INF)
+    for tau in (largest * 0.999, largest * 1.001):
+        if 0 < tau < INF:
+            assert (float(process.resolution(n, tau)) == 0) == (tau > largest)
 
 
 @pytest.mark.parametrize(

@@ -255,8 +255,20 @@ class Process:
         return 1.5 * floor > self.S0
 
     def resolution(self, n: Tensor | float, tau: float) -> Tensor:
-        """Effective resolution at steps n, in pixels per side; infinite at n = 0."""
-        return effective_resolution(self.lam(n), tau)
+        """Effective resolution at steps n, in pixels per side; infinite at n = 0.
+
+        It is 0 where not even the modes below k_c, which are lost with those of k_c, are resolved.
+        """
+        R = effective_resolution(self.lam(n), tau)
+        return torch.where(math.sqrt(2) * math.pi * R > self.k_c, R, 0.0)
+
+    def largest_snr(self, n: Tensor | float) -> Tensor:
+        """The signal-to-noise ratio abar / (1 - abar) of the mode with most left at steps n.
+
+        Infinite at n = 0, and wherever the zero mode is never attenuated (k_c = 0).
+        """
+        # the zero mode is in every lattice
+        return 1 / torch.expm1(self.k_c**2 * self.lam(n))
 
     def step_at(self, lam: float) -> float:
         """The step n, not necessarily whole, at which the schedule reaches ``lam``.

@@ -52,13 +52,19 @@ class Skild(Model):
 
     @property
     def left(self) -> float:
-        """Effective resolution at the end of the schedule, in pixels per side."""
+        """Effective resolution at the end of the schedule, in pixels per side; 0: no mode is."""
         return float(self.process.resolution(self.process.T, self.snr))
 
     @property
     def ends_in_noise(self) -> bool:
-        """Whether the schedule destroys everything, so that it can generate."""
-        return self.left < 1 and not bool(self.process.frozen.any())
+        """Whether the schedule destroys everything, so that it can generate.
+
+        A mode of signal-to-noise ratio r at the end of the schedule holds ln(1 + r) / 2 nats of a
+        Gaussian x_0, which samples that start from noise alone lack. It may be as large as what
+        counts as resolved, ``process.snr``, and no larger, in any mode: where k_c is large it is
+        k_c that decides, and not the cutoff of the schedule.
+        """
+        return float(self.process.largest_snr(self.process.T)) <= self.snr
 
     def denoiser(self, process: Process | None = None) -> Denoiser:
         """The estimate of x_0, for the model's process or that of fields of another size."""
@@ -97,12 +103,13 @@ class Skild(Model):
     def prior(self, L: int) -> Start:
         """See :meth:`Model.prior`."""
         if not self.ends_in_noise:
-            stuck = (
-                " and never changes the zero mode (k_c = 0)" if self.process.frozen.any() else ""
-            )
+            most = float(self.process.largest_snr(self.process.T))
+            stuck = f"with a signal-to-noise ratio of {most:.3g}, where {self.snr:g} is resolved"
+            if self.process.frozen.any():
+                stuck = "and never changes the zero mode (k_c = 0)"
             raise InputError(
                 f"the schedule of this model ends at an effective resolution of {self.left:.3g} "
-                f"pixels{stuck}, so there is something left to start from: use super_resolve"
+                f"pixels {stuck}, so there is something left to start from: use super_resolve"
             )
         if self.size == L:
             return prior(self.process, self.denoiser())
