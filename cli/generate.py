@@ -6,18 +6,22 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, speaks
-from skild_physics.cli.inputs import fields_output
+from skild_physics.cli.inputs import fields_output, start_option, start_out_option
 from skild_physics.cli.sampling import sampler_for, sampling_options
 from skild_physics.fields import batches
 from skild_physics.files import check_apart
-from skild_physics.models.base import SamplingPrecision
+from skild_physics.models.base import SAMPLES, SamplingPrecision
 from skild_physics.models.checkpoint import load
 from skild_physics.plots import check_figure, samples_figure, save_figure
 
 
 @click.command("generate")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--samples", type=int, default=64, show_default=True, help="Number of fields.")
+@click.option(
+    "--samples",
+    type=int,
+    help=f"Number of fields.  [default: {SAMPLES}, or as many as --start holds]",
+)
 @click.option(
     "--L",
     "L",
@@ -27,13 +31,17 @@ from skild_physics.plots import check_figure, samples_figure, save_figure
 )
 @sampling_options
 @fields_output
+@start_option
+@start_out_option
 @click.option("--plot", type=click.Path(path_type=Path), help="Picture of the first 16 fields.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing result.")
 def command(
     checkpoint: Path,
     out: Path,
     plot: Path | None,
-    samples: int,
+    start: Path | None,
+    start_out: Path | None,
+    samples: int | None,
     L: int | None,
     overwrite: bool,
     seed: int,
@@ -58,15 +66,17 @@ def command(
     """
     if plot:
         check_figure(plot, overwrite, out)
-    check_apart({"out": out, "plot": plot}, checkpoint)
+    check_apart({"out": out, "start_out": start_out, "plot": plot}, checkpoint, start)
     model = load(checkpoint, snr_threshold=snr_threshold, precision=precision)
     fields = model.generate(
         samples,
         L=L,
+        start=start,
         sampler=sampler_for(model, sampler, **knobs),
         seed=seed,
         batch_size=batch_size,
         out=out,
+        start_out=start_out,
         overwrite=overwrite,
         progress=progress,
     )

@@ -17,6 +17,17 @@ fields_output = click.option(
     help="HDF5 file; .npz; or, without a suffix, a folder of PNG pictures. The last two hold 8 "
     "bits.",
 )
+start_option = click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    help="What the reversed process starts from, in pixels, as --start-out writes it, so that two "
+    "codes or samplers go on from the same noise.  [default: drawn]",
+)
+start_out_option = click.option(
+    "--start-out",
+    type=click.Path(path_type=Path),
+    help=".npy file of what the reversed process starts from, in pixels, for other codes.",
+)
 size_option = click.option(
     "--size",
     type=click.IntRange(min=1),

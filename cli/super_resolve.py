@@ -9,7 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from skild_physics.cli.console import progress, speaks
-from skild_physics.cli.inputs import array_options, fields_output, size_option
+from skild_physics.cli.inputs import (
+    array_options,
+    fields_output,
+    size_option,
+    start_option,
+    start_out_option,
+)
 from skild_physics.cli.sampling import sampler_for, sampling_options
 from skild_physics.fields import batches, open_fields
 from skild_physics.fields.downsampling import DOWNSAMPLINGS, Downsampling, downsample
@@ -51,11 +57,8 @@ from skild_physics.plots import check_figure, samples_figure, save_figure
 @array_options("L", "dims", "data_range", "basis")
 @sampling_options
 @fields_output
-@click.option(
-    "--start-out",
-    type=click.Path(path_type=Path),
-    help=".npy file of what the reversed process starts from, in pixels, for other codes.",
-)
+@start_option
+@start_out_option
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
@@ -67,6 +70,7 @@ def command(
     input: Path,
     out: Path,
     plot: Path | None,
+    start: Path | None,
     start_out: Path | None,
     protocol: str,
     overwrite: bool,
@@ -103,7 +107,7 @@ def command(
     """
     if plot:
         check_figure(plot, overwrite, out)
-    check_apart({"out": out, "start_out": start_out, "plot": plot}, checkpoint, input)
+    check_apart({"out": out, "start_out": start_out, "plot": plot}, checkpoint, input, start)
     # what goes with one protocol alone, by its name
     own = {"keep": ("rescaled", keep), "kernel": ("observed", kernel)}
     for name, (whose, value) in own.items():
@@ -114,7 +118,13 @@ def command(
     how = {name: options.pop(name) for name in ("factor", "samples", "seed", "batch_size")}
     opening = {name: options.pop(name) for name in ("size", "L", "dims", "data_range", "basis")}
     how |= opening
-    how |= {"out": out, "start_out": start_out, "overwrite": overwrite, "progress": progress}
+    how |= {
+        "out": out,
+        "start": start,
+        "start_out": start_out,
+        "overwrite": overwrite,
+        "progress": progress,
+    }
     model = load(checkpoint, snr_threshold=snr_threshold, precision=precision)
     how["sampler"] = sampler_for(model, sampler, **options)
     if protocol == "paired":

@@ -256,6 +256,89 @@ def test_a_model_that_leaves_something_cannot_generate(truth):
         model_of({"process": ending, "network": COMPACT}).reconstruct(truth[:1], 8)
 
 
+CROP = {"process": SPACE | {"degradation": "crop"}, "network": FLEXI}
+STARTED = [pair for pair in ABLE if pair[0] not in ("conditional SKILD", "SR3")]
+
+
+@pytest.mark.parametrize(("kind", "verb"), STARTED)
+def test_a_given_start_makes_the_same_fields(models, given, tmp_path, kind, verb):
+    """Drawn again, with the noise of later steps, from the file that the first run wrote."""
+    model, start = models[kind], tmp_path / "start.npy"
+    for sampler in (sk.Multistep(5), sk.Stochastic(5)):
+        how = {"sampler": sampler, "overwrite": True}
+        first = ask(model, verb, given[verb], **how, start_out=start)
+        again = ask(model, verb, given[verb], **how, start=start)
+        np.testing.assert_allclose(again, first, atol=2e-4 * float(first.std()))
+    states = np.load(start)
+    assert states.shape == (4, 1, *first.shape[-2:])
+    # one by one, in memory, and of another root, of which this sampler draws nothing within a level
+    how = {"sampler": sk.Multistep(5), "batch_size": 1, "seed": 5 if kind == "scale space" else 6}
+    alone = ask(model, verb, given[verb], **how, start=states)
+    other = ask(model, verb, given[verb], sampler=sk.Multistep(5), start=start)
+    np.testing.assert_allclose(alone, other, atol=1e-3 * float(first.std()))
+    drawn = ask(model, verb, given[verb], **how | {"seed": 7})
+    assert float(np.abs(drawn - alone).max()) > 0.01
+    if verb != "generate":
+        np.testing.assert_array_equal(alone["start"], states[:, 0])
+
+
+def test_a_given_start_where_fields_do_not_show_all_of_it(given, truth, tmp_path):
+    start = tmp_path / "start.npy"
+    cropping = model_of(CROP)
+    first = ask(cropping, "reconstruct", truth[:3], start_out=start)
+    again = ask(cropping, "reconstruct", truth[:3], start=start)
+    np.testing.assert_allclose(again, first, atol=2e-4 * float(first.std()))
+    cosine = {"law": LAW | {"basis": "cosine"}, "schedule": SKILD["schedule"], "k_c": 3.0}
+    model = model_of({"process": cosine, "network": COMPACT})
+    coarse = np.random.default_rng(0).uniform(-1, 1, (3, 10, 10)).astype(np.float32)
+    how = {"kernel": "box", "sampler": sk.Multistep(2), "basis": "cosine"}
+    made = model.super_resolve(coarse, 2.5, start_out=start, overwrite=True, **how)
+    assert made.shape == (3, 25, 25)
+    with pytest.raises(InputError, match=r"`start`: fields of 25 x 25 are made on .* 26 x 26"):
+        model.super_resolve(coarse, 2.5, start=start, **how)
+
+
+def test_a_given_start_is_part_of_what_is_asked_for(models, truth, tmp_path, caplog):
+    model, out, start = models["SKILD"], tmp_path / "made.h5", tmp_path / "start.npy"
+    first = ask(model, "generate", 3, out=tmp_path / "first.h5", start_out=start)
+    made = ask(model, "generate", None, out=out, start=start)
+    assert len(made) == 3
+    np.testing.assert_allclose(made, first, atol=1e-4)
+    assert ask(model, "generate", 3, out=out, start=start).identical(made)
+    assert ask(model, "generate", 2, start=start).shape == (2, L, L)
+    result = tmp_path / "reconstructed.h5"
+    first = ask(model, "reconstruct", truth[:3], out=result)
+    again = ask(model, "reconstruct", truth[:3], start=result)
+    np.testing.assert_allclose(again, first, atol=1e-4)
+    with pytest.raises(InputError, match=r"made\.h5: .*start"):
+        ask(model, "generate", 3, start=out)
+    states = np.load(start)
+    for other in (None, 1.01 * states):
+        with pytest.raises(InputError, match="already"):
+            ask(model, "generate", 3, out=out, start=other)
+    colours = np.concatenate([states] * 3, axis=1)
+    broken = np.where(np.arange(L) == 5, np.nan, states)
+    np.save(tmp_path / "broken.npy", broken)
+    for wrong, message in (
+        (states[..., :-2, :-2], "holds 3 states of 1 x 30 x 30, expected 3 of 1 x 32 x 32"),
+        (colours, "holds 3 states of 3 x 32 x 32"),
+        (states[:2], "holds 2 states of .*, expected 3"),
+        (broken, "nan"),
+        (tmp_path / "broken.npy", "nan|not finite"),
+        (np.zeros(5), "."),
+    ):
+        with pytest.raises(InputError, match=message):
+            ask(model, "generate", 3, start=wrong)
+    with pytest.raises(InputError, match="is an input"):
+        ask(model, "generate", 3, start=start, start_out=start, overwrite=True)
+    for kind in ("SR3", "conditional SKILD"):
+        with pytest.raises(InputError, match="`start`: a conditional model"):
+            ask(models[kind], "reconstruct", truth[:3], start=states)
+    caplog.clear()
+    ask(model, "generate", 3, start=L * states)
+    assert "times the variance of the model's process" in caplog.text
+
+
 def test_what_is_left_decides_on_generation(truth):
     """k_c = 31.2 takes all with it, though the published log-linear cutoff stays at 6.83 pixels."""
     log_linear = {"kind": "log-linear", "lambda_i": -3.75, "lambda_f": -2.0}

@@ -184,6 +184,14 @@ class ObservedStart(Start):
         """The state as fields."""
         return self._cropped(super().shown(x, given))
 
+    def check_states(self) -> None:
+        """See :meth:`Start.check_states`."""
+        if self.wanted != self.process.N:
+            raise InputError(
+                f"`start`: fields of {self.wanted} x {self.wanted} are made on a lattice of "
+                f"{self.process.N} x {self.process.N} here, whose state they do not tell"
+            )
+
     def finished(self, fields: Tensor, given: Tensor) -> Tensor:
         """The fields, made to agree with the coarse ones."""
         assert self.coarse is not None

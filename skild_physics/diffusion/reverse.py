@@ -70,6 +70,17 @@ class Start:
         """The state as fields."""
         return kspace.inverse(x, self.process.basis).cpu()
 
+    def check_states(self) -> None:
+        """Refuse states that are given as fields, if fields do not tell them.
+
+        Raises:
+            InputError: why they do not.
+        """
+
+    def state(self, fields: Tensor, drawn: Tensor) -> Tensor:
+        """The state that is shown as these fields (B, C, N, N), in what is not shown as drawn."""
+        return kspace.forward(fields, self.process.basis)
+
     def reverse(self, x: Tensor, denoise: Denoiser, sampler: Sampler, noise: Noise) -> Tensor:
         """Fields made of the state."""
         x_0 = sampler(self.process, denoise, x, self.n, noise)
@@ -81,15 +92,30 @@ class Start:
 
 
 @torch.no_grad()
-def run(start: Start, given: Tensor, sampler: Sampler, noise: Noise) -> Sampled:
-    """The reverse process of one batch of given fields (B, C, M, M)."""
+def run(
+    start: Start, given: Tensor, sampler: Sampler, noise: Noise, begin: Tensor | None = None
+) -> Sampled:
+    """The reverse process of one batch of given fields (B, C, M, M).
+
+    Args:
+        start: where it starts.
+        given: the fields.
+        sampler: how it goes on.
+        noise: of all draws.
+        begin: states to start from, as fields (B, C, N, N); None: they are drawn.
+    """
     if len(given) == 1:
         # alone it would be transformed and convolved in another order than among others
-        two = run(start, given.expand(2, -1, -1, -1), sampler, Twice(noise))
+        twice = None if begin is None else begin.expand(2, -1, -1, -1)
+        two = run(start, given.expand(2, -1, -1, -1), sampler, Twice(noise), twice)
         return Sampled(two.start[:1], two.result[:1])
+    # drawn in any case, so that later noise is the same
     x, denoise = start.draw(given, noise)
+    if begin is not None:
+        x = start.state(begin.to(x), x)
     made = start.reverse(x, denoise, sampler, noise)
-    return Sampled(start.shown(x, given), start.finished(made, given))
+    shown = start.shown(x, given) if begin is None else begin
+    return Sampled(shown, start.finished(made, given))
 
 
 def sample(

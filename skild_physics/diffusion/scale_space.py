@@ -258,6 +258,13 @@ class ScaleSpace:
             x = each.adjoint(x) / each.gain
         return x
 
+    def lowered(self, x: Tensor, level: int) -> Tensor:
+        """The smallest fields on a level that are lifted to these full ones."""
+        for each in self.resizes[:level]:
+            P = torch.linalg.pinv(each.R).to(x)
+            x = each.gain * (P.T @ x @ P)
+        return x
+
     def posterior(self, n: float, m: float) -> LevelPosterior:
         """q(x_m | x_n, x_0), on the levels that steps m < n belong to."""
         return LevelPosterior(self.between(self.level(m), self.level(n)), self.u(n), self.u(m))

@@ -119,6 +119,11 @@ class LevelStart(Start):
         """The state, smooth on the finest lattice."""
         return self._space.lifted(x, self._space.sizes[0]).cpu()
 
+    def state(self, fields: Tensor, drawn: Tensor) -> Tensor:
+        """See :meth:`Start.state`."""
+        away = fields - self._space.lifted(drawn, fields.shape[-1])
+        return drawn + self._space.lowered(away, self.level)
+
     @torch.no_grad()
     def reverse(self, x: Tensor, denoise: Denoiser, sampler: Sampler, noise: Noise) -> Tensor:
         """Fields (B, C, N, N) made of the state; ``denoise`` is the :class:`Estimate`."""

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Unpack, get_args
 
@@ -28,6 +29,7 @@ from skild_physics.diffusion.reverse import BATCH_SIZE, Sampled, Start, nothing,
 from skild_physics.diffusion.sampler import Multistep, Sampler
 from skild_physics.fields import batches, channels_of, open_fields, pictures_of
 from skild_physics.fields.downsampling import Downsampling
+from skild_physics.fields.lazy import content
 from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError, json_text
@@ -40,13 +42,25 @@ from skild_physics.models.agreement import (
     check_range,
     variance_ratios,
 )
-from skild_physics.models.making import How, Load, input_attributes, parameters_of, sampled
+from skild_physics.models.making import (
+    GIVEN_START,
+    How,
+    Load,
+    input_attributes,
+    loaded,
+    opened_states,
+    parameters_of,
+    sampled,
+)
 from skild_physics.models.objective import Loss, Objective, squared_error
 from skild_physics.progress import Progress, logger, silent
 
 SamplingPrecision = Literal["float32", "bfloat16"]
 SAMPLING_PRECISIONS: tuple[str, ...] = get_args(SamplingPrecision)
 KEEP = 0.5
+MOST_UNLIKE = 4.0
+"""Factor between the variance of given states and the process', which few of them may miss by."""
+SAMPLES = 64
 PREVIEW_EVALS = 10
 
 
@@ -218,13 +232,15 @@ class Model(ABC):
 
     def generate(
         self,
-        samples: int = 64,
+        samples: int | None = None,
         *,
         L: int | None = None,
+        start: Any = None,
         sampler: Sampler | None = None,
         seed: int = 0,
         batch_size: int = BATCH_SIZE,
         out: str | Path | None = None,
+        start_out: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress = silent,
     ) -> xr.DataArray:
@@ -236,13 +252,15 @@ class Model(ABC):
         and one that was finished returns what it made.
 
         Args:
-            samples: number of fields.
+            samples: number of fields; None: 64, or as many as ``start`` holds.
             L: side of the lattice; a larger one than the model's is made by scale invariance, for
                 critical Ising fields. None: the model's.
+            start: see :meth:`reconstruct`.
             sampler: how; None: what suits the model.
             seed: integer root of all draws.
             batch_size: fields at a time.
             out: HDF5 file; .npz; or, without a suffix, a folder of PNG pictures. None: in memory.
+            start_out: .npy file of what the reverse process starts from, in pixels.
             overwrite: replace an existing result.
             progress: shows how many fields are done.
 
@@ -250,21 +268,25 @@ class Model(ABC):
             float32 (sample, y, x) or (sample, channel, y, x), with how they were made.
 
         Raises:
-            InputError: the model cannot generate, or values out of range.
+            InputError: the model cannot generate, values out of range, or other states than these.
 
         >>> import skild_physics as sk
         >>> sk.load("bundled").generate(2, sampler=sk.Multistep(n_evals=2)).shape
         (2, 64, 64)
         """
-        how = self._how(sampler, seed, batch_size, out, None, overwrite, progress)
+        how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
+        if samples is None:
+            samples = SAMPLES if start is None else len(opened_states(start, self.basis))
         if samples < 1:
             raise InputError(f"`samples` must be at least 1, got {samples}")
         self._check_possible(self.size if L is None else L, samples, how)
-        start = self.prior(self.size if L is None else L)
+        prior = self.prior(self.size if L is None else L)
         given = nothing(samples, len(self.channels))
-        made = {"protocol": "generation", "size": start.size}
-        made |= self._parameters(other_size=start.size != self.size)
-        return self._made(start, lambda first, last: given[first:last], samples, made, how)
+        made = {"protocol": "generation", "size": prior.size}
+        made |= self._parameters(other_size=prior.size != self.size)
+        return self._made(
+            prior, lambda first, last: given[first:last], samples, made, how, begin=start
+        )
 
     def reconstruct(
         self,
@@ -272,6 +294,7 @@ class Model(ABC):
         factor: float,
         *,
         samples: int | None = None,
+        start: Any = None,
         sampler: Sampler | None = None,
         seed: int = 0,
         batch_size: int = BATCH_SIZE,
@@ -290,6 +313,10 @@ class Model(ABC):
             fields: anything that :func:`skild_physics.fields.open_fields` takes, not trained on.
             factor: ratio of the resolutions, any real number of at least 1.
             samples: the first so many of them; None: all.
+            start: what the reverse process starts from, in pixels, of this or another code: what
+                ``start_out`` wrote, a result in HDF5 that has it, or anything else that
+                :func:`skild_physics.fields.open_fields` takes; the first ones, as many as are made.
+                None: drawn. Later noise is the same in both cases.
             sampler: with ``seed``, ``batch_size``, ``out``, ``overwrite`` and ``progress``, see
                 :meth:`generate`.
             seed: integer root of all draws.
@@ -314,8 +341,8 @@ class Model(ABC):
         """
         how = self._how(sampler, seed, batch_size, out, start_out, overwrite, progress)
         given = self._opened(fields, samples, opening)
-        start = self.diffused(given.shape[-1], factor)
-        return self._from(start, given, {"protocol": "paired", "factor": factor}, how)
+        begin = self.diffused(given.shape[-1], factor)
+        return self._from(begin, given, {"protocol": "paired", "factor": factor}, how, start)
 
     def super_resolve(
         self,
@@ -324,6 +351,7 @@ class Model(ABC):
         *,
         kernel: Downsampling | None = None,
         samples: int | None = None,
+        start: Any = None,
         sampler: Sampler | None = None,
         seed: int = 0,
         batch_size: int = BATCH_SIZE,
@@ -368,9 +396,9 @@ class Model(ABC):
         given = self._opened(coarse, samples, opening)
         self._check_possible(given.shape[-1] * factor, len(given), how)
         kernel = kernel or given.attrs.get("downsampling")
-        start = self.observed(given.shape[-1], factor, kernel)
+        begin = self.observed(given.shape[-1], factor, kernel)
         made = {"protocol": "observed", "factor": factor, "downsampling_of_input": kernel}
-        return self._from(start, given, made, how)
+        return self._from(begin, given, made, how, start)
 
     def enlarge(
         self,
@@ -379,6 +407,7 @@ class Model(ABC):
         *,
         keep: float = KEEP,
         samples: int | None = None,
+        start: Any = None,
         sampler: Sampler | None = None,
         seed: int = 0,
         batch_size: int = BATCH_SIZE,
@@ -422,9 +451,9 @@ class Model(ABC):
             raise InputError(f"`keep` must lie between 0 and 1, got {keep:g}")
         given = self._opened(fields, samples, opening)
         self._check_possible(given.shape[-1] * factor, len(given), how)
-        start = self.rescaled(given.shape[-1], factor, keep)
+        begin = self.rescaled(given.shape[-1], factor, keep)
         made = {"protocol": "rescaled", "factor": factor, "keep": keep}
-        return self._from(start, given, made, how)
+        return self._from(begin, given, made, how, start)
 
     def side(self, M: int, factor: float) -> int:
         """The side of a lattice ``factor`` times as wide as M.
@@ -479,11 +508,8 @@ class Model(ABC):
         return opened
 
     def _from(
-        self, start: Start, given: xr.DataArray, made: Mapping[str, Any], how: How
+        self, start: Start, given: xr.DataArray, made: Mapping[str, Any], how: How, begin: Any
     ) -> xr.DataArray:
-        def load(first: int, last: int) -> Tensor:
-            return torch.from_numpy(next(batches(given, first, last, length=last - first)))
-
         how.check_inputs(given)
         self._compare(given, start, is_full=made["protocol"] != "observed")
         attributes = {
@@ -494,7 +520,9 @@ class Model(ABC):
             "effective_resolution": start.resolution,
             "snr": start.snr,
         }
-        return self._made(start, load, len(given), attributes, how, given)
+        return self._made(
+            start, partial(loaded, given), len(given), attributes, how, given, begin=begin
+        )
 
     def _compare(self, given: xr.DataArray, start: Start, *, is_full: bool) -> None:
         """Say so if fields are not such as the model was trained on.
@@ -531,7 +559,12 @@ class Model(ABC):
         made: Mapping[str, Any],
         how: How,
         given: xr.DataArray | None = None,
+        *,
+        begin: Any = None,
     ) -> xr.DataArray:
+        states = None if begin is None else self._states(begin, start, count, how)
+        if states is not None:
+            made = {**made, GIVEN_START: content(states)}
         attributes = {**made, **self._provenance(how.sampler), "seed": how.seed}
         attributes = {name: value for name, value in attributes.items() if value is not None}
         logger.info(
@@ -539,7 +572,36 @@ class Model(ABC):
             f"({how.sampler.name}) from n = {start.n:.1f} of {start.process.T}, effective "
             f"resolution {start.resolution:.4g}"
         )
-        return sampled(start, load, count, attributes, how, given, self._weights)
+        return sampled(start, load, count, attributes, how, given, self._weights, states)
+
+    def _states(self, source: Any, start: Start, count: int, how: How) -> xr.DataArray:
+        """The first states of a file of them, as fields of the size that is made.
+
+        Raises:
+            InputError: too few of them, others in shape, or values that are no numbers.
+        """
+        start.check_states()
+        how.check_inputs(source)
+        opened = opened_states(source, self.basis)
+        name, shape = opened.attrs.get("source", "fields"), (start.size, start.size)
+        channels = len(channels_of(opened))
+        if channels != len(self.channels) or opened.shape[-2:] != shape or len(opened) < count:
+            raise InputError(
+                f"`start`: {name} holds {len(opened)} states of {channels} x "
+                f"{opened.shape[-2]} x {opened.shape[-1]}, expected {count} of "
+                f"{len(self.channels)} x {start.size} x {start.size}"
+            )
+        states = opened[:count]
+        if not all(np.isfinite(each).all() for each in batches(states)):
+            raise InputError(f"`start`: {name} holds values that are not finite")
+        first = loaded(states, 0, min(CHECKED, count)).float()
+        ratio = float(first.square().mean() / start.process.S0.mean())
+        if not self.config.process.is_white and not 1 / MOST_UNLIKE < ratio < MOST_UNLIKE:
+            logger.warning(
+                f"`start`: {name} has {ratio:.3g} times the variance of the model's process; are "
+                "these pixels, and not modes?"
+            )
+        return states
 
     def _weights(self) -> str:
         """A digest of all that makes this model what it is, whatever it is called."""

@@ -79,6 +79,12 @@ class ConditionalStart(Start):
         """The conditioning."""
         return interpolated(self.coarse(given), self.factor, self.process.basis).cpu()
 
+    def check_states(self) -> None:
+        """See :meth:`Start.check_states`."""
+        raise InputError(
+            "`start`: a conditional model starts from white noise, and shows its conditioning"
+        )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Conditional(Model):

@@ -1,5 +1,6 @@
 """Many fields made by the reverse process: in memory, or shard by shard into a file."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,7 @@ from torch import Tensor
 from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.reverse import Start, run
 from skild_physics.diffusion.sampler import Sampler
+from skild_physics.fields import batches, open_fields
 from skild_physics.fields.clipping import outside, pixels
 from skild_physics.fields.lazy import content
 from skild_physics.fields.writing import (
@@ -28,13 +30,23 @@ from skild_physics.fields.writing import (
     write_fields,
     write_npy,
 )
-from skild_physics.files import InputError, check_apart, check_output, check_seed
+from skild_physics.files import (
+    HDF5,
+    InputError,
+    check_apart,
+    check_output,
+    check_seed,
+    split_array,
+)
+from skild_physics.kspace import Basis
 from skild_physics.progress import Progress, logger
 from skild_physics.requests import REQUEST, clear, matches, recorded
 from skild_physics.shards import Arrays, in_shards, read_shards
 
 PARAMETERS = ("model", "beta", "boundary")
 """Attributes of lattices that say what ensemble they are of."""
+GIVEN_START = "given_start_sha256"
+"""Attribute of fields whose reverse process was given where to start: what that holds."""
 CHECKED = 16
 """Fields of which it is measured how well they agree with what was given."""
 SHARD_VALUES = 2**20
@@ -85,6 +97,7 @@ def sampled(
     how: How,
     given: xr.DataArray | None,
     weights: Callable[[], str],
+    begin: xr.DataArray | None = None,
 ) -> xr.DataArray:
     """Run the reverse process of many fields, in memory or into a file, shard by shard.
 
@@ -96,21 +109,24 @@ def sampled(
         how: sampler, seed, batch and outputs.
         given: the fields that are loaded; None: nothing is given.
         weights: gives a digest of the model.
+        begin: states to start from, as fields; None: they are drawn.
 
     Raises:
         InputError: outputs that hold something else, or another process is writing them.
     """
     attributes, title = dict(attributes), str(attributes["protocol"])
 
+    def begun(low: int, high: int) -> Tensor | None:
+        return None if begin is None else loaded(begin, low, high).float()
+
     def made_of(first: int, last: int, show: Callable[[int], None]) -> dict[str, NDArray[Any]]:
         parts = []
-        for begin in range(first, last, how.batch_size):
-            end = min(begin + how.batch_size, last)
-            done = run(
-                start, load(begin, end), how.sampler, SampleNoise(how.seed, range(begin, end))
-            )
+        for low in range(first, last, how.batch_size):
+            high = min(low + how.batch_size, last)
+            noise = SampleNoise(how.seed, range(low, high))
+            done = run(start, load(low, high), how.sampler, noise, begun(low, high))
             parts.append({"field": done.result.numpy(), "start": done.start.numpy()})
-            show(end)
+            show(high)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     if how.out is None:
@@ -125,7 +141,7 @@ def sampled(
 
     out, kind = Path(how.out), output_kind(Path(how.out))
     start_out = None if how.start_out is None else Path(how.start_out)
-    keeps_start = given is not None and (kind == "hdf5" or start_out is not None)
+    keeps_start = start_out is not None or (given is not None and kind == "hdf5")
     shape = (int(attributes["channels"].count(",")) + 1, start.size, start.size)
     length = max(1, min(SHARD_FIELDS, SHARD_VALUES // int(np.prod(shape)), count // SHARDS))
 
@@ -186,6 +202,25 @@ def sampled(
         overwrite=how.overwrite,
     )
     return reopened(out, attributes, given)
+
+
+def opened_states(source: Any, basis: Basis) -> xr.DataArray:
+    """States to start from: fields, or those that a result in HDF5 started from.
+
+    Raises:
+        InputError: nothing there, or no fields.
+    """
+    if isinstance(source, str | Path):
+        file, array = split_array(source)
+        if not array and os.path.isfile(file):
+            with open(file, "rb") as opened:
+                source = f"{file}:start" if opened.read(len(HDF5)) == HDF5 else source
+    return open_fields(source, data_range=(-1, 1), basis=basis)
+
+
+def loaded(fields: xr.DataArray, first: int, last: int) -> Tensor:
+    """These of some fields, (B, C, M, M)."""
+    return torch.from_numpy(next(batches(fields, first, last, length=last - first)))
 
 
 def _has_start(start_out: Path, made: Path | None, how: How) -> bool:
