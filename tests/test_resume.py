@@ -375,6 +375,42 @@ def test_pictures_beside_those_of_a_run_are_kept(values, whole, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_models_of_earlier_steps_are_kept(values, whole, tmp_path):
+    """The same ones whether a run was interrupted or not; what is kept is no part of a run."""
+    values["training"]["keep_every"] = 8
+    with pytest.raises(KeyboardInterrupt):
+        train(parse_config(values), progress=at(9, send(signal.SIGINT)))
+    out = tmp_path / "run"
+    assert [path.name for path in (out / "kept").iterdir()] == ["0000008.safetensors"]
+    interrupted = load(out / "kept" / "0000008.safetensors")
+    assert interrupted.trained_steps == 8
+    values["training"]["keep_every"] = 4
+    train(parse_config(values))
+    names = [f"{step:07d}.safetensors" for step in (8, 12, 16, 20)]
+    assert sorted(path.name for path in (out / "kept").iterdir()) == names
+    last, final = load(out / "kept" / names[-1]), load(out)
+    for w, other in zip(last.network.parameters(), final.network.parameters(), strict=True):
+        assert torch.equal(w, other)
+    assert last.trained_steps == 20
+    for w, other in zip(final.network.parameters(), load(whole).network.parameters(), strict=True):
+        assert torch.equal(w, other)
+    # a run of its own, uninterrupted
+    values["out"] = str(tmp_path / "other")
+    train(parse_config(values))
+    again = load(tmp_path / "other" / "kept" / names[0])
+    for w, other in zip(again.network.parameters(), interrupted.network.parameters(), strict=True):
+        assert torch.equal(w, other)
+
+    mine = tmp_path / "other" / "kept" / "mine.safetensors"
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match=r"mine\.safetensors: is not of a run"):
+        train(parse_config(values), overwrite=True)
+    mine.unlink()
+    values["training"] |= {"keep_every": None, "steps": 5}
+    train(parse_config(values), overwrite=True)
+    assert not (tmp_path / "other" / "kept").exists()
+
+
 def test_two_trainings_in_one_folder_are_refused(values, tmp_path):
     def second():
         with ThreadPoolExecutor(1) as pool:

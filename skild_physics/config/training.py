@@ -225,6 +225,8 @@ class TrainingConfig(Section):
     """Steps between saved states."""
     evaluate_every: PositiveInt = 1000
     """Steps between held-out losses and pictures of samples; also done at the end."""
+    keep_every: PositiveInt | None = None
+    """Steps between models that stay in the folder kept; by default the last alone does."""
 
     def active_multiple_of(self, N: int) -> int:
         """What the sides of lattices of active modes are multiples of, for N x N fields."""

@@ -23,10 +23,10 @@ from skild_physics.progress import logger
 from skild_physics.requests import clear
 from skild_physics.training.folder import (
     FILES,
+    FOLDERS,
     NOTE,
-    SAMPLES,
     discard_run,
-    others_among_samples,
+    others_in,
 )
 
 SETTINGS = "settings.json"
@@ -93,8 +93,7 @@ def _is_to_start(out: Path, settings: str, own: Sequence[str], overwrite: bool) 
     known = {FILLING, *(work_folder(out / name).name for name in (SETTINGS, *own))}
     if is_run:
         known |= {SETTINGS, *own}
-        if not others_among_samples(out):
-            known.add(SAMPLES)
+        known |= {name for name in FOLDERS if not others_in(out, name)}
     others = sorted(set(os.listdir(out)) - known)
     if others:
         found = "holds more than its run" if is_run else "is not empty and not a run of reproduce"

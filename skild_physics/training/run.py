@@ -5,6 +5,7 @@ metrics.jsonl      a line per checkpoint, and one per evaluation
 model.safetensors  the averaged network, for inference
 state.pt           what resuming needs, and its predecessor state.previous.pt
 samples/           pictures of samples as training goes on
+kept/              averaged networks of earlier steps, if they are asked for
 """
 
 import json
@@ -31,7 +32,14 @@ from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import is_whole, save_model
 from skild_physics.training.evaluation import FIELDS, PICTURES, heldout_loss
 from skild_physics.training.execution import Execution, recorded
-from skild_physics.training.folder import NOTE, SAMPLES, check_ours, discard_run
+from skild_physics.training.folder import (
+    KEPT,
+    NOTE,
+    SAMPLES,
+    check_ours,
+    discard_run,
+    numbered,
+)
 from skild_physics.training.state import load_state, previous, save_state
 from skild_physics.training.trainer import Log, Trainer, learning_rate
 from skild_physics.version import __version__
@@ -184,6 +192,9 @@ def _run(
                 )
             if (step % settings.evaluate_every == 0 or last) and lines is not None:
                 _show(trainer, step, lines, log)
+            if settings.keep_every and step % settings.keep_every == 0 and world.is_main:
+                trainer.calibrate(step, FIELDS)
+                save_model(numbered(out, KEPT, step), trainer.model(step))
             if saving:
                 logged = _say_skipped(trainer, logged, log)
                 save(step)
@@ -230,7 +241,7 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     from skild_physics.plots import samples_figure, save_figure
 
     figure = samples_figure({name: row.numpy() for name, row in rows.items()}, f"step {step:,}")
-    save_figure(figure, trainer.config.out / SAMPLES / f"{step:07d}.png")
+    save_figure(figure, numbered(trainer.config.out, SAMPLES, step))
 
 
 def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
@@ -242,8 +253,8 @@ def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
 def _identity(config: Config) -> dict[str, Any]:
     """What makes two runs the same, wherever they are started from."""
     values = config.with_paths(lambda path: Path(path.name)).to_json()
-    # how steps are computed is chosen once, and kept in run.json
-    training = values["training"] | {"compile": None, "threads": None}
+    # how steps are computed is chosen once, and kept in run.json; what is kept changes no step
+    training = values["training"] | {"compile": None, "threads": None, "keep_every": None}
     data = values["data"] | {"data_dir": None}
     return values | {"out": None, "data": data, "training": training}
 
