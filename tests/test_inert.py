@@ -227,7 +227,7 @@ TENSOR = G % (b"torch._utils", b"_rebuild_tensor_v2") + b"(%b%btR."
         (4, b"K\x00K\x05\x85K\x01\x85"),
         (4, b"K\x03K\x02\x85K\x01\x85"),
         (4, b"K\x00K\x02\x85K\x04\x85"),
-        (4, b"K\x00K\x7f\x85K\x00\x85"),
+        (4, b"K\x04K\x02\x85K\x00\x85"),
         (4, b"J\xff\xff\xff\xffK\x02\x85K\x01\x85"),
         (4, b"K\x00K\x02\x85J\xff\xff\xff\xff\x85"),
         (4, b"K\x00K\x02\x85))"),

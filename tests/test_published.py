@@ -264,7 +264,9 @@ def test_foreign_files_tell_what_they_hold(tmp_path):
     two = {f"{prefix}.all_modules.0.weight": torch.ones(1) for prefix in ("ema_model", "model")}
     with pytest.raises(ValueError, match=r"several networks.*'model.'"):
         read_published(saved(path, {"ema": two}))
-    for strange in (torch.ones(2, device="meta"), torch.ones(2).to_sparse(), torch.ones(2).int()):
+    repeated = torch.ones(1).expand(10**12)
+    sparse = torch.ones(2).to_sparse()
+    for strange in (torch.ones(2, device="meta"), sparse, torch.ones(2).int(), repeated):
         with pytest.raises(ValueError, match=r"all_modules.0.bias is not a dense"):
             read_published(saved(path, {"ema": {"module.all_modules.0.bias": strange}}))
     with pytest.raises(ValueError, match="use is 'ema' or 'model', got 'best'"):

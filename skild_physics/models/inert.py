@@ -200,8 +200,7 @@ class _Archive(pickle.Unpickler):
         ):
             raise pickle.UnpicklingError("a tensor that is not of a storage, a size and strides")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        count = math.prod(size)
-        if count and (count > storage.count or last >= storage.count):
+        if math.prod(size) and last >= storage.count:
             raise pickle.UnpicklingError("a tensor that is larger than its storage")
         empty: Tensor = torch.empty(0, dtype=storage.dtype)
         return empty.set_(self._bytes(storage), offset, size, stride)
