@@ -12,6 +12,7 @@ import shutil
 import struct
 import time
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
 import h5py
@@ -151,6 +152,11 @@ CASES = {
         ["form.toml"],
         ["import-checkpoint published.pt --config form.toml --out ours"],
     ),
+    "published-settings": (
+        "trained.pt",
+        ["form.toml"],
+        ["import-checkpoint trained.pt --config form.toml --out ours"],
+    ),
     "map": ("map.npy", [], ["fit-spectrum map.npy --variance-map --out o.nc"]),
 }
 LOADED = {
@@ -223,7 +229,10 @@ def make_valid(folder):
     (folder / "form.toml").write_text(PUBLISHED_FORM)
     torch.manual_seed(0)
     weights = NCSNpp(8, 8, (1, 2), 1, (4,), field_channels=3).state_dict()
-    torch.save({"ema": weights, "model": weights, "step": 7}, folder / "published.pt")
+    content = {"ema": weights, "model": weights}
+    torch.save(content | {"step": 7}, folder / "published.pt")
+    settings = Namespace(lr=2e-4, betas=(0.9, 0.999), model=Namespace(channels=8))
+    torch.save(content | {"train_steps": 7, "config": settings}, folder / "trained.pt")
     np.save(folder / "map.npy", 1 / (1.0 + np.add.outer(np.arange(L) ** 2, np.arange(L) ** 2)))
 
 

@@ -19,7 +19,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,31 +40,14 @@ _BUILTINS = ("builtins", "__builtin__")
 _SYSTEM = ("os", "nt", "posix", "sys", "subprocess", "shutil", "runpy", "importlib", "ctypes")
 # classes of theirs that settings hold, such as the type of a value
 _PLAIN = (
-    *(
-        "NoneType",
-        "bool",
-        "bytearray",
-        "bytes",
-        "complex",
-        "dict",
-        "ellipsis",
-        "float",
-        "frozenset",
-    ),
-    *("int", "list", "long", "object", "range", "set", "slice", "str", "tuple", "type", "unicode"),
-    *("xrange",),
+    *("NoneType", "bool", "bytearray", "bytes", "complex", "dict", "ellipsis", "float"),
+    *("frozenset", "int", "list", "long", "object", "range", "set", "slice", "str", "tuple"),
+    *("type", "unicode", "xrange"),
 )
 _LOCAL_HEADER = 30
 
 
-class _Unchanging(type):
-    """Of classes that a pickle is given, which cannot change them."""
-
-    def __setattr__(cls, name: str, value: object) -> None:
-        raise pickle.UnpicklingError(f"the class {cls.__name__} cannot be changed")
-
-
-class StandIn(metaclass=_Unchanging):
+class StandIn:
     """An object of a class that was not looked up; nothing that is done to it has an effect."""
 
     __slots__ = ()
@@ -76,24 +59,14 @@ class StandIn(metaclass=_Unchanging):
     def __init__(self, *args: object, **named: object) -> None:
         pass
 
-    def __call__(self, *args: object, **named: object) -> "StandIn":
+    def __call__(self, *args: object, **named: object) -> Any:
         """Itself, whatever it is called with."""
         return self
 
-    def _nothing(*args: object) -> None:
-        # no self: the class, too, may be given a state
+    def _nothing(self, *args: object) -> None:
         pass
 
-    __setstate__ = __setitem__ = append = extend = add = _nothing
-
-
-class _Ordered(dict[Any, Any], metaclass=_Unchanging):
-    """An OrderedDict, without the versions of modules that a state dict has as an attribute."""
-
-    __slots__ = ()
-
-    def __setstate__(*args: object) -> None:
-        pass
+    __setitem__ = append = extend = add = _nothing
 
 
 class _Storage(StandIn):
@@ -104,21 +77,15 @@ class _Storage(StandIn):
     dtype: torch.dtype
     key: str
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise pickle.UnpicklingError("a storage cannot be changed")
-
 
 class _Tensor(StandIn):
     """Calls make tensors."""
 
-    __slots__ = ("_archive",)
-    _archive: "_Archive"
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise pickle.UnpicklingError("a function cannot be changed")
+    __slots__ = ("archive",)
+    archive: "_Archive"
 
     def __call__(self, *args: Any, **named: object) -> Any:
-        return self._archive.tensor(*args[:4])
+        return self.archive.tensor(*args[:4])
 
 
 class _Parameter(StandIn):
@@ -134,8 +101,13 @@ _STORAGES = {name: type(name, (StandIn,), {"__slots__": ()}) for name in DTYPES}
 _DTYPE_OF = {_STORAGES[name]: dtype for name, dtype in DTYPES.items()}
 
 
-class _Archive(pickle.Unpickler):
-    """The unpickler of one archive."""
+class _Archive(pickle._Unpickler):
+    """The unpickler of one archive.
+
+    That of C takes as much memory as a file says that it numbers its objects.
+    """
+
+    stack: list[Any]
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         infos = archive.infolist()
@@ -143,13 +115,22 @@ class _Archive(pickle.Unpickler):
         if len(found) != 1:
             raise pickle.UnpicklingError(f"{len(found)} records data.pkl, expected one")
         self._folder = found[0].removesuffix("data.pkl")
-        self._path, self._records = path, {i.filename: i for i in infos}
+        self._records = {i.filename: i for i in infos}
         order = self._folder + "byteorder"
         if order in self._records and archive.read(order).strip() != b"little":
             raise pickle.UnpicklingError("numbers whose bytes are not in little-endian order")
         self._whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
-        self._pickle = archive.open(found[0])
-        super().__init__(self._pickle)
+        super().__init__(archive.open(found[0]))
+
+    def load_build(self) -> None:
+        """Pass over the state of an object, of whatever kind."""
+        self.stack.pop()
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BUILD[0]: cast(Any, load_build),
+        # its own takes as much memory as it is said to need, before it reads any
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a global; none is looked up."""
@@ -157,10 +138,10 @@ class _Archive(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if whole == "collections.OrderedDict":
-            return _Ordered
+            return dict
         if whole in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
             made = _Tensor()
-            object.__setattr__(made, "_archive", self)
+            made.archive = self
             return made
         if whole in (
             "torch._utils._rebuild_parameter",
@@ -183,8 +164,7 @@ class _Archive(pickle.Unpickler):
         if not (isinstance(key, str) and isinstance(count, int) and count >= 0):
             raise pickle.UnpicklingError("a persistent id of a storage without a key or a size")
         storage = _Storage()
-        for name, value in {"count": count, "dtype": _DTYPE_OF[kind], "key": key}.items():
-            object.__setattr__(storage, name, value)
+        storage.count, storage.dtype, storage.key = count, _DTYPE_OF[kind], key
         return storage
 
     def tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> Any:
