@@ -14,7 +14,7 @@ from skild_physics.diffusion.integrators import SPACINGS, ancestral, multistep, 
 from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.oracle import GaussianMixture, TwoPoint, gaussian
 from skild_physics.diffusion.process import Process
-from skild_physics.diffusion.schedule import linear_to_resolution
+from skild_physics.diffusion.schedule import effective_resolution, linear_to_resolution
 
 NAN, INF = float("nan"), float("inf")
 
@@ -232,7 +232,7 @@ def test_step_grid(process, fraction, calls, spacing, last_snr):
         np.testing.assert_allclose(grid.numpy(), np.linspace(start, 0, calls + 1), atol=1e-12)
         return
     assert float(process.lam(grid[-2])) == pytest.approx(last, rel=1e-9)
-    R = process.resolution(grid[:-1], tau=0.1).numpy()
+    R = effective_resolution(process.lam(grid[:-1]), tau=0.1).numpy()
     if spacing == "log-resolution":
         R = np.log(R)
     np.testing.assert_allclose(np.diff(R), (R[-1] - R[0]) / (calls - 1), rtol=1e-5, atol=1e-9)
