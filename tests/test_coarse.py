@@ -50,9 +50,11 @@ def values_of(size=N, basis="periodic", **others):
     }
 
 
-def model_of(channels=("spin",), network=None, **others):
+def model_of(channels=("spin",), network=None, whitened=False, **others):
     """An untrained model whose network says something."""
-    config = parse_config(values_of(**others))
+    values = values_of(**others)
+    values["network"] |= {"whitened": whitened}
+    config = parse_config(values)
     torch.manual_seed(1)
     model = build_model(config, channels, *config.process.modes(), network)
     with torch.no_grad():
@@ -308,9 +310,10 @@ def test_results_do_not_depend_on_batches(model, truth):
     assert np.array_equal(one.values, other.values)
 
 
-def test_a_model_of_pictures():
+@pytest.mark.parametrize("whitened", [False, True])
+def test_a_model_of_pictures(whitened):
     fields = torch.rand(2, 3, N, N, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    model = model_of(("red", "green", "blue"), basis="cosine")
+    model = model_of(("red", "green", "blue"), whitened=whitened, basis="cosine")
     coarse = downsample(fields, "bicubic", 8, "cosine")
     made = model.super_resolve(
         coarse.numpy(),

@@ -44,6 +44,10 @@ KINDS = {
         "condition": {"factors": [1.5, 4], "kernels": {"box": 1, "gaussian": 1}},
         "training": {"accumulate": 2},
     },
+    "coarse fields, whitened": {
+        "condition": {"factors": [1.5, 4], "kernels": {"box": 1, "bicubic": 1}},
+        "network": {"whitened": True},
+    },
     "scale space": small_runs.SCALE_SPACE,
     "min-snr": small_runs.SCALE_SPACE | {"training": {"min_snr": 5.0}},
     "muon": {

@@ -213,7 +213,7 @@ def test_a_mode_that_is_kept_does_not_keep_gradients_from_flowing():
 
 def test_whitened_networks_follow_gradients_after_inference():
     process = process_of()
-    network = WhitenedInput(CompactUNet((8,), (1,), 1, 8, 1, COSINE, 1), process)
+    network = WhitenedInput(CompactUNet((8,), (1,), 1, 8, 1, COSINE, 1), process, 1)
     lam = torch.ones(3)
     with torch.inference_mode():
         network(FIELDS, lam)

@@ -258,7 +258,8 @@ def test_weights_of_a_step_network_are_those_of_its_network():
 
 
 @pytest.mark.parametrize("N", [16, 24])
-def test_a_network_sees_its_field_with_modes_of_equal_variance(N):
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_network_sees_its_field_with_modes_of_equal_variance(N, others):
     S0 = torch.as_tensor(PowerLaw(0.9, 2.0, 1.1)(wavenumbers(16, "cosine")))
     process = Process(S0, linear_to_resolution(16, 0.5, 9.0, 0.1), "cosine", 3.0)
     seen = []
@@ -273,18 +274,17 @@ def test_a_network_sees_its_field_with_modes_of_equal_variance(N):
     root = process.resized(N).S0.sqrt().numpy()
     modes = np.random.default_rng(0).normal(size=(5, 3, N, N))
     fields = torch.from_numpy(idctn(root * modes, axes=(-2, -1), norm="ortho")).float()
-    network = WhitenedInput(Eye(), process)
+    network = WhitenedInput(Eye(), process, 3)
     assert network.multiple == 2
-    torch.testing.assert_close(network(fields, torch.ones(5)), fields)
+    labels = torch.randn(5, others, N, N)
+    torch.testing.assert_close(network(torch.cat([fields, labels], 1), torch.ones(5)), fields)
     torch.testing.assert_close(seen[0][:, :3], fields)
-    white = dctn(seen[0][:, 3:].numpy(), axes=(-2, -1), norm="ortho")
+    torch.testing.assert_close(seen[0][:, 6:], labels)
+    white = dctn(seen[0][:, 3:6].numpy(), axes=(-2, -1), norm="ortho")
     np.testing.assert_allclose(white, modes, atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    "other", [{"training": {"snr_threshold": 0.1}}, {"condition": {"factor": 2}}]
-)
-def test_whitened_fields_go_with_full_lattices_only(other):
+def test_whitened_fields_go_with_full_lattices_only():
     values = {
         "out": "x",
         "data": {"source": "photographs"},
@@ -296,4 +296,4 @@ def test_whitened_fields_go_with_full_lattices_only(other):
     }
     assert parse_config(values).network.whitened
     with pytest.raises(ValueError, match=r"network.whitened: goes without"):
-        parse_config({**values, **other})
+        parse_config({**values, "training": {"snr_threshold": 0.1}})

@@ -88,7 +88,7 @@ class CompactConfig(AnyNetwork):
     embedding: Width = 64
     """Width of the embedding of log lambda."""
     whitened: bool = False
-    """Show the network x_n with all modes of equal variance, too: for steep spectra."""
+    """Show the network its fields with all modes of equal variance, too: for steep spectra."""
 
     @model_validator(mode="after")
     def _levels(self) -> "CompactConfig":
@@ -108,17 +108,20 @@ class CompactConfig(AnyNetwork):
 
     def check(self, training: TrainingConfig, condition: AnyCondition | None) -> None:
         """See :meth:`AnyNetwork.check`."""
-        if self.whitened and (training.snr_threshold is not None or condition is not None):
-            raise InputError("network.whitened: goes without training.snr_threshold and condition")
+        if self.whitened and training.snr_threshold is not None:
+            raise InputError("network.whitened: goes without training.snr_threshold")
 
     def build(
         self, process: Process, channels: int, conditioning: int = 0, labels: int = 0
     ) -> nn.Module:
         """See :meth:`AnyNetwork.build`."""
         shape = self.channels, self.blocks, self.patch, self.embedding, channels, process.basis
-        if self.whitened:
-            return WhitenedInput(CompactUNet(*shape, channels), process)
-        return CompactUNet(*shape, conditioning, labels)
+        if not self.whitened:
+            return CompactUNet(*shape, conditioning, labels)
+        # the first channels of whatever a network is conditioned on are a field
+        whitened = 2 * channels if conditioning else channels
+        network = CompactUNet(*shape, conditioning + whitened, labels)
+        return WhitenedInput(network, process, whitened)
 
 
 class FlexiConfig(CompactConfig):
