@@ -327,6 +327,20 @@ def test_a_model_of_pictures(whitened):
     assert made.consistency_residual < 1e-5
 
 
+def test_pictures_of_sizes_that_the_network_does_not_take():
+    """Made on a lattice of 32 sites, and without its last modes."""
+    model = model_of(("red", "green", "blue"), basis="cosine")
+    fields = torch.rand(2, 3, 31, 31, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    coarse = downsample(fields, "bicubic", 10, "cosine").numpy()
+    given = {"kernel": "bicubic", "dims": ("sample", "channel", "y", "x"), "data_range": (-1, 1)}
+    made = model.super_resolve(coarse, 3.1, sampler=sk.Multistep(2), **given)
+    whole = model.super_resolve(coarse, 3.2, sampler=sk.Multistep(2), **given)
+    assert made.shape == (2, 3, 31, 31)
+    assert whole.shape == (2, 3, 32, 32)
+    wanted = downsample(torch.from_numpy(whole.values), "spectral", 31, "cosine")
+    np.testing.assert_allclose(made.values, wanted.numpy(), atol=1e-5)
+
+
 # bad input
 
 

@@ -335,7 +335,7 @@ class CoarseStart(ObservedStart):
         """The fields, made to agree with the coarse ones."""
         y = given.to(fields)
         if not (self.spins and self.block):
-            return self.agreeing(fields, y)
+            return self._cropped(self.agreeing(fields, y))
         f = self.block
         blocks = in_blocks(fields, f)
         order = blocks.argsort(dim=-1, descending=True, stable=True)
@@ -378,7 +378,7 @@ class CoarseSkild(Skild):
             raise InputError(
                 f"`factor`: this model was trained on {low:g} to {high:g}, got {factor:g}"
             )
-        N = self.side(M, factor)
+        N, size = self.lattice(M, factor)
         process = self.process.resized(N)
         seen = Observation(process, kernel, M)
         where, labelled = phases(N, M)[None], labels(condition, kernel, N / M)[None]
@@ -406,10 +406,10 @@ class CoarseSkild(Skild):
             float(process.resolution(n, self.snr)),
             draw,
             self.snr,
-            seen.residual,
+            seen.residual if size == N else None,
             seen.variance,
             coarse=seen,
-            wanted=N,
+            wanted=size,
             matrix=downsampling_matrix(kernel, N, M, self.basis),
             inverse=pseudo_inverse(kernel, N, M, self.basis),
             spins=self.channels == ("spin",),

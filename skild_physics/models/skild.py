@@ -134,13 +134,21 @@ class Skild(Model):
                 "the input does not say how it was coarse-grained: pass `kernel`, one of "
                 f"{', '.join(DOWNSAMPLINGS)}"
             )
-        size = round(M * factor)
-        # pictures of any size: on a lattice that the network takes, then without its last modes
-        N = -(-size // self.multiple) * self.multiple
-        if self.basis == "periodic":
-            N = size = self.side(M, factor)
+        N, size = self.lattice(M, factor)
         process = self.process.resized(N)
         return observed(process, self.denoiser(process), M, kernel, self.snr, size)
+
+    def lattice(self, M: int, factor: float) -> tuple[int, int]:
+        """Sides of the lattice that coarse M x M fields are enlarged on, and of the results.
+
+        Pictures may have any size: they are made on a lattice that the network takes, and lose its
+        last modes.
+        """
+        if self.basis == "periodic":
+            N = self.side(M, factor)
+            return N, N
+        size = round(M * factor)
+        return -(-size // self.multiple) * self.multiple, size
 
     def rescaled(self, M: int, factor: float, keep: float) -> Start:
         """See :meth:`Model.rescaled`."""
