@@ -1,15 +1,15 @@
 """What can be made of coarse fields without training on any: guidance beside conditioning.
 
-    python benchmarks/guidance.py [--fields 512] [--unconditional CHECKPOINT] [--conditioned CHECKPOINT]
+    python benchmarks/guidance.py [--fields 512] [--factor 4] [--out results.json]
 
 Averages y over F x F spins of critical lattices are super-resolved by an unconditional model in
 three ways, and by a model that was trained to be conditioned on them:
 
     projection    every estimate D of x_0 is made to agree with y (what super-resolve does)
-    Jacobian      E[x_0 | x_n, y] by Tweedie's formula, D + (sigma_n^2 / alpha_n) grad log p(y | x_n),
-                  where y given x_n is taken for N(R D, R V R^T): the gradient goes through the
-                  network, and V, the variance that D leaves in each mode at step n, is measured on
-                  other fields (Song et al., pseudo-inverse guidance, ICLR 2023, there with V = r^2)
+    Jacobian      by Tweedie's formula D + (sigma_n^2 / alpha_n) grad log p(y | x_n), where y given
+                  x_n is taken for N(R D, R V R^T): the gradient goes through the network, and V,
+                  the variance that D leaves in each mode at step n, is measured on other fields
+                  (Song et al., pseudo-inverse guidance, ICLR 2023, there with V = r^2)
     time travel   after every step back in projection, noise is added again, and the step is
                   repeated (Lugmayr et al., RePaint, arXiv 2201.09865)
 

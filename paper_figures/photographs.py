@@ -9,8 +9,9 @@ of coffee, or those of a folder, see wallpapers.py, which photographs_heldout.nc
 pictures are made by a bicubic kernel, and enlarged from these alone but for the paired results,
 which start from the truth.
 
-With `pip install stlpips-pytorch torchsummary ipython` they are compared by ST-LPIPS, too: LPIPS with
-an AlexNet that small shifts change less, whose weights come with it (Ghildyal and Liu, ECCV 2022).
+With `pip install stlpips-pytorch torchsummary ipython` they are compared by ST-LPIPS, too: LPIPS
+with an AlexNet that small shifts change less, whose weights come with it (Ghildyal and Liu, ECCV
+2022).
 """
 
 from importlib.util import find_spec
