@@ -115,7 +115,7 @@ def crowded(folder):
     whole = (folder / "nanstack.npy").read_bytes()
     (folder / "truncated.npy").write_bytes(whole[: len(whole) // 2])
     (folder / "archive").mkdir()
-    (folder / "archive" / "cifar-10-python.tar.gz").write_bytes(b"half a download")
+    (folder / "archive" / "cifar-10-binary.tar.gz").write_bytes(b"half a download")
     return folder
 
 
