@@ -14,6 +14,7 @@ from skild_physics.plots import check_figure, save_figure, spectrum_figure
 from skild_physics.requests import check_result
 from skild_physics.spectrum import FitOptions, fit_spectra
 from skild_physics.spectrum.fit import METHODS
+from skild_physics.spectrum.moments import STATISTICS
 
 
 @click.command("fit-spectrum")
@@ -46,6 +47,12 @@ from skild_physics.spectrum.fit import METHODS
     type=click.Choice(NORMALIZATIONS),
     help="paper doubles the variance of cosine modes with u = 0 or v = 0; isotropic does not.  "
     "[default: paper]",
+)
+@click.option(
+    "--statistic",
+    type=click.Choice(STATISTICS),
+    help="variance of the modes X, or of their magnitudes |X|, which published spectra are.  "
+    "[default: variance]",
 )
 @picture_options
 @array_options("L", "dims", "data_range", "boundary")
@@ -84,7 +91,7 @@ def command(
     Example:
       skild-physics fit-spectrum ising-L128.h5 --plot spectrum.png
       skild-physics fit-spectrum photographs/ --size 64 --tile --k-min 10
-      skild-physics fit-spectrum cifar10 --method paper
+      skild-physics fit-spectrum cifar10 --method paper --statistic magnitude
       skild-physics fit-spectrum cifar10_var.npy --variance-map --method paper
     """
     if out and len(sources) > 1:

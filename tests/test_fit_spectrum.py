@@ -6,6 +6,7 @@ import xarray as xr
 from click.testing import CliRunner
 from field_files import noise, some_spins, write_ensemble
 from PIL import Image
+from scipy.fft import dctn
 
 import skild_physics as sk
 from skild_physics.cli.main import cli
@@ -38,6 +39,7 @@ OPTIONS = [
     {},
     {"k_min": 5.0, "k_max": 40.0, "momentum": "lattice", "k0_squared": 0.0},
     {"method": "paper", "basis": "cosine", "normalization": "isotropic"},
+    {"method": "paper", "statistic": "magnitude"},
 ]
 
 
@@ -99,6 +101,24 @@ def test_a_spectrum_shows_itself(lattices):
     (row,) = [line for line in repr(held).splitlines() if "k0^2  " in line]
     assert "3 " in row
     assert "(" not in row.split("│")[2]
+
+
+def test_a_spectrum_of_magnitudes_is_theirs_and_says_so(lattices, tmp_path):
+    """E[F^2] - E[|F|]^2 by plain SciPy, in the normalisation and basis of the paper."""
+    found = sk.fit_spectrum(lattices, statistic="magnitude", basis="cosine", out=tmp_path / "m.nc")
+    with sk.open(lattices) as fields:
+        F = dctn(fields.values.astype(float), type=2, axes=(1, 2)) / 12**2
+    theirs = (F**2).mean(axis=0) - np.abs(F).mean(axis=0) ** 2
+    np.testing.assert_allclose(found.variance[0], theirs * 60 / 59, rtol=1e-9)
+    assert sk.Spectrum.load(tmp_path / "m.nc").statistic == found.statistic == "magnitude"
+    assert "variance of the magnitude of each mode" in repr(found)
+    assert "magnitude" not in repr(sk.fit_spectrum(lattices))
+    # another statistic is another result
+    with pytest.raises(InputError, match=r"m\.nc: exists already"):
+        sk.fit_spectrum(lattices, basis="cosine", out=tmp_path / "m.nc")
+    sk.fit_spectrum(lattices, statistic="magnitude", basis="cosine", out=tmp_path / "m.nc")
+    with pytest.raises(InputError, match="`statistic` is for fields"):
+        sk.fit_spectrum(found.variance, variance_map=True, statistic="magnitude")
 
 
 def test_unusable_pictures_are_named_or_stop_it(photos, caplog):

@@ -11,6 +11,7 @@ from scipy.stats import chi2, gamma, kstest
 from skild_physics import kspace
 from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_fields
+from skild_physics.files import InputError
 from skild_physics.kspace import BASES, MOMENTA
 from skild_physics.spectrum import (
     FitOptions,
@@ -23,6 +24,7 @@ from skild_physics.spectrum import (
     spectrum_from_variance,
 )
 from skild_physics.spectrum.fit import log_parameters
+from skild_physics.spectrum.moments import STATISTICS
 from skild_physics.spectrum.radial import radial_mean, shells
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data"
@@ -37,12 +39,15 @@ seeds = st.integers(0, 2**32 - 1)
     st.lists(st.integers(1, 6), min_size=1, max_size=6),
     st.floats(-1e6, 1e6),
     st.randoms(use_true_random=False),
+    st.sampled_from(STATISTICS),
 )
-def test_merging_in_any_order_and_grouping_gives_the_variance(seed, sizes, offset, random):
+def test_merging_in_any_order_and_grouping_gives_the_variance(
+    seed, sizes, offset, random, statistic
+):
     rng = np.random.default_rng(seed)
     batches = [rng.normal(size=(n, 2, 3, 3)) + offset for n in sizes]
     everything = np.concatenate(batches)
-    parts = [ModeMoments.of(b, "cosine") for b in batches]
+    parts = [ModeMoments.of(b, "cosine", statistic) for b in batches]
     while len(parts) > 1:
         random.shuffle(parts)
         parts.append(parts.pop().merge(parts.pop()))
@@ -50,8 +55,31 @@ def test_merging_in_any_order_and_grouping_gives_the_variance(seed, sizes, offse
     assert merged.count == len(everything)
     tolerance = 1e-9 * max(1, abs(offset))
     if len(everything) > 1:
-        expected = kspace.forward(everything - offset, "cosine").var(axis=0, ddof=1)
-        np.testing.assert_allclose(merged.variance, expected, atol=tolerance)
+        modes = kspace.forward(everything, "cosine")
+        seen = np.abs(modes) if statistic == "magnitude" else modes
+        np.testing.assert_allclose(merged.variance, seen.var(axis=0, ddof=1), atol=tolerance)
+
+
+def test_the_magnitude_of_a_gaussian_mode_has_1_minus_2_over_pi_of_its_variance():
+    """Var|X| = (1 - 2/pi) Var X, and its sample variance the kurtosis of a half-normal, 3.8692."""
+    n, N = 2000, 8
+    fields = np.random.default_rng(3).normal(size=(n, 1, N, N)) * 3
+    for basis in BASES:
+        ratio = ModeMoments.of(fields, basis, "magnitude").variance.mean() / 9
+        sigma = np.sqrt((3.8692 - 1) / (n * N * N)) * (1 - 2 / np.pi)
+        assert abs(ratio - (1 - 2 / np.pi)) < 4 * sigma
+    # a mode of two values has a magnitude, and no variance of it
+    signs = np.random.default_rng(4).choice([-1.0, 1.0], size=(n, 1, 1, 1)) * np.ones((N, N))
+    assert ModeMoments.of(signs, "cosine").variance[0, 0, 0] > 60
+    assert ModeMoments.of(signs, "cosine", "magnitude").variance.max() < 1e-24
+
+
+def test_moments_of_modes_and_of_magnitudes_are_kept_apart():
+    fields = np.random.default_rng(0).normal(size=(3, 1, 4, 4))
+    with pytest.raises(InputError, match="moments of variance and of magnitude"):
+        ModeMoments.of(fields, "cosine").merge(ModeMoments.of(fields, "cosine", "magnitude"))
+    with pytest.raises(InputError, match="`statistic` must be one of variance, magnitude"):
+        ModeMoments.of(fields, "cosine", "median")
 
 
 @given(seeds, st.sampled_from(BASES), st.integers(2, 9), st.integers(1, 3))

@@ -46,7 +46,7 @@ from skild_physics.spectrum.fit import (
     goodness_of_fit,
     log_parameters,
 )
-from skild_physics.spectrum.moments import ModeMoments
+from skild_physics.spectrum.moments import ModeMoments, Statistic
 from skild_physics.spectrum.radial import radial_mean, shells
 from skild_physics.spectrum.types import Spectrum
 
@@ -69,6 +69,7 @@ def fit_spectrum(
     momentum: Momentum = "continuum",
     k0_squared: float | None = None,
     normalization: Normalization | None = None,
+    statistic: Statistic | None = None,
     strict: bool = False,
     variance_map: bool = False,
     n_samples: int | None = None,
@@ -89,6 +90,8 @@ def fit_spectrum(
         k0_squared: hold k0^2 at this value; 0 fits a pure power of k.
         normalization: "paper" doubles the variance of cosine modes with u = 0 or v = 0; "isotropic"
             does not; None: the paper's.
+        statistic: "variance", that of the modes; or "magnitude", that of their magnitudes, as
+            published spectra are, see :mod:`skild_physics.spectrum.moments`; None: the variance.
         strict: a picture that cannot be used is an error; else it is left out, and named in the log
             of the package.
         variance_map: the source is no fields, but a variance map, in the normalisation of the
@@ -116,6 +119,7 @@ def fit_spectrum(
         overwrite=overwrite,
         progress=progress,
         normalization=normalization,
+        statistic=statistic,
         strict=strict,
         variance_map=variance_map,
         n_samples=n_samples,
@@ -141,7 +145,7 @@ def fit_spectra(
         how: the laws are fitted.
         overwrite: replace existing files.
         progress: shows how many fields are done.
-        of_source: normalization, strict, variance_map, n_samples and options of opening.
+        of_source: normalization, statistic, strict, variance_map, n_samples and options of opening.
 
     Raises:
         InputError: as :func:`fit_spectrum`.
@@ -183,6 +187,7 @@ def _opened(
     stack: ExitStack,
     *,
     normalization: Normalization | None = None,
+    statistic: Statistic | None = None,
     strict: bool = False,
     variance_map: bool = False,
     n_samples: int | None = None,
@@ -190,7 +195,8 @@ def _opened(
 ) -> _Opened:
     if variance_map:
         basis = opening.pop("basis", None) or "cosine"
-        of_fields = {"normalization": normalization, "strict": strict, **opening}
+        own = {"normalization": normalization, "statistic": statistic, "strict": strict}
+        of_fields = {**own, **opening}
         check_none_given(of_fields, "is for fields, and goes without `variance_map`")
         variance = load_variance_map(source)
         name = Path(source).name if isinstance(source, str | Path) else "variance map"
@@ -209,10 +215,17 @@ def _opened(
         count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
         logger.warning(f"{name}: taken for {count}; a variance map is declared as one")
     options: dict[str, Any] = {"normalization": normalization or "paper", "strict": strict}
+    # a file of variances is known again whether or not this was asked for
+    options |= {"statistic": statistic} if statistic not in (None, "variance") else {}
 
     def measure() -> Spectrum:
         skipped: dict[str, str] = {}
-        blocks = measure_blocks(fields, skipped=None if strict else skipped, progress=progress)
+        blocks = measure_blocks(
+            fields,
+            statistic=statistic or "variance",
+            skipped=None if strict else skipped,
+            progress=progress,
+        )
         log_skipped(skipped, fields)
         return spectrum_from_blocks(
             blocks,
@@ -264,6 +277,7 @@ def measure_blocks(
     n_blocks: int = N_BLOCKS,
     skipped: dict[str, str] | None = None,
     progress: Progress = silent,
+    statistic: Statistic = "variance",
 ) -> list[ModeMoments]:
     """Moments of blocks of consecutive fields, in bounded memory.
 
@@ -274,6 +288,7 @@ def measure_blocks(
         n_blocks: number of blocks; fewer if there are fewer fields.
         skipped: takes pictures that cannot be used, see :func:`skild_physics.fields.batches`.
         progress: shows how many fields are done.
+        statistic: of the modes, or of their magnitudes.
 
     Raises:
         InputError: fields cannot be read, or hold nan, infinity or codes of missing values.
@@ -288,7 +303,7 @@ def measure_blocks(
             total: ModeMoments | None = None
             for batch in batches(fields, start, stop, skipped):
                 for piece in slices(0, len(batch), max(1, CACHED_VALUES // batch[0].size)):
-                    part = ModeMoments.of(batch[piece], basis)
+                    part = ModeMoments.of(batch[piece], basis, statistic)
                     total = part if total is None else total.merge(part)
             if total is not None:
                 blocks.append(total)
@@ -376,6 +391,7 @@ def spectrum_from_blocks(
         fit_range=(float(k[inside][0]), float(k[inside][-1])),
         n_blocks=len(blocks),
         source=source,
+        statistic=total.statistic,
     )
 
 

@@ -23,6 +23,7 @@ from skild_physics.kspace import (
 from skild_physics.observables.jackknife import MIN_BLOCKS
 from skild_physics.schema import plain_attributes, validated
 from skild_physics.spectrum.fit import PARAMETERS, Fit, Goodness, Method, PowerLaw
+from skild_physics.spectrum.moments import Statistic
 from skild_physics.spectrum.radial import shells
 from skild_physics.tables import Printed, with_error
 from skild_physics.version import __version__
@@ -62,6 +63,9 @@ class Spectrum(Printed):
         fit_range: smallest and largest wavenumber fitted, radians per box side.
         n_blocks: number of jackknife blocks; 0 if errors are Gaussian.
         source: name of the data.
+        statistic: whose variance it is: that of the modes, or of their magnitudes; see
+            :mod:`skild_physics.spectrum.moments`. Of a variance map it is not known, and taken to
+            be that of the modes.
 
     >>> import skild_physics as sk
     >>> spectrum = sk.fit_spectrum(sk.generate_ising(L=16, samples=64))
@@ -84,6 +88,7 @@ class Spectrum(Printed):
     fit_range: tuple[float, float]
     n_blocks: int
     source: str
+    statistic: Statistic = "variance"
 
     @property
     def N(self) -> int:
@@ -134,6 +139,11 @@ class Spectrum(Printed):
             f"per box side ({self.momentum}), {self.basis} basis, "
             f"{self.n_samples or 'unknown number of'} fields; errors: {self.errors}"
         ]
+        if self.statistic == "magnitude":
+            notes.append(
+                "variance of the magnitude of each mode, as in published spectra: 1 - 2/pi = 0.36 "
+                "of the variance for Gaussian modes"
+            )
         if self.n_samples is None:
             notes.append("with n_samples, the number of fields behind the map, errors are known")
         notes.append(
@@ -200,6 +210,7 @@ class Spectrum(Printed):
             "basis": self.basis,
             "momentum": self.momentum,
             "normalization": self.normalization,
+            "statistic": self.statistic,
             "stderr": self.errors,
             "n_blocks": self.n_blocks,
             "fit_law": "C (k^2 + k0_squared)^(-alpha)",
@@ -296,6 +307,7 @@ class Spectrum(Printed):
             fit_range=(a.fit_k_min, a.fit_k_max),
             n_blocks=a.n_blocks,
             source=a.source,
+            statistic=a.statistic,
         )
 
 
@@ -307,6 +319,7 @@ class _Attributes(BaseModel):
     basis: Basis
     momentum: Momentum
     normalization: Normalization
+    statistic: Statistic = "variance"
     n_samples: PositiveInt | None = None
     n_blocks: NonNegativeInt
     fit_method: Method
