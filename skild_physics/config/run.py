@@ -61,6 +61,8 @@ class Config(Section):
     def _possible(self) -> "Config":
         self.process.check(self.network, self.training, self.condition)
         self.network.check(self.training, self.condition)
+        if self.data.spin_pixels is not None and self.kind != "skild":
+            raise InputError("data.spin_pixels: goes with process.kind = 'skild', and no condition")
         return self
 
     @property

@@ -51,8 +51,17 @@ class DataConfig(Section):
     heldout: PositiveInt = 256
     """Items at the end of the source that are never trained on; the held-out loss is theirs. By
     default an eighth of fewer than 2048."""
+    spin_pixels: tuple[float, float] | None = None
+    """Train on lattices as pictures of red, green and blue, as published models did, in which these
+    are the pixels of spins -1 and +1; what the model takes and makes are lattices."""
     memory_gib: PositiveFloat = 4.0
     """Fields are loaded if they take no more, else read when they are drawn, which is slower."""
+
+    @model_validator(mode="after")
+    def _two_pixels(self) -> Self:
+        if self.spin_pixels is not None and self.spin_pixels[0] >= self.spin_pixels[1]:
+            raise InputError("spin_pixels must be two numbers, the smaller one first")
+        return self
 
     def opening(self) -> Opening:
         """What the source cannot say, as :func:`skild_physics.fields.open_fields` wants it."""

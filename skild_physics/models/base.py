@@ -53,6 +53,7 @@ from skild_physics.models.making import (
     sampled,
 )
 from skild_physics.models.objective import Loss, Objective, squared_error
+from skild_physics.models.spin_pictures import SpinPictures
 from skild_physics.progress import Progress, logger, silent
 
 SamplingPrecision = Literal["float32", "bfloat16"]
@@ -200,6 +201,16 @@ class Model(ABC):
             f"{type(self.network).__name__} with {count:,} parameters, {self.trained_steps:,} steps"
         )
 
+    @property
+    def spin_pictures(self) -> SpinPictures | None:
+        """How lattices are shown to a network that was trained on pictures of them."""
+        pixels = self.config.data.spin_pixels
+        return None if pixels is None else SpinPictures(*pixels)
+
+    def pictured(self, fields: Tensor) -> Tensor:
+        """Fields (B, C, M, M) as the network is trained on them."""
+        return fields if self.spin_pictures is None else self.spin_pictures.of(fields)
+
     def output(self, x: Tensor, *others: Any) -> Tensor:
         """The network's output, float32, computed in the precision asked for."""
         dtype = getattr(torch, self.precision)
@@ -221,7 +232,10 @@ class Model(ABC):
         return self.prior(self.size)
 
     def preview(self, truth: Tensor) -> Sampled:
-        """A few samples, as a training run shows them, beside held-out fields (sample, C, N, N)."""
+        """A few samples, as a training run shows them, beside held-out fields (sample, C, N, N).
+
+        Both are pictures where the network is trained on those.
+        """
         sampler = type(self.default_sampler)(PREVIEW_EVALS + self.extra_evals)
         return sample(self.preview_start(), truth, sampler)
 
@@ -280,7 +294,7 @@ class Model(ABC):
         if samples < 1:
             raise InputError(f"`samples` must be at least 1, got {samples}")
         self._check_possible(self.size if L is None else L, samples, how)
-        prior = self.prior(self.size if L is None else L)
+        prior = self._of_lattices(self.prior(self.size if L is None else L))
         given = nothing(samples, len(self.channels))
         made = {"protocol": "generation", "size": prior.size}
         made |= self._parameters(other_size=prior.size != self.size)
@@ -511,6 +525,7 @@ class Model(ABC):
         self, start: Start, given: xr.DataArray, made: Mapping[str, Any], how: How, begin: Any
     ) -> xr.DataArray:
         how.check_inputs(given)
+        start = self._of_lattices(start)
         self._compare(given, start, is_full=made["protocol"] != "observed")
         attributes = {
             **input_attributes(given),
@@ -523,6 +538,9 @@ class Model(ABC):
         return self._made(
             start, partial(loaded, given), len(given), attributes, how, given, begin=begin
         )
+
+    def _of_lattices(self, start: Start) -> Start:
+        return start if self.spin_pictures is None else self.spin_pictures.start(start)
 
     def _compare(self, given: xr.DataArray, start: Start, *, is_full: bool) -> None:
         """Say so if fields are not such as the model was trained on.
@@ -572,6 +590,8 @@ class Model(ABC):
             f"({how.sampler.name}) from n = {start.n:.1f} of {start.process.T}, effective "
             f"resolution {start.resolution:.4g}"
         )
+        if self.spin_pictures is not None:
+            logger.info(f"the model is one of pictures; lattices are the {self.spin_pictures}")
         return sampled(start, load, count, attributes, how, given, self._weights, states)
 
     def _states(self, source: Any, start: Start, count: int, how: How) -> xr.DataArray:
@@ -646,4 +666,5 @@ class Model(ABC):
             "process": self.config.process.kind,
             "basis": self.basis,
             "channels": ",".join(self.channels),
+            "lattices": None if self.spin_pictures is None else str(self.spin_pictures),
         }

@@ -30,6 +30,7 @@ from skild_physics.models.coarse import CoarseSkild
 from skild_physics.models.conditional import Conditional
 from skild_physics.models.scale_space import ScaleSpaceModel
 from skild_physics.models.skild import Skild
+from skild_physics.models.spin_pictures import CHANNELS
 from skild_physics.requests import REQUEST
 from skild_physics.schema import validated
 from skild_physics.version import __version__
@@ -80,8 +81,16 @@ def build_model(
         threshold = {"snr_threshold": others.pop("snr_threshold", None)}
         check_none_given(threshold, "is for active modes, which this model does not have")
     process = config.process.build(S0, basis)
+    inner = len(channels)
+    if config.data.spin_pixels is not None:
+        if inner != 1:
+            raise InputError(
+                f"data.spin_pixels: is for lattices, which have one channel, not {inner} "
+                f"({', '.join(channels)})"
+            )
+        inner = CHANNELS
     if network is None:
-        network = config.build_network(process, len(channels))
+        network = config.build_network(process, inner)
     own = kind.own_parts(config, ends)
     return kind(network, process, config, channels, **own, **others)
 

@@ -31,6 +31,7 @@ from skild_physics.networks import StepNetwork
 from skild_physics.requests import check_result, is_made, matches, request
 
 CHANNELS = {1: ("field",), 3: ("red", "green", "blue")}
+SPIN = ("spin",)
 # entries of a state dict that no optimiser trains
 _BUFFERS = ("sigmas", "n_averaged")
 
@@ -83,6 +84,12 @@ def import_checkpoint(
     channels = CHANNELS.get(stem.shape[1] if stem is not None and stem.ndim == 4 else 0)
     if channels is None:
         raise InputError(f"{checkpoint}: its first convolution takes neither 1 nor 3 channels")
+    if made.data.spin_pixels is not None:
+        if channels == CHANNELS[3]:
+            channels = SPIN
+        else:
+            data = made.data.model_copy(update={"spin_pixels": None})
+            made = made.model_copy(update={"data": data})
     model = build_model(made, channels, *made.process.modes(), trained_steps=step)
     assert isinstance(model.network, StepNetwork)
     fit_weights(model.network.network, tensors, checkpoint)

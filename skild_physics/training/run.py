@@ -220,8 +220,7 @@ def _say_skipped(trainer: Trainer, logged: int, log: Log) -> int:
 
 def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
     """Held-out losses and a picture of samples."""
-    heldout = trainer.heldout
-    fields = heldout.take(torch.arange(min(FIELDS, heldout.count)))
+    fields = trainer.heldout_fields(FIELDS)
     trainer.calibrate(step, FIELDS)
     model = trainer.model(step)
     if len(fields) > 1:

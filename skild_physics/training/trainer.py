@@ -243,7 +243,9 @@ class Trainer:
     def _rehearse(self, at: Any, n: Tensor) -> None:
         """A forward and a backward pass, as in a step, that change nothing."""
         device = self.world.device
-        fields = self.fields.take(torch.arange(self.part) % self.fields.count).to(device)
+        fields = self._model.pictured(
+            self.fields.take(torch.arange(self.part) % self.fields.count).to(device)
+        )
         eps = field_noise(range(self.part), (fields.shape[1], at.N, at.N), device)
         losses = self.objective.losses(self.runner, at, fields, n, eps, self.dtype)
         torch.autograd.backward(losses.sum())
@@ -264,7 +266,8 @@ class Trainer:
 
         def make(step: int) -> Tensor:
             generator = torch.Generator().manual_seed(self._seeds(step)[0])
-            return training_batch(self.fields, settings.batch_size, generator, where)
+            batch = training_batch(self.fields, settings.batch_size, generator, where)
+            return self._model.pictured(batch)
 
         if self.fields.device.type != "cpu":
             return make(step)
@@ -399,10 +402,14 @@ class Trainer:
         """The averaged network, for inference."""
         return replace(self._model, network=self.average.module, trained_steps=step)
 
+    def heldout_fields(self, count: int) -> Tensor:
+        """The first so many held-out fields, as the network is trained on them."""
+        numbers = torch.arange(min(count, self.heldout.count))
+        return self._model.pictured(self.heldout.take(numbers))
+
     def calibrate(self, step: int, count: int) -> None:
         """Measure what the model must know of its errors, on so many held-out fields."""
-        fields = self.heldout.take(torch.arange(min(count, self.heldout.count)))
-        self._model = self.model(step).calibrated(fields, self.part)
+        self._model = self.model(step).calibrated(self.heldout_fields(count), self.part)
 
     @property
     def parameters(self) -> int:
