@@ -67,6 +67,28 @@ def test_loss_of_a_perfect_network_is_zero(prediction, M):
         assert float(zero.min()) > 1e-3
 
 
+def test_weighed_by_shells_w_and_v_have_the_same_loss():
+    """The published loss of w is whitened: W |f - w|^2 / S0, where w = sqrt(S0) v."""
+    process = steep_process(16)
+    fields = torch.randn(6, 2, 16, 16, generator=seeded())
+    n, eps = torch.linspace(1, 1000, 6).double(), torch.randn(6, 2, 16, 16, generator=seeded(1))
+
+    def v(x, lam):
+        return torch.tanh(x)
+
+    def w(x, lam):
+        root = process.S0.sqrt().float()
+        return inverse(root * forward(v(x, lam), process.basis), process.basis)
+
+    by_v, by_w = (
+        training_losses(
+            f, process, TrainingConfig(prediction=name, shell_weight=True), fields, n, eps
+        )
+        for name, f in (("v", v), ("w", w))
+    )
+    torch.testing.assert_close(by_w, by_v, rtol=1e-4, atol=0)
+
+
 def absolute_error(output, target):
     return (output - target).abs().mean(dim=(1, 2, 3))
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from skild_physics.config import load_config, shipped_names
+from skild_physics.config import load_config, parse_config, shipped_names
 from skild_physics.config.process import LawConfig
 from skild_physics.diffusion.scale_space import level_ends
 from skild_physics.diffusion.schedule import LinearSchedule
+from skild_physics.files import InputError
 from skild_physics.kspace import normalization_factor, wavenumbers
 from skild_physics.training.trainer import learning_rate
 
@@ -89,6 +90,21 @@ def test_one_network_for_coarse_fields_of_any_factor():
     )
     network = config.build_network(process.build(*process.modes()), 1)
     assert sum(p.numel() for p in network.parameters()) < 1.6e6
+
+
+def test_predictions_in_pixels_want_an_orthonormal_output():
+    """Of the published ablations; a checkpoint that says otherwise is still read."""
+    asked = "training.prediction={}"
+    for prediction in ("x0", "xprev", "w"):
+        with pytest.raises(InputError, match=r"-x4: .* network\.output = 'orthonormal'"):
+            load_config("imagenet128-x4", (asked.format(prediction),))
+        pixels = (asked.format(prediction), "network.output=orthonormal")
+        config = load_config("imagenet128-x4", pixels)
+        assert parse_config(config.to_json()) == config
+    assert load_config("imagenet128-x4", (asked.format("v"),)).network.output == "paper"
+    older = config.to_json()
+    older["network"]["output"] = "paper"
+    assert parse_config(older).network.output == "paper"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

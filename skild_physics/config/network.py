@@ -8,6 +8,7 @@ from torch import nn
 
 from skild_physics.config.section import MOST_LEVELS, Depth, Section, Side, Width, kind_or
 from skild_physics.config.training import AnyCondition, TrainingConfig
+from skild_physics.diffusion.prediction import Prediction
 from skild_physics.diffusion.process import Process
 from skild_physics.files import InputError
 from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork, WhitenedInput
@@ -53,6 +54,13 @@ class AnyNetwork(Section):
 
     def check(self, training: TrainingConfig, condition: AnyCondition | None) -> None:
         """Refuse options that do not go with this network.
+
+        Raises:
+            InputError: naming the option.
+        """
+
+    def check_prediction(self, prediction: Prediction) -> None:
+        """Refuse what a new run or an import cannot mean; older checkpoints may say it.
 
         Raises:
             InputError: naming the option.
@@ -171,7 +179,7 @@ class NCSNppConfig(AnyNetwork):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     output: Literal["orthonormal", "paper"] = "orthonormal"
     """Normalisation of the transform that gives the network's output its meaning; published models
-    use the paper's, in which the raw output is N/2 times as large."""
+    of eps and v use the paper's, in which the raw output is N/2 times as large."""
 
     @property
     def multiple(self) -> int:
@@ -181,6 +189,18 @@ class NCSNppConfig(AnyNetwork):
     def multiple_for(self, N: int) -> int:
         """What sides must be multiples of; the paper's normalisation is that of one size."""
         return N if self.output == "paper" else self.multiple
+
+    def check_prediction(self, prediction: Prediction) -> None:
+        """See :meth:`AnyNetwork.check_prediction`.
+
+        Fields in the paper's normalisation are compared with those in the same one: published
+        networks that predict x_0, the previous step or w give these in pixels, as they are.
+        """
+        if self.output == "paper" and prediction not in ("eps", "v"):
+            raise InputError(
+                f"training.prediction = {prediction!r}: published networks give it in pixels, "
+                "which network.output = 'orthonormal' stands for; 'paper' goes with eps and v"
+            )
 
     def build(
         self, process: Process, channels: int, conditioning: int = 0, labels: int = 0

@@ -168,6 +168,10 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         _apply(values, override)
     config = parse_config(values, str(path))
     _check_all_read(config, str(path))
+    try:
+        config.network.check_prediction(config.training.prediction)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return config.with_paths(path.parent.joinpath)
 
 

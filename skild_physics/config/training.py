@@ -192,7 +192,8 @@ class TrainingConfig(Section):
 
     prediction: Prediction = "v"
     shell_weight: bool = False
-    """Weigh modes by the signal that a step removes from them (the paper's, for w and v)."""
+    """Weigh modes by the signal that a step removes from them (the paper's, for w and v; that of w
+    is whitened)."""
     timesteps: Literal["uniform", "second-moment"] = "uniform"
     """How steps n are drawn: uniformly, or by the second moment of recent losses."""
     min_snr: float | None = Field(default=None, gt=0)

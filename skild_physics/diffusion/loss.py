@@ -5,7 +5,8 @@ W = 1. The shell weight (SKILD, arXiv 2605.26032, for the w and v targets) is
 
     W_n(k) = (abar_(n-1) - abar_n) / mean over modes of the same,
 
-which concentrates the loss on the modes whose signal step n removes.
+which concentrates the loss on the modes whose signal step n removes; for w over S0(k), as
+published, so that both targets have the same loss.
 
 Steps are drawn from (0, T], uniformly or by importance: with the interval divided into bins, bin b
 of recent losses L is drawn with probability p_b proportional to sqrt(E[L^2]), which minimises the

@@ -80,7 +80,11 @@ def training_losses(
         output = network(inputs.contiguous(memory_format=torch.channels_last), lam)
     if settings.shell_weight:
         away = kspace.forward(output.float(), process.basis) - wanted
-        weighted: Tensor = shell_weight(process, steps).float() * away.square()
+        weight = shell_weight(process, steps)
+        if settings.prediction == "w":
+            # whitened, it is the error of v
+            weight = weight * process.S0.reciprocal().masked_fill(process.empty, 0.0)
+        weighted: Tensor = weight.float() * away.square()
         return weighted.mean(dim=(1, 2, 3))
     return loss(output.float(), kspace.inverse(wanted, process.basis))
 
