@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import say
-from skild_physics.cli.inputs import array_options, fields_output, size_option
+from skild_physics.cli.inputs import array_options, choose_option, fields_output, size_option
 from skild_physics.fields.downsampling import DOWNSAMPLINGS
 from skild_physics.fields.resampling import coarse_grain
 
@@ -23,7 +23,8 @@ from skild_physics.fields.resampling import coarse_grain
     show_default=True,
     help="box: block averages; spectral: the low modes; or a smooth kernel.",
 )
-@click.option("--samples", type=int, help="Use the first fields of INPUT only.")
+@click.option("--samples", type=int, help="So many fields, the first ones.")
+@choose_option
 @size_option
 @array_options("L", "dims", "data_range", "boundary", "basis")
 @fields_output

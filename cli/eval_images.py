@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, show
-from skild_physics.cli.inputs import array_options, labelled
+from skild_physics.cli.inputs import array_options, choose_option, labelled
+from skild_physics.fields.clipping import ROUNDINGS
 from skild_physics.files import json_text
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.results import DEFAULT, eval_images
@@ -27,6 +28,7 @@ def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     help=f"Separated by commas, out of {', '.join(METRICS)}.",
 )
 @click.option("--samples", type=click.IntRange(min=1), help="The first N pictures of each source.")
+@choose_option
 @click.option(
     "--size",
     type=click.IntRange(min=1),
@@ -46,6 +48,13 @@ def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     help="psnr, ssim, ms-ssim without a border of N pixels; in papers the factor.",
 )
 @array_options("L", "dims", "data_range")
+@click.option(
+    "--rounding",
+    type=click.Choice(ROUNDINGS),
+    default="nearest",
+    show_default=True,
+    help="Of fields in [-1, 1] to bytes; floor cuts off, as published code does before FID.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of CIFAR-10's archive.")
 @click.option(
     "--weights",

@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import say
-from skild_physics.cli.inputs import array_options, fields_output, size_option
+from skild_physics.cli.inputs import array_options, choose_option, fields_output, size_option
 from skild_physics.fields.importing import import_fields
 
 
 @click.command("import-fields")
 @click.argument("source")
-@click.option("--samples", type=int, help="The first fields of SOURCE only.")
+@click.option("--samples", type=int, help="So many fields, the first ones.")
+@choose_option
 @size_option
 @array_options()
 @click.option("--model", type=click.Choice(["ising"]), help="ising: nearest neighbours, J = 1.")

@@ -28,6 +28,12 @@ start_out_option = click.option(
     type=click.Path(path_type=Path),
     help=".npy file of what the reversed process starts from, in pixels, for other codes.",
 )
+choose_option = click.option(
+    "--choose-seed",
+    type=click.IntRange(min=0),
+    help="Choose so many --samples at random; of as many inputs every command chooses the same "
+    "with the same seed.  [default: the first ones]",
+)
 size_option = click.option(
     "--size",
     type=click.IntRange(min=1),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import say
-from skild_physics.cli.inputs import array_options, fields_output, size_option
+from skild_physics.cli.inputs import array_options, choose_option, fields_output, size_option
 from skild_physics.fields.interpolation import KERNELS
 from skild_physics.fields.resampling import interpolate
 
@@ -17,7 +17,8 @@ from skild_physics.fields.resampling import interpolate
 @click.option(
     "--kernel", type=click.Choice(KERNELS), default="bicubic", show_default=True, help="Which."
 )
-@click.option("--samples", type=int, help="Use the first fields of INPUT only.")
+@click.option("--samples", type=int, help="So many fields, the first ones.")
+@choose_option
 @size_option
 @array_options("L", "dims", "data_range", "basis")
 @fields_output

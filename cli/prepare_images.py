@@ -6,12 +6,14 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, speaks
-from skild_physics.cli.inputs import picture_options
+from skild_physics.cli.inputs import choose_option, picture_options
 from skild_physics.fields.prepare import prepare_images
 
 
 @click.command("prepare-images")
 @click.argument("source")
+@click.option("--samples", type=click.IntRange(min=1), help="So many pictures, the first ones.")
+@choose_option
 @picture_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -27,6 +29,8 @@ def command(source: str, out: Path, overwrite: bool, **options: Any) -> None:
     \b
     Example:
       skild-physics prepare-images imagenet/train --size 256 --resize --out imagenet256.h5
+      skild-physics prepare-images imagenet/val --size 256 --resize --samples 3000 \\
+          --choose-seed 0 --out val256.h5
       skild-physics train imagenet256-x4 --set data.source=imagenet256.h5
     """
     prepare_images(source, out=out, overwrite=overwrite, progress=progress, **options)

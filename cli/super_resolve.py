@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from skild_physics.cli.console import progress, speaks
 from skild_physics.cli.inputs import (
     array_options,
+    choose_option,
     fields_output,
     size_option,
     start_option,
@@ -52,7 +53,8 @@ from skild_physics.plots import check_figure, samples_figure, save_figure
     type=click.Choice(DOWNSAMPLINGS),
     help="observed: how INPUT was made.  [default: what coarse-grain wrote in it]",
 )
-@click.option("--samples", type=int, help="Use the first fields of INPUT only.")
+@click.option("--samples", type=int, help="So many fields, the first ones.")
+@choose_option
 @size_option
 @array_options("L", "dims", "data_range", "basis")
 @sampling_options
@@ -116,7 +118,8 @@ def command(
     if protocol == "rescaled":
         check_none_given({"size": options["size"]}, "is for pictures, which are not critical")
     how = {name: options.pop(name) for name in ("factor", "samples", "seed", "batch_size")}
-    opening = {name: options.pop(name) for name in ("size", "L", "dims", "data_range", "basis")}
+    of_input = ("size", "L", "dims", "data_range", "basis", "choose_seed")
+    opening = {name: options.pop(name) for name in of_input}
     how |= opening
     how |= {
         "out": out,
@@ -137,7 +140,7 @@ def command(
         return
     if plot:
         opening["grey"] = holds_pictures(input) and len(model.channels) == 1
-        given = open_fields(input, **opening)
+        given = open_fields(input, samples=how["samples"], **opening)
         first, after = (next(batches(x, length=8)).astype(np.float32) for x in (given, made))
         rows = _rows(first, after, how["factor"], protocol)
         figure = samples_figure(rows, f"{checkpoint.name}, {how['factor']:g}x")

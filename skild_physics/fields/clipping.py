@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,22 @@ MOST = 0.01
 """The share of values outside beyond which fields of unknown origin are no pictures."""
 
 
-def pixels(fields: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Fields in [-1, 1] as bytes, any shape."""
-    whole: NDArray[np.uint8] = np.clip(np.rint((fields + 1) * 127.5), 0, 255).astype(np.uint8)
+Rounding = Literal["nearest", "floor"]
+ROUNDINGS: tuple[str, ...] = get_args(Rounding)
+HAIR = 1 / 1024
+"""What bytes may lose on their way to [-1, 1] and back, and more."""
+
+
+def pixels(fields: NDArray[np.floating], rounding: Rounding = "nearest") -> NDArray[np.uint8]:
+    """Fields in [-1, 1] as bytes, any shape.
+
+    Args:
+        fields: of which what lies outside is clipped.
+        rounding: to the nearest byte, or, "floor", cut off; either way bytes stay what they were.
+    """
+    values = (fields + 1) * 127.5
+    values = np.rint(values) if rounding == "nearest" else np.floor(values + HAIR)
+    whole: NDArray[np.uint8] = np.clip(values, 0, 255).astype(np.uint8)
     return whole
 
 

@@ -28,6 +28,8 @@ def prepare_images(
     source: str | Path,
     *,
     out: str | Path,
+    samples: int | None = None,
+    choose_seed: int | None = None,
     size: int | None = None,
     tile: bool = False,
     resize: bool = False,
@@ -44,6 +46,8 @@ def prepare_images(
     Args:
         source: folder of pictures, one picture, or one of the words that open_fields takes.
         out: the file.
+        samples: the first so many pictures, or patches; None: all.
+        choose_seed: choose so many at random, see :func:`skild_physics.fields.open_fields`.
         size: with ``tile``, ``resize``, ``grey`` and ``data_dir``, see
             :func:`skild_physics.fields.open_fields`.
         tile: every patch of a picture.
@@ -74,10 +78,12 @@ def prepare_images(
     out = check_output(out, overwrite=True)
     check_apart({"out": out}, source)
     given = {"size": size, "tile": tile, "resize": resize, "grey": grey, "data_dir": data_dir}
-    fields = open_fields(source, **given)  # type: ignore[arg-type]
+    of_all = {"samples": samples, "choose_seed": choose_seed}
+    fields = open_fields(source, **of_all, **given)  # type: ignore[arg-type]
     if str(source) not in WORDS and Path(source).is_file() and not is_picture(source):
         raise InputError(f"{source}: holds fields already; only folders of pictures are prepared")
-    numbers, channels, N = pictures_of(fields), channels_of(fields), fields.shape[-1]
+    numbers = np.unique(pictures_of(fields), return_inverse=True)[1]
+    channels, N = channels_of(fields), fields.shape[-1]
     names = fields["name"].values if "name" in fields.coords else None
     count = int(numbers[-1]) + 1
 
@@ -103,6 +109,7 @@ def prepare_images(
         )
 
     said = {name: str(value) for name, value in (given | {"strict": strict}).items() if value}
+    said |= {name: str(value) for name, value in of_all.items() if value is not None}
     settings: dict[str, str | int] = {"source": str(source), "items": count, **said}
     check_attributes(settings, out)
     known = str(source) if str(source) in WORDS else pictures_content(source)

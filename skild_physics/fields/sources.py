@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skild_physics.fields.arrangement import AXES, Arranged, arranged
 from skild_physics.fields.arrays import SAID, plain
+from skild_physics.fields.choice import chosen
 from skild_physics.fields.cifar10 import SIZE, cifar10
 from skild_physics.fields.containers import of_dataset
 from skild_physics.fields.edges import compare_edges
@@ -50,12 +51,14 @@ class Opening(TypedDict, total=False):
     beta: float | None
     boundary: Boundary | None
     basis: Basis | None
+    choose_seed: int | None
 
 
 def open_fields(
     source: Any,
     *,
     samples: int | None = None,
+    choose_seed: int | None = None,
     size: int | None = None,
     tile: bool = False,
     resize: bool = False,
@@ -82,6 +85,8 @@ def open_fields(
             of the words cifar10, cifar10-test, photographs and photographs-test (a folder of that
             name is ./cifar10); an array of NumPy or torch; or a DataArray.
         samples: the first so many fields; None: all.
+        choose_seed: choose so many at random, with this seed; of as many fields the same ones
+            wherever they are opened. None: the first.
         size: sites N per axis of a picture's fields; None: as large as pictures are, if all are
             squares of one size; of patches of photographs, 64 if None; of other sources only their
             own.
@@ -113,8 +118,8 @@ def open_fields(
     >>> fields.dims, fields.shape, fields.dtype, fields.basis, fields.beta
     (('sample', 'y', 'x'), (5, 8, 8), dtype('int8'), 'periodic', 0.3)
     """
-    if samples is not None and samples < 1:
-        raise InputError(f"`samples` must be at least 1, got {samples}")
+    # what is wrong with these is said before anything is opened
+    chosen(0, samples, choose_seed)
     if beta is not None and not np.isfinite(beta):
         raise InputError(f"`beta` must be finite, got {beta:g}")
     _check_words("boundary", boundary, _OF_BOUNDARY)
@@ -133,9 +138,11 @@ def open_fields(
         fields = stated
     if samples is None:
         return fields
-    first = fields[:samples]
-    first.set_close(fields.close)
-    return first
+    # of what is lazy a slice is read in one piece
+    which = slice(samples) if choose_seed is None else chosen(len(fields), samples, choose_seed)
+    taken = fields[which]
+    taken.set_close(fields.close)
+    return taken
 
 
 def _check_words(name: str, given: str | None, words: Any) -> None:

@@ -1,9 +1,9 @@
 """Metrics of one or more sources of pictures, in one pass over all of them side by side.
 
-Every metric sees 8-bit pixels, as files of pictures hold them: fields in [-1, 1] are rounded to
-0 .. 255 first, and what lies outside is clipped. Beside a batch of each source only the features of
-FID, KID and IS are kept in memory: 8 kB per picture for the first two, 4 kB for the third. Pictures
-that follow one another are a batch as long as they are of one size.
+Every metric sees 8-bit pixels, as files of pictures hold them: fields in [-1, 1] become 0 .. 255
+first, to the nearest byte or downwards, and what lies outside is clipped. Beside a batch of each
+source only the features of FID, KID and IS are kept in memory: 8 kB per picture for the first two,
+4 kB for the third. Pictures that follow one another are a batch as long as they are of one size.
 """
 
 from collections import defaultdict
@@ -71,6 +71,7 @@ def evaluate(
     metrics: Sequence[str],
     *,
     samples: int | None = None,
+    choose_seed: int | None = None,
     on_luminance: bool = False,
     shave: int = 0,
     batch_size: int = 32,
@@ -84,6 +85,7 @@ def evaluate(
         sources: fields or pictures by label; the first is the reference of metrics that compare.
         metrics: names out of :data:`METRICS`.
         samples: take the first so many pictures of each source; None: all.
+        choose_seed: choose so many at random, see :func:`skild_physics.fields.choice.chosen`.
         on_luminance: psnr, ssim and ms-ssim of Y of BT.601 alone, not of red, green and blue.
         shave: for these, cut off so many pixels at every edge.
         batch_size: pictures at a time.
@@ -105,7 +107,7 @@ def evaluate(
         label: each if isinstance(each, Pictures) else of_fields(label, each)
         for label, each in sources.items()
     }
-    numbers = pictures_to_read(opened, metrics, samples, shave)
+    numbers = pictures_to_read(opened, metrics, samples, shave, choose_seed)
     about: dict[str, dict[str, Any]] = {metric: {} for metric in metrics}
     for metric in metrics:
         if METRICS[metric].of_pixels:

@@ -12,6 +12,7 @@ from unicodedata import normalize
 
 import numpy as np
 
+from skild_physics.fields.choice import chosen
 from skild_physics.files import InputError
 from skild_physics.progress import logger
 from skild_physics.quality.metrics import METRICS
@@ -25,6 +26,7 @@ def pictures_to_read(
     metrics: Sequence[str],
     samples: int | None,
     shave: int = 0,
+    choose_seed: int | None = None,
 ) -> dict[str, Numbers]:
     """The numbers of the pictures of each source that are compared, partners in the same place.
 
@@ -33,6 +35,7 @@ def pictures_to_read(
         metrics: what they are to be compared by.
         samples: the first so many of each; None: all.
         shave: pixels that are cut off at every edge for those metrics that take no others.
+        choose_seed: so many of each, or pairs, are chosen at random; None: the first.
 
     Raises:
         InputError: other numbers of channels; names, sizes or numbers of pictures that make no
@@ -53,9 +56,15 @@ def pictures_to_read(
             )
     what = f"{', '.join(paired)} compare pairs"
     if paired:
-        numbers = _partners(sources, samples, what)
-    else:
+        numbers = _partners(sources, samples, choose_seed, what)
+    elif choose_seed is None:
+        # one that cannot be used is replaced by the next
         numbers = {label: np.arange(len(pictures)) for label, pictures in sources.items()}
+    else:
+        numbers = {
+            label: chosen(len(pictures), samples, choose_seed)
+            for label, pictures in sources.items()
+        }
     _check_smallest(sources, numbers, metrics, shave)
     for label in others if paired else []:
         _check_sizes(sources, numbers, label, what)
@@ -105,7 +114,7 @@ def _check_smallest(
 
 
 def _partners(
-    sources: Mapping[str, Pictures], samples: int | None, what: str
+    sources: Mapping[str, Pictures], samples: int | None, choose_seed: int | None, what: str
 ) -> dict[str, Numbers]:
     """Numbers of pictures of the same place in every source.
 
@@ -120,10 +129,14 @@ def _partners(
         pictures = sources[label]
         if first.names is not None and pictures.names is not None and not are_alone:
             place[label] = _by_name(reference, first.names, label, pictures.names, what)
-        elif samples is None and len(pictures) != len(first):
-            raise InputError(
-                f"{what}: {reference} has {len(first)} pictures, {label} {len(pictures)}; "
+        elif (samples is None or choose_seed is not None) and len(pictures) != len(first):
+            remedy = (
                 "`samples=N` takes the first N of each, and fid, kid and is need no pairs"
+                if choose_seed is None
+                else "`choose_seed` chooses pairs without names of as many pictures only"
+            )
+            raise InputError(
+                f"{what}: {reference} has {len(first)} pictures, {label} {len(pictures)}; {remedy}"
             )
         else:
             place[label] = np.where(place[reference] < len(pictures), place[reference], -1)
@@ -133,7 +146,8 @@ def _partners(
             f"{what}: only {len(common)} pictures are in every source, fewer than "
             f"`samples={samples or 1}`"
         )
-    return {label: found[common[:samples]] for label, found in place.items()}
+    common = common[chosen(len(common), samples, choose_seed)]
+    return {label: found[common] for label, found in place.items()}
 
 
 def _by_name(

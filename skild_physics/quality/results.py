@@ -12,6 +12,8 @@ from rich.table import Table
 
 from skild_physics.disk import write_netcdf
 from skild_physics.fields import WORDS, open_fields
+from skild_physics.fields.choice import chosen
+from skild_physics.fields.clipping import ROUNDINGS, Rounding
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.fields.sources import is_foreign
@@ -172,6 +174,7 @@ def eval_images(
     *,
     metrics: Sequence[str] = DEFAULT,
     samples: int | None = None,
+    choose_seed: int | None = None,
     size: int | None = None,
     resize: bool = False,
     grey: bool = False,
@@ -180,6 +183,7 @@ def eval_images(
     L: int | None = None,
     dims: Sequence[str] | None = None,
     data_range: DataRange | None = None,
+    rounding: Rounding = "nearest",
     data_dir: str | Path | None = None,
     weights: str | Path | None = None,
     batch_size: int = 32,
@@ -203,6 +207,8 @@ def eval_images(
             lpips compare pictures in pairs; fid and kid compare ensembles; is, musiq and clipiqa
             judge every source alone.
         samples: the first so many pictures of each source, or pairs; None: all.
+        choose_seed: choose so many at random, with this seed: of a source of as many pictures the
+            same ones as everywhere. None: the first.
         size: of folders and photographs: the central so many pixels; None: all.
         resize: of folders: shrink pictures to ``size`` first.
         grey: of folders: luminance instead of colours.
@@ -213,6 +219,8 @@ def eval_images(
             :func:`skild_physics.fields.open_fields`: side of flattened ones.
         dims: what each axis is.
         data_range: the values of black and white.
+        rounding: of fields to bytes: to the "nearest", or "floor", cut off, as published code of
+            SKILD does before FID; bytes stay what they are.
         data_dir: folder of CIFAR-10's archive.
         weights: folder of the networks' published weights; None: the user's cache. Nothing is
             downloaded.
@@ -248,6 +256,10 @@ def eval_images(
     if not any(METRICS[metric].per_picture for metric in metrics):
         of_pictures = {"csv": csv, "bootstrap": bootstrap}
         check_none_given(of_pictures, "is for values of every picture, which no metric here has")
+    if rounding not in ROUNDINGS:
+        raise InputError(f"`rounding` must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+    # what is wrong with these is said before anything is opened
+    chosen(0, samples, choose_seed)
     if shave < 0:
         raise InputError(f"`shave` must be at least 0, got {shave}")
     if not any(METRICS[metric].of_pixels for metric in metrics):
@@ -260,7 +272,7 @@ def eval_images(
         raise InputError("nothing to evaluate")
     of_sources = {"size": size, "resize": resize, "grey": grey, "data_dir": data_dir}
     of_arrays = {"L": L, "dims": dims, "data_range": data_range}
-    opened = _opened(named, of_sources | of_arrays)
+    opened = _opened(named, of_sources | of_arrays, rounding)
     for label, pictures in opened.items():
         if luminance and pictures.channels != 3:
             raise InputError(f"{label} is grey, and `luminance` is for pictures in colour")
@@ -275,6 +287,8 @@ def eval_images(
             luminance=luminance,
             shave=shave,
             bootstrap=bootstrap or RESAMPLES,
+            **({} if choose_seed is None else {"choose_seed": choose_seed}),
+            **({} if rounding == "nearest" else {"rounding": rounding}),
         )
         if is_made(Path(out), asked, overwrite):
             quality = ImageQuality.load(out)
@@ -285,6 +299,7 @@ def eval_images(
         opened,
         metrics,
         samples=samples,
+        choose_seed=choose_seed,
         on_luminance=luminance,
         shave=shave,
         batch_size=batch_size,
@@ -300,7 +315,7 @@ def eval_images(
             sources=[f"{label}={_name(source)}" for label, source in named.items()],
             reference=next(iter(named)),
             metrics=list(metrics),
-            pixels="8 bits: fields in [-1, 1] rounded to 0 .. 255 and clipped",
+            pixels=f"8 bits: fields in [-1, 1] rounded to 0 .. 255 ({rounding}) and clipped",
         )
     )
     # somebody may have put another file there meanwhile
@@ -315,7 +330,9 @@ def _name(source: Any) -> str:
     return str(source) if isinstance(source, str | Path) else "array"
 
 
-def _opened(sources: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Pictures]:
+def _opened(
+    sources: Mapping[str, Any], given: Mapping[str, Any], rounding: Rounding
+) -> dict[str, Pictures]:
     """Pictures by label; an option goes to the sources that it is for, and others may stand beside.
 
     Raises:
@@ -331,9 +348,10 @@ def _opened(sources: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, P
         elif names == OF_ARRAYS:
             # the basis does not matter here, and need not be looked for
             fields = _fields(label, source, options | {"basis": "cosine"})
-            opened[label] = of_fields(label, fields, None if "data_range" in options else ADVICE)
+            advice = None if "data_range" in options else ADVICE
+            opened[label] = of_fields(label, fields, advice, rounding)
         else:
-            opened[label] = of_fields(label, _fields(label, source, options))
+            opened[label] = of_fields(label, _fields(label, source, options), rounding=rounding)
     whose = {"data_dir": "cifar10"} | dict.fromkeys(OF_ARRAYS, "arrays of which nothing is known")
     for name, value in given.items():
         if name not in taken:

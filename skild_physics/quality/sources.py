@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skild_physics.fields import batches, channels_of
-from skild_physics.fields.clipping import Clipping, are_made, pixels
+from skild_physics.fields.clipping import Clipping, Rounding, are_made, pixels
 from skild_physics.fields.identity import identity, pictures_content
 from skild_physics.fields.images import MOST_THREADS, decoded
 from skild_physics.fields.lazy import BATCH_VALUES, UnusableError, slices
@@ -129,7 +129,12 @@ def of_files(
     )
 
 
-def of_fields(label: str, fields: xr.DataArray, advice: str | None = CLIP) -> Pictures:
+def of_fields(
+    label: str,
+    fields: xr.DataArray,
+    advice: str | None = CLIP,
+    rounding: Rounding = "nearest",
+) -> Pictures:
     """Pictures of square fields in [-1, 1].
 
     Args:
@@ -137,6 +142,7 @@ def of_fields(label: str, fields: xr.DataArray, advice: str | None = CLIP) -> Pi
         fields: (sample, y, x) or (sample, channel, y, x).
         advice: what to do if more than 1 % of the values lie outside, unless this package made
             them; None: nothing, for their range is known.
+        rounding: of the values to bytes.
 
     Raises:
         InputError: other than one or three channels.
@@ -155,7 +161,7 @@ def of_fields(label: str, fields: xr.DataArray, advice: str | None = CLIP) -> Pi
         for batch in _batches(label, part, skipped):
             clipping.see(batch[:most])
             darkest = min(darkest, float(batch.min()))
-            yield from pixels(batch[:most])
+            yield from pixels(batch[:most], rounding)
             most -= len(batch[:most])
             if not most:
                 break
