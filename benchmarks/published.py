@@ -34,6 +34,7 @@ HERE = (
     "data.resize=false",
     "training.compile=false",
     "training.precision=float32",
+    "training.accumulate=1",
 )
 
 

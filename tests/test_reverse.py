@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skild_physics import kspace
+from skild_physics.config import load_config
 from skild_physics.diffusion.observation import observed
 from skild_physics.diffusion.oracle import gaussian
 from skild_physics.diffusion.process import Process
@@ -33,6 +34,12 @@ def test_starting_step_has_the_resolution_of_the_input():
         starting_step(process, 0.5, 0.1)
     with pytest.raises(ValueError, match="at most 4"):
         starting_step(process, 8, 0.1)
+    # k_c leaves nothing at less than 31.2 / (sqrt(2) pi) pixels
+    config = load_config("cifar10-log-linear")
+    process = config.process.build(*config.process.modes())
+    assert process.largest_snr(starting_step(process, 4.55, 1e-4)) > 1e-4
+    with pytest.raises(ValueError, match=r"at most 4\.56, beyond which k_c leaves"):
+        starting_step(process, 4.6, 1e-4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -44,6 +44,8 @@ PUBLISHED = {
 # learning rate, warm-up, weight decay, batch, average
 OPTIMISATION = {"cifar10": (2e-4, 5000, 0.0, 128, 0.999)}
 OTHERS = (1e-4, 1000, 1e-5, 256, 0.9999)
+# epochs and fields, as the released configurations have them
+EPOCHS = {"cifar10": (1000, 50_000), "imagenet": (100, 1_281_167), "ising": (285, 90_000)}
 RESOLUTIONS = {
     "imagenet256-x4": 64,
     "imagenet128-x4": 32,
@@ -156,6 +158,8 @@ def test_published_configuration(name):
     )
     assert found == OPTIMISATION.get(name.split("-")[0], OTHERS)
     assert learning_rate(training, training.steps - 1) == training.learning_rate
+    epochs, fields = next(each for data, each in EPOCHS.items() if name.startswith(data))
+    assert training.steps == epochs * (fields // training.batch_size)
 
 
 @pytest.mark.parametrize(("name", "sizes", "ends"), SHIPPED)

@@ -9,6 +9,7 @@ Starts from real coarse fields are in :mod:`skild_physics.diffusion.observation`
 critical lattices in :mod:`skild_physics.diffusion.renormalization`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -172,7 +173,8 @@ def starting_step(process: Process, factor: float, snr: float) -> float:
     """The step whose effective resolution is N / factor.
 
     Raises:
-        InputError: factor < 1, or beyond what the schedule of the process destroys.
+        InputError: factor < 1, or beyond what the schedule of the process destroys, or so large
+            that k_c leaves nothing of the fields there.
     """
     if not 1 <= factor < float("inf"):
         raise InputError(f"`factor` must be at least 1, got {factor:g}")
@@ -184,7 +186,15 @@ def starting_step(process: Process, factor: float, snr: float) -> float:
             f"`factor` must be at most {largest:.3g}, where the schedule of this model ends, got "
             f"{factor:g}"
         )
-    return process.step_at(lam)
+    n = process.step_at(lam)
+    lost = process.k_c / (math.sqrt(2) * math.pi)
+    # a white process, whose k_c is above all wavenumbers, loses all modes at once at any factor
+    if lost < process.N and process.N / factor < lost:
+        raise InputError(
+            f"`factor` must be at most {process.N / lost:.3g}, beyond which k_c leaves nothing of "
+            f"the fields, got {factor:g}"
+        )
+    return n
 
 
 def diffused(process: Process, denoise: Denoiser, factor: float, snr: float) -> Start:
