@@ -51,7 +51,7 @@ from skild_physics.spectrum.moments import STATISTICS
 @click.option(
     "--statistic",
     type=click.Choice(STATISTICS),
-    help="variance of the modes X, or of their magnitudes |X|, which published spectra are.  "
+    help="The variance of the modes, or that of their magnitudes, which published spectra are.  "
     "[default: variance]",
 )
 @picture_options
