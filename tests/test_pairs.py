@@ -133,6 +133,25 @@ def test_arrays_pair_with_names_by_position(tmp_path):
         sk.eval_images(parts, metrics=["psnr"], samples=2)
 
 
+def test_fields_pair_by_their_samples(caplog):
+    x = sk.open(np.stack([noise(16, 16, 3, seed=i) for i in range(8)]))
+    y = sk.open(np.stack([noise(16, 16, 3, seed=i) // 2 for i in range(8)]))
+
+    def found(a, b, **options):
+        return sk.eval_images(a=a, b=b, metrics=["psnr"], **options).dataset["psnr"].sel(source="b")
+
+    np.testing.assert_allclose(found(x, y[3:6]), halves(3, 4, 5))
+    assert "a has 8 pictures and b 3: the 3 of the same number `sample` are compared" in caplog.text
+    np.testing.assert_allclose(found(x, y[[5, 2]], samples=1), halves(2))
+    np.testing.assert_allclose(found(x[::-1], y[[5, 2]]), halves(5, 2))
+    with pytest.raises(InputError, match="3 samples are in a and in b, but each has others"):
+        found(x[:5], y[2:])
+    # of none in common nothing is known but their places
+    np.testing.assert_allclose(
+        found(x[:4], y[:4].assign_coords(sample=np.arange(90, 94))), halves(0, 1, 2, 3)
+    )
+
+
 def test_names_in_hdf5_pair_too(tmp_path):
     folders(tmp_path, ["1", "2", "10"], ["1", "2", "10"])
     sk.save(sk.open(tmp_path / "b")[[2, 0]], tmp_path / "b.h5")

@@ -1,8 +1,9 @@
 """Which picture of one source belongs to which of another, and whether they can be compared.
 
 Pictures of two sources that both know the names of their files are partners if they have the same
-name, without its suffix and whatever zeros fill up its numbers: 7.png and 0007.jpg. Pictures that
-have no names, those of arrays, have the place of their partner in its natural order.
+name, without its suffix and whatever zeros fill up its numbers: 7.png and 0007.jpg. Those of arrays
+have the number of their partner in the coordinate `sample`; where one side has neither names nor
+numbers of the other's, they have the place of their partner in its natural order.
 """
 
 import re
@@ -129,6 +130,8 @@ def _partners(
         pictures = sources[label]
         if first.names is not None and pictures.names is not None and not are_alone:
             place[label] = _by_name(reference, first.names, label, pictures.names, what)
+        elif (found := _by_sample(reference, first, label, pictures, what)) is not None:
+            place[label] = found
         elif (samples is None or choose_seed is not None) and len(pictures) != len(first):
             remedy = (
                 "`samples=N` takes the first N of each, and fid, kid and is need no pairs"
@@ -179,6 +182,40 @@ def _by_name(
         logger.warning(
             f"{reference} has {len(ours)} pictures and {label} {len(theirs)}: the {matched} of the "
             "same name are compared"
+        )
+    return found
+
+
+def _is_counted(samples: Numbers) -> bool:
+    """Whether numbers are those that fields have which say none."""
+    return np.array_equal(samples, np.arange(len(samples)))
+
+
+def _by_sample(
+    reference: str, first: Pictures, label: str, pictures: Pictures, what: str
+) -> Numbers | None:
+    """For each picture of the reference the number of its partner, or -1; None: by position.
+
+    Raises:
+        InputError: some samples are the same, but each source has others, too.
+    """
+    ours, theirs = first.samples, pictures.samples
+    if ours is None or theirs is None or (_is_counted(ours) and _is_counted(theirs)):
+        return None
+    number = {int(sample): i for i, sample in enumerate(theirs)}
+    found = np.array([number.get(int(sample), -1) for sample in ours])
+    matched = int((found >= 0).sum())
+    if not matched:
+        return None
+    if matched < min(len(ours), len(theirs)):
+        raise InputError(
+            f"{what}: {matched} samples are in {reference} and in {label}, but each has others, "
+            "too; select the same ones, or pass `.values`, which pair by position"
+        )
+    if matched < max(len(ours), len(theirs)):
+        logger.warning(
+            f"{reference} has {len(ours)} pictures and {label} {len(theirs)}: the {matched} of the "
+            "same number `sample` are compared"
         )
     return found
 

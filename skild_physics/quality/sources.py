@@ -47,6 +47,7 @@ class Pictures:
         crop: the central so many pixels per side are taken; None: all.
         shrinks: pictures are shrunk first.
         alone: a single file, which is a partner by that.
+        samples: numbers of the pictures in their ensemble, all different; None: not known.
     """
 
     channels: int
@@ -58,6 +59,7 @@ class Pictures:
     crop: int | None = None
     shrinks: bool = False
     alone: bool = False
+    samples: Numbers | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -173,6 +175,9 @@ def of_fields(
             )
 
     names = [str(name) for name in fields["name"].values] if "name" in fields.coords else None
+    samples = fields["sample"].values if "sample" in fields.coords else None
+    if samples is not None and (samples.dtype.kind not in "iu" or len(set(samples)) < len(samples)):
+        samples = None
     sizes = np.full((len(fields), 2), side, np.int64)
     return Pictures(
         channels,
@@ -181,6 +186,7 @@ def of_fields(
         lambda: identity(None, fields),
         read,
         lambda number: (side, side),
+        samples=samples,
     )
 
 
