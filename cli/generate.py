@@ -48,6 +48,7 @@ def command(
     batch_size: int,
     snr_threshold: float | None,
     precision: SamplingPrecision,
+    draw: bool,
     sampler: str | None,
     **knobs: Any,
 ) -> None:
@@ -67,7 +68,7 @@ def command(
     if plot:
         check_figure(plot, overwrite, out)
     check_apart({"out": out, "start_out": start_out, "plot": plot}, checkpoint, start)
-    model = load(checkpoint, snr_threshold=snr_threshold, precision=precision)
+    model = load(checkpoint, snr_threshold=snr_threshold, precision=precision, draw=draw)
     fields = model.generate(
         samples,
         L=L,

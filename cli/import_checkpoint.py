@@ -23,7 +23,7 @@ from skild_physics.models.published import import_checkpoint
     type=click.Choice(["ema", "model"]),
     default="ema",
     show_default=True,
-    help="The moving average, or the last weights.",
+    help="The moving average, or the last weights; for files that hold both.",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value."
@@ -48,6 +48,7 @@ def command(
     \b
     Example:
       skild-physics import-checkpoint ising.pt --config ising128-x4 --out runs/published-ising
+      skild-physics import-checkpoint ema_0.9999_1000000.pt --config celeba64-ssd --out runs/celeba
       skild-physics generate runs/published-cifar10 --samples 16 --out made.h5 --plot made.png
     """
     model = import_checkpoint(

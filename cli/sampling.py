@@ -58,6 +58,13 @@ _OPTIONS = (
         "processor.",
     ),
     click.option(
+        "--draw/--no-draw",
+        default=True,
+        show_default=True,
+        help="Scale space: draw x_0 at changes of level with the variance of the error of its "
+        "estimate, where it was measured, or put the estimate in as it is, as published.",
+    ),
+    click.option(
         "--batch-size",
         type=int,
         default=BATCH_SIZE,

@@ -78,6 +78,7 @@ def command(
     overwrite: bool,
     snr_threshold: float | None,
     precision: SamplingPrecision,
+    draw: bool,
     sampler: str | None,
     keep: float | None,
     kernel: Downsampling | None,
@@ -128,7 +129,7 @@ def command(
         "overwrite": overwrite,
         "progress": progress,
     }
-    model = load(checkpoint, snr_threshold=snr_threshold, precision=precision)
+    model = load(checkpoint, snr_threshold=snr_threshold, precision=precision, draw=draw)
     how["sampler"] = sampler_for(model, sampler, **options)
     if protocol == "paired":
         made = model.reconstruct(input, **how)

@@ -11,7 +11,14 @@ from skild_physics.config.training import AnyCondition, TrainingConfig
 from skild_physics.diffusion.prediction import Prediction
 from skild_physics.diffusion.process import Process
 from skild_physics.files import InputError
-from skild_physics.networks import CompactUNet, FlexiUNet, NCSNpp, StepNetwork, WhitenedInput
+from skild_physics.networks import (
+    CompactUNet,
+    FlexiUNet,
+    GuidedUNet,
+    NCSNpp,
+    StepNetwork,
+    WhitenedInput,
+)
 
 Levels = Annotated[tuple[Width, ...], Field(min_length=1, max_length=MOST_LEVELS)]
 
@@ -20,10 +27,14 @@ class AnyNetwork(Section):
     """A kind of network, and what a run can ask of it."""
 
     kind: str
-    takes_levels: ClassVar[bool] = False
-    """Fields of all levels of a scale-space process, and changes of the level."""
-    is_published: ClassVar[bool] = False
-    """Weights of the published code fit it."""
+    published_names: ClassVar[tuple[str, str] | None] = None
+    """Of a network that weights of published code fit, how its tensors are named: the module that
+    all are in or that the first ones are in, and the convolution that first meets the fields."""
+
+    @property
+    def takes_levels(self) -> bool:
+        """Fields of all levels of a scale-space process, and changes of the level."""
+        return False
 
     @property
     @abstractmethod
@@ -135,13 +146,16 @@ class CompactConfig(AnyNetwork):
 class FlexiConfig(CompactConfig):
     """Flexi-UNet: the compact U-Net, of which a small field uses the deeper levels only."""
 
-    takes_levels: ClassVar[bool] = True
-
     kind: Literal["flexi"]  # type: ignore[assignment]
     channels: Levels = (48, 64, 64, 64)
     """Channels of each level, finest first; each level halves the side."""
     blocks: Annotated[tuple[Depth, ...], Field(max_length=MOST_LEVELS)] = (2, 2, 2, 2)
     """Residual blocks of each level, on the way down and on the way up."""
+
+    @property
+    def takes_levels(self) -> bool:
+        """See :attr:`AnyNetwork.takes_levels`."""
+        return True
 
     def check_sizes(self, N: int, sides: tuple[int, ...]) -> None:
         """See :meth:`AnyNetwork.check_sizes`."""
@@ -165,7 +179,7 @@ class FlexiConfig(CompactConfig):
 class NCSNppConfig(AnyNetwork):
     """NCSN++, the published backbone."""
 
-    is_published: ClassVar[bool] = True
+    published_names: ClassVar[tuple[str, str]] = ("all_modules", "all_modules.2.weight")
 
     kind: Literal["ncsnpp"]
     channels: Width = 128
@@ -221,9 +235,65 @@ class NCSNppConfig(AnyNetwork):
         )
 
 
+class GuidedConfig(AnyNetwork):
+    """Flexi-UNet as published, of the blocks of guided diffusion, or the plain U-Net of these."""
+
+    published_names: ClassVar[tuple[str, str]] = ("input_blocks", "input_blocks.0.0.weight")
+
+    kind: Literal["guided"]
+    channels: Width = 128
+    """Channels of the finest level, a multiple of 32."""
+    multipliers: Levels = (1, 2, 3, 4)
+    """Channels of each level over those of the finest; each level halves the side."""
+    blocks: Depth = 2
+    """Residual blocks of each level."""
+    attention: tuple[PositiveInt, ...] = (16, 8)
+    """Sides at which there is self-attention."""
+    heads: Depth = 4
+    """Of the attention."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    flexi: bool = True
+    """Flexi-UNet; false: the plain network of the baseline with one level, DDPM."""
+
+    @property
+    def takes_levels(self) -> bool:
+        """See :attr:`AnyNetwork.takes_levels`."""
+        return self.flexi
+
+    @property
+    def multiple(self) -> int:
+        """Sides of fields must be multiples of this."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    def check(self, training: TrainingConfig, condition: AnyCondition | None) -> None:
+        """See :meth:`AnyNetwork.check`."""
+        if condition is not None or training.snr_threshold is not None:
+            raise InputError("network.kind = 'guided': goes without condition and snr_threshold")
+
+    def check_sizes(self, N: int, sides: tuple[int, ...]) -> None:
+        """See :meth:`AnyNetwork.check_sizes`."""
+        depth = len(self.multipliers)
+        for M in sides:
+            level = max(each for each in range(depth) if each == 0 or M * 2**each <= N)
+            if M % 2 ** (depth - 1 - level):
+                raise InputError(
+                    f"network.multipliers: fields of {M} of {N} sites per side are to be halved "
+                    f"{depth - 1 - level} times, and cannot"
+                )
+
+    def build(
+        self, process: Process, channels: int, conditioning: int = 0, labels: int = 0
+    ) -> nn.Module:
+        """See :meth:`AnyNetwork.build`."""
+        shape = self.channels, self.multipliers, self.blocks, self.attention, self.heads
+        network = GuidedUNet(process.N, *shape, self.dropout, channels, self.flexi)
+        return StepNetwork(network, process.schedule, process.T, process.N, process.basis)
+
+
 NetworkConfig = Annotated[
     Annotated[CompactConfig, Tag("compact")]
     | Annotated[FlexiConfig, Tag("flexi")]
-    | Annotated[NCSNppConfig, Tag("ncsnpp")],
+    | Annotated[NCSNppConfig, Tag("ncsnpp")]
+    | Annotated[GuidedConfig, Tag("guided")],
     kind_or("compact"),
 ]

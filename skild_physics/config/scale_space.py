@@ -9,13 +9,14 @@ from torch import Tensor
 
 from skild_physics.config.network import AnyNetwork
 from skild_physics.config.process import AnyProcess
-from skild_physics.config.schedule import LinearBetaConfig
+from skild_physics.config.schedule import BetasConfig, LinearBetaConfig
 from skild_physics.config.section import MOST_LEVELS, Section, Side, Steps, kind_or
 from skild_physics.config.training import AnyCondition, TrainingConfig
 from skild_physics.diffusion.process import Process, white_k_c
 from skild_physics.diffusion.resize import Degradation
 from skild_physics.diffusion.scale_space import (
     SMALLEST,
+    Decay,
     ScaleSpace,
     level_ends,
     level_ends_of_spectrum,
@@ -25,12 +26,13 @@ from skild_physics.kspace import Basis
 from skild_physics.spectrum import Spectrum
 
 
-class ConvexDecayConfig(Section):
-    """level = floor(K (1 - (1 - tau)^gamma)), the published schedule of levels."""
+class DecayConfig(Section):
+    """The published schedules of levels, see :mod:`skild_physics.diffusion.scale_space`."""
 
-    kind: Literal["convex-decay"] = "convex-decay"
+    kind: Decay = "convex-decay"
     gamma: PositiveFloat = 0.5
-    """Below 1 the finest level has the most steps; 1: all have the same number."""
+    """Of convex-decay: below 1 the finest level has the most steps; 1: all have the same number. Of
+    sigmoid and tanh: 1 or more."""
 
     def check(self, process: "ScaleSpaceConfig") -> None:
         """Refuse levels without a step."""
@@ -38,7 +40,7 @@ class ConvexDecayConfig(Section):
 
     def last_steps(self, process: "ScaleSpaceConfig") -> tuple[int, ...]:
         """Last step of each level, finest first."""
-        return level_ends(len(process.sizes), process.T, self.gamma)
+        return level_ends(len(process.sizes), process.T, self.gamma, self.kind)
 
 
 class SpectrumLevelsConfig(Section):
@@ -68,7 +70,7 @@ class SpectrumLevelsConfig(Section):
                 f"{self.file} is for N = {len(S0)} in the {spectrum.basis} basis, the "
                 f"process for {process.size} in the {process.basis} one"
             )
-        schedule = process.schedule.exponent()
+        schedule = process.schedule.exponent(process.T)
         return level_ends_of_spectrum(
             S0, process.basis, process.sizes, schedule, self.snr, process.T
         )
@@ -115,14 +117,27 @@ class ScaleSpaceConfig(AnyProcess):
     degradation: Degradation = "bilinear"
     """How one level is made of the one above."""
     levels: Annotated[
-        Annotated[ConvexDecayConfig, Tag("convex-decay")]
+        Annotated[DecayConfig, Tag("convex-decay")]
+        | Annotated[DecayConfig, Tag("sigmoid")]
+        | Annotated[DecayConfig, Tag("tanh")]
         | Annotated[SpectrumLevelsConfig, Tag("spectrum")]
         | Annotated[StepLevelsConfig, Tag("steps")],
         kind_or("convex-decay"),
-    ] = ConvexDecayConfig()
-    schedule: LinearBetaConfig = LinearBetaConfig(kind="linear-beta", beta_0=0.1, beta_1=20.0)
-    """-ln abar; by default the published betas, 1e-4 to 0.02 over 1000 steps."""
+    ] = DecayConfig()
+    schedule: Annotated[LinearBetaConfig | BetasConfig, Field(discriminator="kind")] = (
+        LinearBetaConfig(kind="linear-beta", beta_0=0.1, beta_1=20.0)
+    )
+    """-ln abar; by default the limit of many steps of the published betas."""
     T: Steps = 1000
+    change_takes: Literal[0, 1] = 0
+    """Steps that a change of level takes: none, or, as published, one, from n + 1 to n."""
+    ends_at: Literal[0, 1] = 0
+    """Step at which sampling ends: at 0 with the estimate of x_0, or, as published, with x_1."""
+    clip: bool = False
+    """Clip estimates of x_0 to [-1, 1], as published."""
+    draw: bool = True
+    """Draw x_0 at changes of level with the variance of the error of its estimate, which is
+    measured after the training; published models put the estimate in as it is."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -153,12 +168,17 @@ class ScaleSpaceConfig(AnyProcess):
     def build(self, S0: Tensor, basis: Basis) -> Process:
         """See :meth:`AnyProcess.build`."""
         N = S0.shape[-1]
-        return Process(S0, self.schedule.build(N, self.snr), basis, white_k_c(N), self.T)
+        k_c = white_k_c(N)
+        schedule = self.schedule.exponent(self.T).scaled(1 / k_c**2)
+        return Process(S0, schedule, basis, k_c, self.T)
 
     def space(self, ends: tuple[int, ...] | None = None) -> ScaleSpace:
         """See :meth:`AnyProcess.space`."""
         ends = self.levels.last_steps(self) if ends is None else ends
-        return ScaleSpace(self.sizes, ends, self.schedule.exponent(), self.degradation, self.basis)
+        schedule = self.schedule.exponent(self.T)
+        return ScaleSpace(
+            self.sizes, ends, schedule, self.degradation, self.basis, self.change_takes
+        )
 
     @property
     def changes_level(self) -> bool:
@@ -184,7 +204,7 @@ class ScaleSpaceConfig(AnyProcess):
             raise InputError(f"{name} goes with process.kind = 'skild', not with 'scale-space'")
         if self.changes_level and not network.takes_levels:
             raise InputError(
-                f"network.kind = {network.kind!r} takes one level; several need 'flexi'"
+                f"network.kind = {network.kind!r} takes one level; several need 'flexi' or 'guided'"
             )
         if self.changes_level and training.prediction not in ("x0", "v"):
             raise InputError(
@@ -195,4 +215,4 @@ class ScaleSpaceConfig(AnyProcess):
         """See :meth:`AnyProcess.unread`."""
         if self.changes_level:
             return {}
-        return {"degradation": "process.factors", "levels": "process.factors"}
+        return dict.fromkeys(("degradation", "levels", "change_takes", "draw"), "process.factors")

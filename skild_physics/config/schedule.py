@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from skild_physics.config.section import Section
+from skild_physics.diffusion.betas import BetaSchedule, cosine_betas, linear_betas
 from skild_physics.diffusion.process import white_k_c
 from skild_physics.diffusion.schedule import (
     LinearBetaSchedule,
@@ -65,8 +66,20 @@ class LinearBetaConfig(Section):
 
     def build(self, N: int, snr: float) -> Schedule:
         """The schedule for N x N fields all of whose modes are attenuated like the highest."""
-        return self.exponent().scaled(1 / white_k_c(N) ** 2)
+        return self.exponent(1).scaled(1 / white_k_c(N) ** 2)
 
-    def exponent(self) -> Schedule:
-        """-ln abar as a function of t."""
+    def exponent(self, T: int) -> Schedule:
+        """-ln abar as a function of t, the same for any number of steps T."""
         return LinearBetaSchedule(self.beta_0, self.beta_1)
+
+
+class BetasConfig(Section):
+    """abar as the product of 1 - beta over whole steps, as guided diffusion has it."""
+
+    kind: Literal["betas"]
+    betas: Literal["linear", "cosine"] = "linear"
+    """linear: from 0.1 / T to 20 / T; cosine: those of arXiv 2102.09672."""
+
+    def exponent(self, T: int) -> Schedule:
+        """-ln abar as a function of t, for T steps."""
+        return BetaSchedule(linear_betas(T) if self.betas == "linear" else cosine_betas(T))

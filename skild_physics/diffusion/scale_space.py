@@ -16,19 +16,28 @@ exact with two small matrix products:
 
     V [s_m sqrt(1 - (s_m c d_i d_j / s_n)^2) z_ij] V^T,    z ~ N(0, 1).
 
-Here a field changes its level at one and the same step n_l (c = 1); the published chain does so
-from n_l + 1 to n_l.
+A field changes its level at one and the same step n_l (c = 1) or, as the published chain does, from
+n_l + 1 to n_l.
 
-The K published levels are floor(K (1 - (1 - tau)^gamma)) with tau = (n - 1) / (T - 1).
+The K published levels are floor(K f(tau)) with tau = (n - 1) / (T - 1) and f one of
+
+    convex-decay    f = 1 - (1 - tau)^gamma
+    tanh            f = (1 + g(tau - 1/2)) / 2,     g(s) = sin(3 arcsin(sgn(s) |s|^gamma)) / S
+    sigmoid         f = 1/2 + g^(-1)(2 tau - 1),    S = sin(3 arcsin(2^-gamma)),
+
+where 1/2 sin(3 arcsin a) is the published polynomial 3 x^2 - 2 x^3 - 1/2 at x = 1/2 + a.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skild_physics import kspace
@@ -42,24 +51,47 @@ SMALLEST = 4
 """No level is smaller than this many sites per side."""
 
 
-def level_ends(levels: int, T: int, gamma: float = 0.5) -> tuple[int, ...]:
-    """The last step of each level, finest first: the published schedule "convex decay".
+Decay = Literal["convex-decay", "sigmoid", "tanh"]
+DECAYS: tuple[str, ...] = get_args(Decay)
+
+
+def _share(decay: Decay, tau: NDArray[np.float64], gamma: float) -> NDArray[np.float64]:
+    """f(tau) of the module's text."""
+    if decay == "convex-decay":
+        return np.asarray(1 - (1 - tau) ** gamma)
+    S = math.sin(3 * math.asin(2**-gamma))
+    if decay == "tanh":
+        s = tau - 0.5
+        a = np.sign(s) * np.abs(s) ** gamma
+        return np.asarray(0.5 + np.sin(3 * np.arcsin(a)) / (2 * S))
+    a = np.sin(np.arcsin((2 * tau - 1) * S) / 3)
+    return np.asarray(0.5 + np.sign(a) * np.abs(a) ** (1 / gamma))
+
+
+def level_ends(
+    levels: int, T: int, gamma: float = 0.5, decay: Decay = "convex-decay"
+) -> tuple[int, ...]:
+    """The last step of each level, finest first, of a published schedule of levels.
 
     Args:
         levels: number of levels K.
         T: number of steps.
-        gamma: below 1 the finest level has the most steps; 1: all have the same.
+        gamma: of convex-decay, below 1 the finest level has the most steps; 1: all have the same.
+            Of sigmoid and tanh, 1 or more.
+        decay: which schedule; see the module's text.
 
     Raises:
-        InputError: fewer steps than levels, gamma not positive, or a level without a step.
+        InputError: fewer steps than levels, gamma out of range, or a level without a step.
     """
     if levels < 1 or levels > T:
         raise InputError(f"{levels} levels need as many steps, got T = {T}")
     if not 0 < gamma < float("inf"):
         raise InputError(f"gamma must be positive, got {gamma}")
+    if decay != "convex-decay" and gamma < 1:
+        raise InputError(f"gamma of {decay!r} must be at least 1, got {gamma}")
     tau = np.arange(T) / max(T - 1, 1)
     # the small addition keeps exact multiples from being rounded to the level below
-    level = np.floor(levels * (1 - (1 - tau) ** gamma) + 1e-9).clip(max=levels - 1)
+    level = np.floor(levels * _share(decay, tau, gamma) + 1e-9).clip(max=levels - 1)
     ends = tuple(int((level <= each).sum()) for each in range(levels))
     if any(b <= a for a, b in pairwise((0, *ends))):
         raise InputError(f"gamma = {gamma} leaves a level without a step: ends {ends}")
@@ -164,6 +196,7 @@ class ScaleSpace:
         schedule: -ln abar as a function of t = n / T.
         degradation: how one level is made of the one above.
         basis: "periodic" for lattices on a torus.
+        gap: steps that a change of level takes, 0 or 1.
 
     Raises:
         InputError: sides that do not divide each other or are below 4, ends that do not grow, or a
@@ -175,6 +208,7 @@ class ScaleSpace:
     schedule: Schedule
     degradation: Degradation
     basis: Basis
+    gap: int = 0
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.ends) or not self.sizes:
@@ -191,7 +225,6 @@ class ScaleSpace:
         if any(b <= a for a, b in pairwise((0, *self.ends))):
             raise InputError(f"each level must end after the one above, got {self.ends}")
         for level in range(len(self.resizes)):
-            # stricter than between n_l + 1 and n_l, where the noise has grown
             self.raising(level)
 
     @property
@@ -234,6 +267,10 @@ class ScaleSpace:
             raise InputError(f"n must lie in 0..{self.T}, got {n}")
         return next(level for level, end in enumerate(self.ends) if n <= end)
 
+    def first(self, level: int) -> int:
+        """The step from which fields of a level are raised to the next finer one; 0: the finest."""
+        return self.ends[level - 1] + self.gap if level else 0
+
     def between(self, fine: int, coarse: int) -> Resize:
         """The map of a level to a coarser or the same one."""
         whole = Resize(torch.eye(self.sizes[fine], dtype=torch.float64))
@@ -270,6 +307,6 @@ class ScaleSpace:
         return LevelPosterior(self.between(self.level(m), self.level(n)), self.u(n), self.u(m))
 
     def raising(self, level: int) -> LevelPosterior:
-        """q(x on ``level`` | x on the next), both at the last step of ``level``."""
-        u = self.u(self.ends[level])
-        return LevelPosterior(self.resizes[level], u, u)
+        """q(x on ``level`` at its last step | x on the next at its first)."""
+        u_n, u_m = (self.u(n) for n in (self.first(level + 1), self.ends[level]))
+        return LevelPosterior(self.resizes[level], u_n, u_m)

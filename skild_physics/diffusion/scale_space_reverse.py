@@ -34,12 +34,13 @@ class Estimate(Protocol):
 
 
 def estimator(
-    network: Callable[..., Tensor], space: ScaleSpace, prediction: Prediction
+    network: Callable[..., Tensor], space: ScaleSpace, prediction: Prediction, clip: bool = False
 ) -> Estimate:
     """The estimate of x_0 of a trained network f(x, lambda N^2, side of the output).
 
     It is that of the process within a level, x_0 = a f + b x_n, with x_n lifted to the side wanted.
-    The network sees, and gives, fields of the scale of averages.
+    The network sees, and gives, fields of the scale of averages. With ``clip`` the estimate is
+    clipped to [-1, 1] of that scale, as published.
     """
     scales = {side: space.scale(side) for side in space.sizes}
 
@@ -49,7 +50,8 @@ def estimator(
         on_output, on_xn = (float(c[0, 0]) for c in estimate_form(prediction, process, n))
         M = x_n.shape[-1]
         output = network(x_n / scales[M], lam, *(() if side == M else (side,)))
-        return on_output * scales[side] * output + on_xn * space.lifted(x_n, side)
+        x_0 = on_output * scales[side] * output + on_xn * space.lifted(x_n, side)
+        return x_0.clamp(-scales[side], scales[side]) if clip else x_0
 
     return estimate
 
@@ -61,17 +63,19 @@ class Segment(NamedTuple):
     steps: Tensor
 
 
-def segments(space: ScaleSpace, start: float, level: int, sampler: Sampler) -> list[Segment]:
+def segments(
+    space: ScaleSpace, start: float, level: int, sampler: Sampler, ends_at: int = 0
+) -> list[Segment]:
     """The way from a state on a level at step ``start`` to x_0, with ``sampler.n_evals`` in all.
 
     Levels share the evaluations as steps spaced over the whole way would, at least one each, and
-    every change of level takes one.
+    every change of level takes one. The last step goes to ``ends_at``, if it begins beyond.
 
     Raises:
         InputError: fewer evaluations than that.
     """
-    changes = [float(end) for end in space.ends[:level]]
-    inner = [end for end in changes if end < start]
+    changes = [float(space.first(each)) for each in range(1, level + 1)]
+    inner = [change for change in changes if change < start]
     n_evals = sampler.n_evals - len(changes) - len(inner)
     if n_evals < 1:
         raise InputError(
@@ -79,7 +83,10 @@ def segments(space: ScaleSpace, start: float, level: int, sampler: Sampler) -> l
             f"{len(changes) + len(inner) + 1} evaluations, got {sampler.n_evals}"
         )
     finest, spacing, last_snr = space.levels[0], sampler.spacing, sampler.last_snr
-    whole = step_grid(finest, start, n_evals, spacing, last_snr).numpy()
+    whole = step_grid(finest, start, sampler.n_evals, spacing, last_snr).numpy()
+    # a grid that changes of level are steps of has room for them
+    if not (space.gap and {*changes, *space.ends[:level]} <= {*whole.tolist()}):
+        whole = step_grid(finest, start, n_evals, spacing, last_snr).numpy()
     found = []
     for each in range(level, -1, -1):
         low = changes[each - 1] if each else 0.0
@@ -91,6 +98,7 @@ def segments(space: ScaleSpace, start: float, level: int, sampler: Sampler) -> l
             steps = steps_between(finest, high, low, intervals, spacing)
         else:
             steps = step_grid(finest, high, intervals, spacing, sampler.ends_at)
+            steps = torch.cat([steps[steps > ends_at], steps.new_tensor([ends_at])])
         found.append(Segment(each, steps))
     return found
 
@@ -104,11 +112,13 @@ class LevelStart(Start):
         level: of the state.
         error_variance: of the estimate at each change of level, finest first: of every orthonormal
             mode of the finer lattice, shape (N, N). Empty: it is neglected, as published.
+        ends_at: step at which the way ends, 0 or, as published, 1.
     """
 
     space: ScaleSpace | None = None
     level: int = 0
     error_variance: Sequence[Tensor] = ()
+    ends_at: int = 0
 
     @property
     def _space(self) -> ScaleSpace:
@@ -128,7 +138,7 @@ class LevelStart(Start):
     def reverse(self, x: Tensor, denoise: Denoiser, sampler: Sampler, noise: Noise) -> Tensor:
         """Fields (B, C, N, N) made of the state; ``denoise`` is the :class:`Estimate`."""
         space, estimate = self._space, cast(Estimate, denoise)
-        for level, steps in segments(space, self.n, self.level, sampler):
+        for level, steps in segments(space, self.n, self.level, sampler, self.ends_at):
             side = space.sizes[level]
             if len(steps) > 1:
                 at_level = partial(estimate, side=side)
@@ -151,6 +161,7 @@ def level_start(
     given_level: int | None,
     *,
     error_variance: Sequence[Tensor] = (),
+    ends_at: int = 0,
     device: torch.device | str = "cpu",
     gain: float = 1.0,
 ) -> Start:
@@ -164,7 +175,8 @@ def level_start(
         given_level: that of the fields given to start from, in which x_n = sqrt(abar_n) y +
             sqrt(1 - abar_n) eps is the exact forward marginal, y those on ``level``; None: nothing
             is given, the state is white noise.
-        error_variance: see :class:`LevelStart`.
+        error_variance: with ``ends_at``, see :class:`LevelStart`.
+        ends_at: where the way ends.
         device: where to sample.
         gain: what given fields are multiplied with.
     """
@@ -185,5 +197,12 @@ def level_start(
         return alpha * y + sigma * noise.like(y), estimate
 
     return LevelStart(
-        space.levels[0], n, float(M), draw, space=space, level=level, error_variance=error_variance
+        space.levels[0],
+        n,
+        float(M),
+        draw,
+        space=space,
+        level=level,
+        error_variance=error_variance,
+        ends_at=ends_at,
     )

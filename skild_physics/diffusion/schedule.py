@@ -54,14 +54,16 @@ class Schedule(Protocol):
         ...
 
 
-def _as_time(t: Tensor | float) -> Tensor:
+def as_time(t: Tensor | float) -> Tensor:
+    """Times as float64; InputError if one lies outside [0, 1]."""
     t = torch.as_tensor(t, dtype=torch.float64)
     if not bool(((t >= 0) & (t <= 1)).all()):
         raise InputError(f"t must lie in [0, 1], got {t.min().item()} .. {t.max().item()}")
     return t
 
 
-def _as_lambda(lam: Tensor | float, end: float) -> Tensor:
+def as_lambda(lam: Tensor | float, end: float) -> Tensor:
+    """Values of lambda as float64; InputError if one lies outside 0..end, but for rounding."""
     lam = torch.as_tensor(lam, dtype=torch.float64)
     if not bool(((lam >= 0) & (lam <= end * (1 + 1e-9))).all()):
         raise InputError(
@@ -93,12 +95,12 @@ class LinearSchedule:
 
     def lam(self, t: Tensor | float) -> Tensor:
         """lambda at times t in [0, 1], in float64, any shape."""
-        t = _as_time(t)
+        t = as_time(t)
         return self.theta * t / (self.lambda_i * (1 - t) + self.lambda_f) ** 2
 
     def rate(self, t: Tensor | float) -> Tensor:
         """d lambda / dt at times t in [0, 1], in float64, any shape."""
-        t = _as_time(t)
+        t = as_time(t)
         s = self.lambda_i + self.lambda_f
         return self.theta * (s + self.lambda_i * t) / (s - self.lambda_i * t) ** 3
 
@@ -108,7 +110,7 @@ class LinearSchedule:
         Raises:
             InputError: lam is negative or beyond the end of the schedule.
         """
-        lam = _as_lambda(lam, self.theta / self.lambda_f**2)
+        lam = as_lambda(lam, self.theta / self.lambda_f**2)
         s = self.lambda_i + self.lambda_f
         b = 2 * lam * s * self.lambda_i + self.theta
         root = torch.sqrt(self.theta**2 + 4 * self.theta * lam * s * self.lambda_i)
@@ -144,13 +146,13 @@ class LogLinearSchedule:
 
     def lam(self, t: Tensor | float) -> Tensor:
         """lambda at times t in [0, 1], in float64, any shape."""
-        t = _as_time(t)
+        t = as_time(t)
         lam: Tensor = t * 10.0**self.lambda_i * torch.exp(self._b * t)
         return lam
 
     def rate(self, t: Tensor | float) -> Tensor:
         """d lambda / dt at times t in [0, 1], in float64, any shape."""
-        t = _as_time(t)
+        t = as_time(t)
         rate: Tensor = (1 + self._b * t) * 10.0**self.lambda_i * torch.exp(self._b * t)
         return rate
 
@@ -160,7 +162,7 @@ class LogLinearSchedule:
         Raises:
             InputError: lam is negative or beyond the end of the schedule.
         """
-        lam = _as_lambda(lam, 10.0**self.lambda_f)
+        lam = as_lambda(lam, 10.0**self.lambda_f)
         x: Tensor = lam * 10.0**-self.lambda_i
         if abs(self._b) < 1e-12:
             return x.clamp(max=1.0)
@@ -192,12 +194,12 @@ class LinearBetaSchedule:
 
     def lam(self, t: Tensor | float) -> Tensor:
         """lambda at times t in [0, 1], in float64, any shape."""
-        t = _as_time(t)
+        t = as_time(t)
         return t * (self.beta_0 + (self.beta_1 - self.beta_0) * t / 2)
 
     def rate(self, t: Tensor | float) -> Tensor:
         """d lambda / dt at times t in [0, 1], in float64, any shape."""
-        return self.beta_0 + (self.beta_1 - self.beta_0) * _as_time(t)
+        return self.beta_0 + (self.beta_1 - self.beta_0) * as_time(t)
 
     def time(self, lam: Tensor | float) -> Tensor:
         """t at which lambda(t) = lam, in float64, any shape.
@@ -205,7 +207,7 @@ class LinearBetaSchedule:
         Raises:
             InputError: lam is negative or beyond the end of the schedule.
         """
-        lam = _as_lambda(lam, (self.beta_0 + self.beta_1) / 2)
+        lam = as_lambda(lam, (self.beta_0 + self.beta_1) / 2)
         root = torch.sqrt((self.beta_0**2 + 2 * (self.beta_1 - self.beta_0) * lam).clamp(min=0))
         # 0 / 0 at lambda = 0 if beta_0 = 0
         return (2 * lam / (self.beta_0 + root).clamp(min=torch.finfo(lam.dtype).tiny)).clamp(max=1)

@@ -103,8 +103,13 @@ def save_model(path: str | Path, model: Model, request: str | None = None) -> No
         model: what is written.
         request: what it was made for, see :mod:`skild_physics.claims`.
     """
-    weights = model.network.state_dict()
-    tensors = {_WEIGHTS + name: w.detach().cpu().contiguous() for name, w in weights.items()}
+    tensors: dict[str, Tensor] = {}
+    known: set[int] = set()
+    for name, w in model.network.state_dict().items():
+        # what parts of a network share is written under each of its names
+        kept = w.detach().cpu().contiguous()
+        tensors[_WEIGHTS + name] = kept.clone() if kept.data_ptr() in known else kept
+        known.add(kept.data_ptr())
     tensors["S0"] = model.process.S0.cpu()
     header = {
         "schema": SCHEMA,
@@ -169,6 +174,7 @@ def load(
     *,
     snr_threshold: float | None = None,
     precision: SamplingPrecision = "float32",
+    draw: bool = True,
     network: nn.Module | None = None,
     device: torch.device | str | None = None,
 ) -> Model:
@@ -182,6 +188,9 @@ def load(
             ratio; 0: all modes; None: as it was trained.
         precision: what its network computes in when it is sampled with, "float32" or "bfloat16";
             the weights and all else are float32 or better.
+        draw: of a scale-space model: draw x_0 at changes of level with the variance of the error
+            of its estimate, if that was measured; False: put the estimate in as it is, as
+            published.
         network: a module of your own, if it was trained with that; its weights are replaced.
         device: where its tensors go; None: the GPU of this process if there is one.
 
@@ -209,8 +218,11 @@ def load(
         "origin": {"checkpoint": name, "checkpoint_sha256": sha256},
         "trained_on": header.trained_on,
     }
-    if errors:
-        others["error_variance"] = tuple(tensors.pop(name).to(device) for name in errors)
+    variances = tuple(tensors.pop(name).to(device) for name in errors)
+    if variances and draw:
+        others["error_variance"] = variances
+    if not (draw or config.process.changes_level):
+        raise InputError("`draw`: is for models whose fields change their level")
     model = build_model(
         config,
         header.channels,

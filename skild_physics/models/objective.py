@@ -7,7 +7,6 @@ weighed.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -238,15 +237,18 @@ class ScaleSpaceObjective:
         return Task(level, level, self._space.sizes[level])
 
     def _raising(self, level: int, count: int) -> tuple[Task, Tensor]:
-        n = torch.full((count,), float(self._space.ends[level - 1]), dtype=torch.float64)
+        n = torch.full((count,), float(self._space.first(level)), dtype=torch.float64)
         return Task(level, level - 1, self._space.sizes[level]), n
 
     def examples(self, count: int) -> list[tuple[Task, Tensor]]:
         """Every level, the finest first, and every change of it, with steps of them."""
         ends = self._space.ends
         within = [
-            (self._within(level), torch.full((count,), (start + end) / 2, dtype=torch.float64))
-            for level, (start, end) in enumerate(pairwise((0, *ends)))
+            (
+                self._within(level),
+                torch.full((count,), (self._space.first(level) + end) / 2, dtype=torch.float64),
+            )
+            for level, end in enumerate(ends)
         ]
         return within + [self._raising(level, count) for level in range(1, len(ends))]
 
@@ -258,7 +260,7 @@ class ScaleSpaceObjective:
             level = min(int(float(u[1]) * coarser), coarser - 1) + 1
             return self._raising(level, count)
         level = space.level(float(u[1]) * space.T)
-        start, end = (0, *space.ends)[level : level + 2]
+        start, end = space.first(level), space.ends[level]
         return self._within(level), start + u[2:] * (end - start)
 
     def split(self, n: Tensor) -> list[tuple[Task, Tensor]]:

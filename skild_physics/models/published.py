@@ -1,10 +1,17 @@
-"""Weights from checkpoints of the public score_sde code, whose networks name them all_modules.N.
+"""Weights from checkpoints of published code, by the names that its networks give them.
 
-Such a file is a torch.save archive of a dictionary with the state dicts ``ema`` and ``model``, or
-with an ``ema`` that only lists its tensors in the order of the parameters (``shadow_params``, Song
-et al., arXiv 2011.13456), perhaps beside an optimiser and a step. The published SKILD code writes
-``model``, ``ema``, ``opt``, ``epoch``, ``train_steps`` and ``config``, a ConfigDict of
-ml_collections. Whatever wrapped the network put its own prefix before the names.
+Those of score_sde are named all_modules.N. They lie in a torch.save archive of a dictionary with
+the state dicts ``ema`` and ``model``, or with an ``ema`` that only lists its tensors in the order
+of the parameters (``shadow_params``, Song et al., arXiv 2011.13456), perhaps beside an optimiser
+and a step. The published SKILD code writes ``model``, ``ema``, ``opt``, ``epoch``, ``train_steps``
+and ``config``, a ConfigDict of ml_collections.
+
+Those of guided diffusion are named input_blocks.N, middle_block.N and the like. They lie in an
+archive of a state dict or, as the published code of Scale Space Diffusion writes it, of a
+dictionary with a state dict ``model`` and a ``step``; averages and last weights have files of their
+own.
+
+Whatever wrapped the network put its own prefix before the names.
 
 Archives are read with weights_only=True, and by :mod:`skild_physics.models.inert` where they hold
 objects of other classes, such as that ConfigDict: these are passed over, and no code in it runs.
@@ -53,7 +60,7 @@ def import_checkpoint(
         checkpoint: a .pt file of the published code.
         config: what it was trained as: the name of a published configuration, or a TOML file.
         out: folder of the imported model; if it holds the one asked for already, that is returned.
-        weights: the moving average, or the last weights.
+        weights: the moving average, or the last weights; files of guided diffusion hold one.
         overrides: values of the configuration, each as "section.key=value".
         overwrite: replace an existing model.
 
@@ -67,8 +74,10 @@ def import_checkpoint(
     skild_physics.files.InputError: missing.pt: no such file
     """
     made = load_config(config, tuple(overrides))
-    if not made.network.is_published:
-        raise InputError(f"{config}: published models have network.kind = 'ncsnpp'")
+    names = made.network.published_names
+    if names is None:
+        raise InputError(f"{config}: published models have network.kind = 'ncsnpp' or 'guided'")
+    module, first = names
     path = check_result(Path(out) / "model.safetensors", overwrite)
     check_apart({"out": path}, checkpoint)
     with open(check_file(checkpoint), "rb") as file:
@@ -78,9 +87,8 @@ def import_checkpoint(
     )
     if is_made(path, asked, overwrite):
         return load(path)
-    tensors, step = read_published(checkpoint, weights)
-    # the convolution that first meets the fields
-    stem = tensors.get("all_modules.2.weight")
+    tensors, step = read_published(checkpoint, weights, module)
+    stem = tensors.get(first)
     channels = CHANNELS.get(stem.shape[1] if stem is not None and stem.ndim == 4 else 0)
     if channels is None:
         raise InputError(f"{checkpoint}: its first convolution takes neither 1 nor 3 channels")
@@ -99,16 +107,17 @@ def import_checkpoint(
 
 
 def read_published(
-    path: str | Path, use: Literal["ema", "model"] = "ema"
+    path: str | Path, use: Literal["ema", "model"] = "ema", module: str = "all_modules"
 ) -> tuple[dict[str, Tensor], int]:
-    """Weights by name, all_modules.N..., in float32, and the training step, 0 if none is stated.
+    """Weights by name, in float32, and the training step, 0 if none is stated.
 
     Weights that are float32 in the file stay mapped from it: leave the file as it is while they
     are in use.
 
     Args:
         path: the archive.
-        use: the averaged weights, or those that the optimiser last saw.
+        use: the averaged weights, or those that the optimiser last saw, where a file holds both.
+        module: that names of weights begin with, all_modules or input_blocks.
 
     Raises:
         InputError: the file is missing, broken, or foreign, calls functions of the interpreter or
@@ -124,6 +133,9 @@ def read_published(
             "dicts 'ema' and/or 'model'"
         )
     entries = content.get(use)
+    if module == "input_blocks" and not isinstance(entries, dict):
+        # weights of one kind
+        entries = content.get("model", content)
     if not isinstance(entries, dict):
         found = f"found {_listed(content)}"
         if isinstance(entries, StandIn):
@@ -134,7 +146,7 @@ def read_published(
     if "shadow_params" in entries:
         weights = _shadow(entries["shadow_params"], content.get("model"), path)
     else:
-        weights = _named(entries, f"{path}: '{use}'")
+        weights = _named(entries, f"{path}: '{use}'" if use in content else str(path), module)
     return weights, _step(content.get("train_steps")) or _step(content.get("step"))
 
 
@@ -208,17 +220,17 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: not readable as an archive that torch.save wrote ({reason})")
 
 
-def _named(entries: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+def _named(entries: Mapping[Any, Any], where: str, module: str) -> dict[str, Tensor]:
     """The tensors of a state dict by the names that the bare network gives them, in order."""
     weights: dict[str, Tensor] = {}
     for name, w in entries.items():
         if isinstance(w, StandIn):
             raise InputError(f"{where}: {name!r} is a {type(w).__name__}, expected a plain tensor")
     tensors = {k: w for k, w in entries.items() if isinstance(k, str) and isinstance(w, Tensor)}
-    parts = [re.match(r"((?:.*?\.)?)all_modules\.", name) for name in tensors]
+    parts = [re.match(rf"((?:.*?\.)?){module}\.", name) for name in tensors]
     prefixes = {part[1] for part in parts if part}
     if not prefixes:
-        raise InputError(f"{where} has no weights named all_modules.N..., found {_listed(entries)}")
+        raise InputError(f"{where} has no weights named {module}.N..., found {_listed(entries)}")
     if len(prefixes) > 1:
         raise InputError(
             f"{where} has weights of several networks, with the prefixes {_listed(prefixes)}"
@@ -238,7 +250,7 @@ def _shadow(averages: object, model: object, path: Path) -> dict[str, Tensor]:
             f"{path}: 'shadow_params' has no names, and there is no state dict under 'model' to "
             "take them from"
         )
-    named = _named(model, f"{path}: 'model'")
+    named = _named(model, f"{path}: 'model'", "all_modules")
     if not isinstance(averages, list) or len(averages) != len(named):
         count = len(averages) if isinstance(averages, list) else "no list of"
         raise InputError(

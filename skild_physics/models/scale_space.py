@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skild_physics import kspace
 from skild_physics.config import Config
+from skild_physics.config.scale_space import ScaleSpaceConfig
 from skild_physics.diffusion.reverse import Start
 from skild_physics.diffusion.sampler import Sampler, Stochastic
 from skild_physics.diffusion.scale_space import ScaleSpace
@@ -51,7 +52,14 @@ class ScaleSpaceModel(Model):
 
     def estimate(self) -> Estimate:
         """The estimate of x_0, on the level of x_n or a finer one."""
-        return estimator(self.output, self.space, self.config.training.prediction)
+        clip = self._chain.clip
+        return estimator(self.output, self.space, self.config.training.prediction, clip)
+
+    @property
+    def _chain(self) -> ScaleSpaceConfig:
+        process = self.config.process
+        assert isinstance(process, ScaleSpaceConfig)
+        return process
 
     def start(self, n: float, level: int, given_level: int | None, gain: float = 1.0) -> Start:
         """See :func:`skild_physics.diffusion.scale_space_reverse.level_start`."""
@@ -63,6 +71,7 @@ class ScaleSpaceModel(Model):
             level,
             given_level,
             error_variance=self.error_variance,
+            ends_at=self._chain.ends_at,
             device=device,
             gain=gain,
         )
@@ -94,7 +103,7 @@ class ScaleSpaceModel(Model):
     def diffused(self, M: int, factor: float) -> Start:
         """See :meth:`Model.diffused`: it goes on from the level of size N / factor."""
         level = self._level(M, factor, is_coarse=False)
-        return self.start(float(self.space.ends[level - 1]), level, 0)
+        return self.start(float(self.space.first(level)), level, 0)
 
     def observed(self, M: int, factor: float, kernel: Downsampling | None) -> Start:
         """See :meth:`Model.observed`."""
@@ -107,7 +116,7 @@ class ScaleSpaceModel(Model):
             )
         # a crop keeps the amplitudes of modes, coarse-grained fields those of pixels
         gain = factor if degradation == "crop" else 1.0
-        return self.start(float(self.space.ends[level - 1]), level, level, gain)
+        return self.start(float(self.space.first(level)), level, level, gain)
 
     def objective(self, loss: Loss = squared_error) -> Objective:
         """See :meth:`Model.objective`."""
@@ -116,6 +125,12 @@ class ScaleSpaceModel(Model):
     def errors(self) -> tuple[Tensor, ...]:
         """See :meth:`Model.errors`."""
         return self.error_variance
+
+    def about(self) -> dict[str, Any]:
+        """See :meth:`Model.about`."""
+        if not self._chain.changes_level:
+            return {}
+        return {"x0_at_changes": "drawn" if self.error_variance else "estimate"}
 
     def extra_header(self) -> dict[str, str]:
         """See :meth:`Model.extra_header`."""
@@ -136,10 +151,12 @@ class ScaleSpaceModel(Model):
             heldout: fields that were not trained on, shape (sample, C, N, N).
             batch_size: fields at a time.
         """
+        if not self._chain.draw:
+            return self
         space, device = self.space, self.process.S0.device
         estimate, found = self.estimate(), []
         for level in range(len(space.sizes) - 1):
-            n, side = float(space.ends[level]), space.sizes[level]
+            n, side = float(space.first(level + 1)), space.sizes[level]
             alpha, sigma = (float(c[0, 0]) for c in space.modes[level].marginal(n))
             total = torch.zeros(side, side, dtype=torch.float64)
             for first in range(0, len(heldout), batch_size):

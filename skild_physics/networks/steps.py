@@ -10,7 +10,7 @@ their output a meaning through the transform in the paper's normalisation, in wh
 the factor 2/L (2 sqrt(2)/L and 4/L where one or both waves are constant) times the orthonormal one.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,15 +58,15 @@ class StepNetwork(nn.Module):
         """Sides of fields must be multiples of this."""
         return cast(int, self.network.multiple) if self.factor is None else self.size
 
-    def forward(self, x: Tensor, lam: Tensor) -> Tensor:
-        """Fields of the same shape.
+    def forward(self, x: Tensor, lam: Tensor, *more: Any) -> Tensor:
+        """Fields of the same shape, or of what else the network is asked for.
 
         Raises:
             InputError: a side that the network does not take.
         """
         if self.factor is not None and x.shape[-1] != self.size:
             raise InputError(f"the network takes {self.size} x {self.size}, got {x.shape[-1]}")
-        output: Tensor = self.network(x, self._step(lam))
+        output: Tensor = self.network(x, self._step(lam), *more)
         if self.factor is None:
             return output
         with torch.autocast(x.device.type, enabled=False):
