@@ -28,9 +28,10 @@ def command(
     """Train a model as CONFIG says: a TOML file, or the name of a shipped configuration.
 
     Rerunning the same command resumes. SKILD as published: cifar10-linear, cifar10-log-linear,
-    imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4. Scale Space Diffusion at published
-    sizes: celeba64-ssd, celeba64-ssd4, celeba256-ssd6, imagenet64-ssd. For two CPU cores: ising64,
-    the bundled SKILD model; ising64-sr3, its baseline; ising64-ssd; ising64-ddpm, with one level.
+    imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4. Scale Space Diffusion as
+    published: celeba64-ssd, celeba64-ssd4, celeba128-ssd3, celeba128-ssd5, celeba256-ssd3,
+    celeba256-ssd6, imagenet64-ssd. For two CPU cores: ising64, the bundled SKILD model;
+    ising64-sr3, its baseline; ising64-ssd; ising64-ddpm, with one level.
 
     \b
     Example:

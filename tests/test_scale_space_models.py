@@ -160,8 +160,9 @@ def test_a_published_configuration_trains_on_pictures(tmp_path, monkeypatch):
         small = rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)
         Image.fromarray(small).resize((80, 90)).save(tmp_path / "celeba" / f"{i}.png")
     smaller = (
-        "network.channels=[8,8,8,8] network.blocks=[1,1,1,1] training.steps=4 "
-        "training.batch_size=4 training.compile=false data.heldout=4 training.precision=float32"
+        "network.channels=32 network.multipliers=[1,1,1,1] network.blocks=1 network.attention=[8] "
+        "process.draw=true training.steps=2 training.batch_size=4 training.compile=false "
+        "data.heldout=4 training.precision=float32"
     )
     command(f"train celeba64-ssd4 {' '.join('--set ' + each for each in smaller.split())}")
     command("generate runs/celeba64-ssd4 --samples 3 --steps 9 --out made.h5")

@@ -59,19 +59,29 @@ COARSE = "ising64-coarse"
 LAW = {"C": 0.5, "k0_squared": 3.0, "alpha": 0.9}
 
 
-SHIPPED = [
-    ("celeba64-ssd", (64, 32), (750, 1000)),
-    ("celeba64-ssd4", (64, 32, 16, 8), (438, 750, 937, 1000)),
-    ("celeba256-ssd6", (256, 128, 64, 32, 16, 8), (306, 555, 750, 888, 972, 1000)),
-    ("imagenet64-ssd", (64, 32), (750, 1000)),
+# of arXiv 2603.08709 and of the released weights: sides, last steps of levels, parameters, steps
+SCALE_SPACE = {
+    "celeba64-ssd": ((64, 32), (750, 1000), 92_256_131, 1_000_000),
+    "celeba64-ssd4": ((64, 32, 16, 8), (438, 750, 937, 1000), 92_256_131, 1_000_000),
+    "celeba128-ssd3": ((128, 64, 32), (555, 889, 1000), 95_228_163, 300_000),
+    "celeba128-ssd5": ((128, 64, 32, 16, 8), (360, 640, 840, 960, 1000), 95_228_163, 300_000),
+    "celeba256-ssd3": ((256, 128, 64), (555, 889, 1000), 124_250_883, 300_000),
+    "celeba256-ssd6": (
+        *((256, 128, 64, 32, 16, 8), (306, 555, 750, 889, 972, 1000)),
+        *(124_250_883, 300_000),
+    ),
+    "imagenet64-ssd": ((64, 32), (750, 1000), 92_256_131, 1_000_000),
+}
+LATTICES = [
     ("ising64-ssd", (64, 32, 16, 8), (438, 750, 937, 1000)),
     ("ising64-ddpm", (64,), (1000,)),
 ]
 
 
 def test_published_configurations_are_those_of_the_paper():
-    scale_space = [name for name, *_ in SHIPPED]
-    assert shipped_names() == sorted([*PUBLISHED, *OURS, COARSE, *scale_space, "photographs64"])
+    lattices = [name for name, *_ in LATTICES]
+    names = [*PUBLISHED, *OURS, COARSE, *SCALE_SPACE, *lattices, "photographs64"]
+    assert shipped_names() == sorted(names)
 
 
 def test_ising64_and_its_baseline_differ_in_the_method_alone():
@@ -162,16 +172,37 @@ def test_published_configuration(name):
     assert training.steps == epochs * (fields // training.batch_size)
 
 
-@pytest.mark.parametrize(("name", "sizes", "ends"), SHIPPED)
-def test_shipped_configurations(name, sizes, ends):
-    config = load_config(name)
-    settings = config.process
+@pytest.mark.parametrize(("name", "sizes", "ends"), LATTICES)
+def test_lattices_in_scale_space(name, sizes, ends):
+    settings = load_config(name).process
     assert settings.sizes == sizes
     assert level_ends(len(sizes), settings.T, settings.levels.gamma) == ends
-    abar = np.exp(-float(settings.schedule.exponent().lam(1.0)))
+    abar = np.exp(-float(settings.schedule.exponent(settings.T).lam(1.0)))
     betas = np.linspace(1e-4, 0.02, 1000)
     assert np.log(abar) == pytest.approx(np.log1p(-betas).sum(), rel=0.01)
-    if name.startswith(("celeba", "imagenet")):
-        assert settings.degradation == "bilinear"
-        assert config.training.prediction == "x0"
-        assert config.training.min_snr == 5
+
+
+@pytest.mark.parametrize("name", SCALE_SPACE)
+def test_published_scale_space(name):
+    sizes, ends, parameters, steps = SCALE_SPACE[name]
+    config = load_config(name)
+    space = config.process.space()
+    assert (space.sizes, space.ends, space.degradation) == (sizes, ends, "bilinear")
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    for n in (1, 2, ends[0], 1000):
+        assert np.exp(-space.u(n)) == pytest.approx(abar[n - 1], rel=1e-12)
+    chain = config.process
+    assert (chain.change_takes, chain.ends_at, chain.clip, chain.draw) == (1, 1, True, False)
+
+    process = chain.build(*chain.modes())
+    config.check_sizes(process.N, process.N)
+    with torch.device("meta"):
+        network = config.build_network(process, 3)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+    training = config.training
+    assert (training.prediction, training.min_snr, training.steps) == ("x0", 5, steps)
+    assert training.level_changes == pytest.approx((len(sizes) - 1) / 1000)
+    for step in (0, steps - 1):
+        assert learning_rate(training, step) == training.learning_rate == 1e-4
+    assert (training.ema, training.weight_decay, training.clip) == (0.9999, 0, math.inf)
