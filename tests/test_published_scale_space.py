@@ -50,6 +50,11 @@ def test_abar_is_the_product_of_one_minus_beta(name, T):
     np.testing.assert_allclose(schedule.scaled(3).lam(half), 3 * schedule.lam(half), rtol=1e-12)
 
 
+def test_few_steps_cannot_have_the_published_betas():
+    with pytest.raises(ValueError, match="process: betas must lie between 0 and 1, got 2 of 10"):
+        load_config("celeba64-ssd", ("process.T=10",))
+
+
 def test_abar_at_the_end_is_the_published_one():
     assert float(torch.exp(-BetaSchedule(linear_betas(1000)).lam(1.0))) == pytest.approx(
         4.036e-5, rel=2e-4
@@ -238,6 +243,28 @@ def test_drawing_can_be_switched_off(tmp_path):
     assert (a != c).any()
     refused = run("generate bundled --no-draw --samples 2 --out d.npz", tmp_path, code=2)
     assert "--draw: is for models whose fields change their level" in refused.stderr
+
+
+def test_levels_of_other_ratios():
+    """As 64 and 40 of the released code: sides that the network takes."""
+    sides = "process.coarse_sides=[10]", "process.levels.gamma=1.0"
+    model = small_model("process.factors=[]", *sides)
+    assert model.space.sizes == (16, 10)
+    made = model.generate(2, sampler=Ancestral(4))
+    again = model.reconstruct(made, 1.6, sampler=Ancestral(4))
+    assert again.shape == made.shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"levels for the factors 1\.6, got 2"):
+        model.reconstruct(made, 2)
+
+
+@pytest.mark.parametrize(
+    ("factors", "sides", "said"),
+    [("[]", "[16]", "must fall"), ("[]", "[9]", "are to be halved"), ("[2]", "[10]", "not both")],
+)
+def test_sides_that_do_not_go(factors, sides, said):
+    wanted = f"process.factors={factors}", f"process.coarse_sides={sides}"
+    with pytest.raises(ValueError, match=said):
+        load_config("celeba64-ssd", (*SMALL, *wanted)).check_sizes(16, 16)
 
 
 @pytest.mark.parametrize("layout", ["state dict", "model and step", "wrapped"])

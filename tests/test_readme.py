@@ -86,7 +86,7 @@ def test_table_of_photographs_is_the_committed_result():
     "name",
     [
         *["four_point", "effective_resolution", "convergence", "inverse_renormalization"],
-        *["scale_space", "photographs", "hero", "concept"],
+        *["scale_space", "photographs", "hero", "concept", "levels"],
     ],
 )
 def test_figures_are_drawn_from_their_committed_files(name, tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_adjoint(kind, basis, sides):
 
 def test_bilinear_is_the_antialiased_resize_of_torch():
     x = normal(2, 3, 32, 32)
-    for M in (16, 8, 4):
+    for M in (20, 16, 14, 8, 4):
         wanted = F.interpolate(x, size=(M, M), mode="bilinear", antialias=True)
         found = resize("bilinear", 32, M, "cosine").apply(x)
         assert torch.allclose(found, wanted, atol=1e-14)
@@ -214,8 +214,7 @@ def test_noise_that_a_step_cannot_hold_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("sizes", "ends", "text"),
     [
-        ((8, 3), (5, 10), "must divide"),
-        ((4, 8), (5, 10), "must divide"),
+        ((4, 8), (5, 10), "must be below"),
         ((8, 4, 2), (5, 8, 10), "at least 4 x 4"),
         ((8, 4), (5,), "2 sizes and 1 ends"),
         ((8, 4), (10, 10), "must end after"),

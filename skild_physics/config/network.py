@@ -161,7 +161,7 @@ class FlexiConfig(CompactConfig):
         """See :meth:`AnyNetwork.check_sizes`."""
         depth = len(self.channels)
         for M in sides:
-            if N // M not in [2**level for level in range(depth)]:
+            if N / M not in [2**level for level in range(depth)]:
                 raise InputError(
                     f"network.channels: a Flexi-UNet of {depth} levels takes fields of {N} over "
                     f"1, 2, .., {2 ** (depth - 1)} sites per side, not {M}"

@@ -1,5 +1,6 @@
 """The part of a configuration that describes Scale Space Diffusion and, with one level, DDPM."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -112,8 +113,11 @@ class ScaleSpaceConfig(AnyProcess):
     """Pixels per side of the fields that it is for."""
     basis: Basis
     """periodic: kernels go around the torus; cosine: they are cut at the edges."""
-    factors: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(max_length=MOST_LEVELS)]
+    factors: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(max_length=MOST_LEVELS)] = ()
     """Ratio of the sides of each level and the next, finest first; none: DDPM."""
+    coarse_sides: Annotated[tuple[Side, ...], Field(max_length=MOST_LEVELS)] = ()
+    """Sides of the levels below the finest, in place of factors where these are no whole numbers:
+    multiples of what the network takes, such as 40 and 28 of 64."""
     degradation: Degradation = "bilinear"
     """How one level is made of the one above."""
     levels: Annotated[
@@ -142,7 +146,7 @@ class ScaleSpaceConfig(AnyProcess):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Side of each level, finest first."""
-        sides = [self.size]
+        sides = [self.size, *self.coarse_sides]
         for factor in self.factors:
             if sides[-1] % factor:
                 raise InputError(
@@ -153,12 +157,17 @@ class ScaleSpaceConfig(AnyProcess):
 
     @model_validator(mode="after")
     def _fitting(self) -> "ScaleSpaceConfig":
+        if self.factors and self.coarse_sides:
+            raise InputError("give factors or coarse_sides, not both")
+        if any(M >= N for N, M in pairwise(self.sizes)):
+            raise InputError(f"coarse_sides must fall from {self.size}, got {self.coarse_sides}")
         if self.sizes[-1] < SMALLEST:
             raise InputError(
-                f"factors {list(self.factors)} leave {self.sizes[-1]} x {self.sizes[-1]} of "
+                f"factors or coarse_sides leave {self.sizes[-1]} x {self.sizes[-1]} of "
                 f"{self.size} x {self.size}, and levels must be at least {SMALLEST} x {SMALLEST}"
             )
         self.levels.check(self)
+        self.schedule.exponent(self.T)
         return self
 
     def modes(self) -> tuple[Tensor, Basis]:
@@ -183,7 +192,7 @@ class ScaleSpaceConfig(AnyProcess):
     @property
     def changes_level(self) -> bool:
         """Whether fields get smaller as they get noisier."""
-        return bool(self.factors)
+        return len(self.sizes) > 1
 
     def sides(self, N: int) -> tuple[int, ...]:
         """See :meth:`AnyProcess.sides`."""

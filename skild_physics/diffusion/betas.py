@@ -46,7 +46,10 @@ class BetaSchedule:
 
     def __post_init__(self) -> None:
         if not self.betas or not all(0 < beta < 1 for beta in self.betas):
-            raise InputError("betas must lie between 0 and 1")
+            raise InputError(
+                f"betas must lie between 0 and 1, got {max(self.betas, default=0):g} of "
+                f"{len(self.betas)} steps"
+            )
         if not (math.isfinite(self.factor) and self.factor > 0):
             raise InputError(f"factor must be positive, got {self.factor}")
 

@@ -199,8 +199,8 @@ class ScaleSpace:
         gap: steps that a change of level takes, 0 or 1.
 
     Raises:
-        InputError: sides that do not divide each other or are below 4, ends that do not grow, or a
-            change of level that does not exist (see :class:`LevelPosterior`).
+        InputError: sides that do not fall or are below 4, ends that do not grow, or a change of
+            level that does not exist (see :class:`LevelPosterior`).
     """
 
     sizes: tuple[int, ...]
@@ -214,9 +214,9 @@ class ScaleSpace:
         if len(self.sizes) != len(self.ends) or not self.sizes:
             raise InputError(f"{len(self.sizes)} sizes and {len(self.ends)} ends of levels")
         for N, M in pairwise(self.sizes):
-            if M >= N or N % M:
+            if M >= N:
                 raise InputError(
-                    f"the side of each level must divide that of the level above, got {N} and {M}"
+                    f"the side of each level must be below that of the level above, got {N} and {M}"
                 )
         if self.sizes[-1] < SMALLEST:
             raise InputError(

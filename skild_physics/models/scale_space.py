@@ -26,6 +26,9 @@ from skild_physics.models.objective import (
 )
 from skild_physics.spectrum.radial import radial_mean, shells
 
+CLOSE = 1e-3
+"""Relative difference of factors that counts as none: 64 sites are 2.286 times 28."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScaleSpaceModel(Model):
@@ -85,13 +88,14 @@ class ScaleSpaceModel(Model):
     def _level(self, M: int, factor: float, is_coarse: bool) -> int:
         """The level of fields ``factor`` times coarser, from fields of side M."""
         sizes = self.space.sizes
-        offered = [sizes[0] // side for side in sizes[1:]]
-        if factor not in offered:
+        offered = [sizes[0] / side for side in sizes[1:]]
+        levels = [i for i, each in enumerate(offered, 1) if abs(factor / each - 1) < CLOSE]
+        if not levels:
             raise InputError(
                 f"this scale-space model has levels for the factors "
-                f"{', '.join(map(str, offered)) or 'none (DDPM)'}, got {factor:g}"
+                f"{', '.join(f'{each:g}' for each in offered) or 'none (DDPM)'}, got {factor:g}"
             )
-        level = offered.index(int(factor)) + 1
+        level = levels[0]
         side = sizes[level] if is_coarse else sizes[0]
         if side != M:
             raise InputError(
