@@ -54,6 +54,12 @@ KINDS = {
         "network": {"channels": [16, 16], "blocks": [1, 1]},
         "training": {"optimizer": "muon"},
     },
+    "published scale space": {
+        "process": small_runs.SCALE_SPACE["process"]
+        | {"schedule": {"kind": "betas"}, "change_takes": 1, "ends_at": 1, "clip": True},
+        "network": {"kind": "guided", "channels": 32, "multipliers": [1, 1], "blocks": 1},
+        "training": {"prediction": "x0", "level_changes": 0.5},
+    },
     "published": {
         "network": {
             "kind": "ncsnpp",
