@@ -6,13 +6,13 @@ from typing import Any
 import click
 import xarray as xr
 
+from skild_physics import plots
 from skild_physics.cli.console import progress, say, show
 from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.data_gen import generate_ising
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, schema_of
 from skild_physics.files import check_apart, json_text
 from skild_physics.observables.evaluate import eval_correlators
-from skild_physics.plots import check_figure, save_figure
 from skild_physics.requests import check_result
 
 LAST_RUN = Path("runs/ising")
@@ -90,7 +90,7 @@ def command(
     """
     out = check_result(out or Path("correlators.nc"), overwrite)
     if plot:
-        check_figure(plot, overwrite, out)
+        plots.check_figure(plot, overwrite, out)
     check_apart({"out": out, "plot": plot}, *sources.values())
     result = eval_correlators(
         sources or _made_last() or _small_ensemble(),
@@ -100,7 +100,7 @@ def command(
         **options,
     )
     if plot:
-        save_figure(result.plot(), plot, overwrite)
+        plots.save_figure(result.plot(), plot, overwrite)
     if as_json:
         click.echo(json_text([each.to_dict() for each in result.datasets]))
         return

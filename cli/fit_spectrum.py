@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from skild_physics import plots
 from skild_physics.cli.console import progress, show
 from skild_physics.cli.inputs import array_options, picture_options
 from skild_physics.files import check_apart, json_text
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS
-from skild_physics.plots import check_figure, save_figure, spectrum_figure
 from skild_physics.requests import check_result
 from skild_physics.spectrum import FitOptions, fit_spectra
 from skild_physics.spectrum.fit import METHODS
@@ -100,14 +100,14 @@ def command(
     if len(set(outs)) < len(outs):
         raise click.UsageError("two sources would write the same file: fit them one by one")
     if plot:
-        check_figure(plot, overwrite, *outs)
+        plots.check_figure(plot, overwrite, *outs)
     for each in outs:
         check_apart({"out": each, "plot": plot}, *sources)
 
     law = FitOptions(**{each.name: how.pop(each.name) for each in fields(FitOptions)})
     spectra = fit_spectra(sources, outs, law, overwrite=overwrite, progress=progress, **how)
     if plot:
-        save_figure(spectrum_figure(spectra), plot, overwrite)
+        plots.save_figure(plots.spectrum_figure(spectra), plot, overwrite)
     if as_json:
         results = [
             {**spectrum.to_dataset().attrs, "file": str(path)}

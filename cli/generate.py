@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from skild_physics import plots
 from skild_physics.cli.console import progress, speaks
 from skild_physics.cli.inputs import fields_output, start_option, start_out_option
 from skild_physics.cli.sampling import sampler_for, sampling_options
@@ -12,7 +13,6 @@ from skild_physics.fields import batches
 from skild_physics.files import check_apart
 from skild_physics.models.base import SAMPLES, SamplingPrecision
 from skild_physics.models.checkpoint import load
-from skild_physics.plots import check_figure, samples_figure, save_figure
 
 
 @click.command("generate")
@@ -66,7 +66,7 @@ def command(
           --samples 50000 --batch-size 500 --out made.npz
     """
     if plot:
-        check_figure(plot, overwrite, out)
+        plots.check_figure(plot, overwrite, out)
     check_apart({"out": out, "start_out": start_out, "plot": plot}, checkpoint, start)
     model = load(checkpoint, snr_threshold=snr_threshold, precision=precision, draw=draw)
     fields = model.generate(
@@ -86,6 +86,8 @@ def command(
     if plot:
         first = next(batches(fields, length=16))
         rows = {"": first[:8], " ": first[8:]}
-        figure = samples_figure({k: row for k, row in rows.items() if len(row)}, checkpoint.name)
-        save_figure(figure, plot, overwrite)
+        figure = plots.samples_figure(
+            {k: row for k, row in rows.items() if len(row)}, checkpoint.name
+        )
+        plots.save_figure(figure, plot, overwrite)
     click.echo(out)

@@ -8,13 +8,13 @@ from typing import Literal
 
 import click
 
+from skild_physics import plots
 from skild_physics.cli.console import progress, show
 from skild_physics.cli.inputs import number_or, seed_option, workers_option
 from skild_physics.data_gen import generate_ising
 from skild_physics.fields.lattice import field_file
 from skild_physics.files import InputError, check_apart, json_text
 from skild_physics.observables.ensemble import summarize
-from skild_physics.plots import check_figure, fields_figure, save_figure
 
 
 @click.command("generate-ising")
@@ -66,7 +66,7 @@ def command(
     """
     out = out or Path(f"ising-L{L}.h5")
     if plot:
-        check_figure(plot, overwrite or _is_complete(out, samples))
+        plots.check_figure(plot, overwrite or _is_complete(out, samples))
     check_apart({"out": out, "plot": plot})
     count = _Count()
     fields = generate_ising(
@@ -83,7 +83,7 @@ def command(
     )
     summary = summarize(fields)
     if plot:
-        save_figure(fields_figure(fields[:12].values), plot, overwrite)
+        plots.save_figure(plots.fields_figure(fields[:12].values), plot, overwrite)
     if not as_json:
         show(summary)
         click.echo(out)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skild_physics import plots
 from skild_physics.cli.console import progress, speaks
 from skild_physics.cli.inputs import (
     array_options,
@@ -25,7 +26,6 @@ from skild_physics.fields.picture_files import holds_pictures
 from skild_physics.files import check_apart, check_none_given
 from skild_physics.models.base import KEEP, SamplingPrecision
 from skild_physics.models.checkpoint import load
-from skild_physics.plots import check_figure, samples_figure, save_figure
 
 
 @click.command("super-resolve")
@@ -109,7 +109,7 @@ def command(
           --factor 2.5 --out large --plot large.png
     """
     if plot:
-        check_figure(plot, overwrite, out)
+        plots.check_figure(plot, overwrite, out)
     check_apart({"out": out, "start_out": start_out, "plot": plot}, checkpoint, input, start)
     # what goes with one protocol alone, by its name
     own = {"keep": ("rescaled", keep), "kernel": ("observed", kernel)}
@@ -144,8 +144,8 @@ def command(
         given = open_fields(input, samples=how["samples"], **opening)
         first, after = (next(batches(x, length=8)).astype(np.float32) for x in (given, made))
         rows = _rows(first, after, how["factor"], protocol)
-        figure = samples_figure(rows, f"{checkpoint.name}, {how['factor']:g}x")
-        save_figure(figure, plot, overwrite)
+        figure = plots.samples_figure(rows, f"{checkpoint.name}, {how['factor']:g}x")
+        plots.save_figure(figure, plot, overwrite)
     click.echo(out)
 
 

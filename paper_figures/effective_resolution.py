@@ -14,7 +14,8 @@ from ising import script, signs, truth
 
 import skild_physics as sk
 from skild_physics.diffusion.reverse import nothing, sample
-from skild_physics.plots import COLORS, Figure
+from skild_physics.plots import Figure, draw_field, looks, new_figure
+from skild_physics.plots.style import BLACK, PAGE, bars, lettered, side_by_side, zero_line
 
 RESOLUTIONS = (32.0, 64 / 3, 16.0, 8.0, 4.0, 2.0)
 NOTHING = 0.5
@@ -41,42 +42,42 @@ def measure(fields: int, model: str) -> xr.Dataset:
 
 
 def draw(results: xr.Dataset) -> Figure:
-    from matplotlib import colormaps
-
     R = results["resolution"].values
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.2))
-    axes = above.subplots(2, len(R) + 1)
-    for ax in axes.ravel():
-        ax.set_axis_off()
-
-    def show(row: int, column: int, field: xr.DataArray, title: str) -> None:
-        axes[row, column].imshow(field, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        axes[row, column].set_title(title, fontsize=8 if row else 9)
-
-    show(0, 0, results["lattice"], "truth")
-    for column, value in enumerate(R):
-        title = f"R = {value:.3g}" if value > NOTHING else "unconditional"
-        show(0, column + 1, results["start"][column], title)
-        same = float(results["equal_spins"][column])
-        show(1, column + 1, results["result"][column], f"{100 * same:.0f} % equal spins")
-    left, right = below.subplots(1, 2)
     rows = results.isel(source=slice(1, None))
-    for color, side in zip(colormaps["viridis"](np.linspace(0, 0.9, 6)), SIDES, strict=True):
-        at, x = rows.sel(side=side), R * (1 + 0.02 * np.log2(side))
-        value, stderr = at["kappa4_residual"], at["kappa4_residual_stderr"]
-        left.errorbar(x, value, stderr, fmt="o", ms=3, color=color, label=f"r = {side}")
-    percent = 100 / abs(float(results["energy"].sel(source="truth")))
-    value, stderr = rows["energy_residual"], rows["energy_residual_stderr"]
-    right.errorbar(R, percent * value, percent * stderr, fmt="o", ms=4, color=COLORS[1])
-    left.set(ylabel=r"$\Delta\kappa_4(r)$")
-    left.legend(frameon=False, fontsize=8, ncols=2)
-    right.set(ylabel="energy residual  (%)")
-    for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.axhline(0, color=COLORS[0], lw=0.8)
-        ax.set_xticks(R, [f"{value:.3g}" if value > NOTHING else "none" for value in R], fontsize=8)
-        ax.set_xlabel("effective resolution at the start  (pixels per side)")
+    titles = ["truth", *(f"$R$ = {value:.3g}" if value > NOTHING else "none" for value in R)]
+    with new_figure(PAGE, 5.4) as figure:
+        above, below = figure.subfigures(2, 1, height_ratios=(1, 1.35))
+        axes = above.subplots(2, len(R) + 1)
+        axes[1, 0].set_axis_off()
+        fields = [results["lattice"], *results["start"]]
+        for ax, title, field in zip(axes[0], titles, fields, strict=True):
+            draw_field(ax, field.values).set_title(title)
+        for ax, field, same in zip(
+            axes[1, 1:], results["result"], results["equal_spins"], strict=True
+        ):
+            draw_field(ax, field.values).set_xlabel(f"{100 * float(same):.0f} %")
+        axes[1, 0].text(0.5, 0.5, "made, and\nequal spins", ha="center", va="center")
+        left, right = below.subplots(1, 2, width_ratios=(1.6, 1))
+        looked = looks([str(side) for side in SIDES]).values()
+        for side, look, apart in zip(SIDES, looked, side_by_side(len(SIDES)), strict=True):
+            at = rows.sel(side=side)
+            value, stderr = at["kappa4_residual"], at["kappa4_residual_stderr"]
+            bars(left, R * apart, value, stderr, label=f"$r$ = {side}", **look)
+        percent = 100 / abs(float(results["energy"].sel(source="truth")))
+        value, stderr = rows["energy_residual"], rows["energy_residual_stderr"]
+        bars(right, R, percent * value, percent * stderr, color=BLACK, marker="o")
+        left.set(ylabel="$\\kappa_4(r)$ minus that of truth")
+        below.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        right.set(ylabel="energy minus truth's  (%)")
+        ticks = [f"{value:.3g}" if value > NOTHING else "none" for value in R]
+        ticks[1] = ""
+        for ax in (left, right):
+            zero_line(ax)
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(R, ticks)
+        left.set_xlabel("effective resolution $R$ at the start  (pixels / side)")
+        right.set_xlabel("$R$ at the start")
+        lettered([axes[0, 0], axes[1, 1], left, right])
     return figure
 
 

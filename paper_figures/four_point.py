@@ -44,12 +44,12 @@ def measure(fields: int, model: str, sr3: str) -> xr.Dataset:
 
 def draw(results: xr.Dataset) -> Figure:
     titles = {
-        "truth": "truth, held out",
-        "start": "start: 16 x 16",
-        "SKILD": f"SKILD, {N_EVALS} evaluations",
+        "truth": "truth",
+        "start": "start, R = 16",
+        "SKILD": "SKILD",
         "SKILD, block averages": "from block averages",
         UNCONDITIONAL: "unconditional",
-        "SR3, block averages": f"SR3, {SR3_EVALS} steps",
+        "SR3, block averages": "SR3",
     }
     pictures = {title: results[f"picture_{name}"][1].values for name, title in titles.items()}
     labels = [label.replace("from nothing", "unconditional") for label in results["source"].values]

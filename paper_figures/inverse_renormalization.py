@@ -13,7 +13,16 @@ from ising import script, signs, truth
 
 import skild_physics as sk
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
-from skild_physics.plots import COLORS, Figure
+from skild_physics.plots import Figure, looks, new_figure
+from skild_physics.plots.style import (
+    BLACK,
+    PAGE,
+    bars,
+    lettered,
+    on_sides,
+    side_by_side,
+    zero_line,
+)
 
 SIZES = (128, 256, 512)
 UNCONDITIONAL = "from nothing"
@@ -42,30 +51,33 @@ def measure(fields: int, model: str) -> xr.Dataset:
 
 
 def draw(results: xr.Dataset) -> Figure:
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 3).ravel()
     sizes = results["L"].values
     exact = {"eta": [0.25] * 3, "binder": [0.61069] * 3}
     exact["energy"] = [torus_energy(int(L), BETA_CRITICAL) for L in sizes]
-    for ax, (name, title) in zip(axes, SHOWN.items(), strict=False):
-        for number, (label, shown) in enumerate(LABELS.items()):
-            row, x = results.sel(source=label), sizes * (1 + 0.06 * (number - 1))
-            style = {"fmt": "o", "ms": 4, "color": COLORS[number], "label": shown}
-            ax.errorbar(x, row[name], row[f"{name}_stderr"], **style)
-        ax.plot(sizes, exact[name], ":", color="black", lw=0.8, label="exact")
-        ax.set_xscale("log", base=2)
-        ax.set(title=title, xlabel="side of the lattice")
-        ax.set_xticks(sizes, [str(L) for L in sizes])
-    axes[0].legend(frameon=False, fontsize=8)
-    for ax, L in zip(axes[3:], sizes, strict=True):
-        for number, label in enumerate(list(LABELS)[1:], 1):
-            row, x = results.sel(source=label, L=L), results["side"] * (1 + 0.06 * (number - 1))
-            value, stderr = row["kappa4_residual"], row["kappa4_residual_stderr"]
-            ax.errorbar(x, value, stderr, fmt="o", ms=4, color=COLORS[number])
-        ax.axhline(0, color="black", lw=0.8)
-        ax.set_xscale("log", base=2)
-        ax.set(xlabel="side $r$  (lattice spacings)", title=f"L = {L}")
-    axes[3].set_ylabel(r"$\Delta\kappa_4(r)$")
+    looked, apart = looks(list(LABELS.values()), "Wolff"), side_by_side(len(LABELS), 0.2)
+    with new_figure(PAGE, 5) as figure:
+        axes = figure.subplots(2, 3).ravel()
+        for ax, (name, title) in zip(axes, SHOWN.items(), strict=False):
+            for (label, shown), factor in zip(LABELS.items(), apart, strict=True):
+                row = results.sel(source=label)
+                value, stderr = row[name], row[f"{name}_stderr"]
+                bars(ax, sizes * factor, value, stderr, label=shown, **looked[shown])
+            ax.plot(sizes, exact[name], ":", color=BLACK, label="exact")
+            ax.set_xscale("log", base=2)
+            ax.set(title=title, xlabel="side of the lattice $L$", xlim=(95, 690))
+            ax.set_xticks(sizes, [str(L) for L in sizes])
+        for ax, L in zip(axes[3:], sizes, strict=True):
+            for (label, shown), factor in zip(list(LABELS.items())[1:], apart[1:], strict=True):
+                row = results.sel(source=label, L=L).dropna("side", subset=["kappa4_residual"])
+                value, stderr = row["kappa4_residual"], row["kappa4_residual_stderr"]
+                bars(ax, row["side"] * factor, value, stderr, **looked[shown])
+            zero_line(ax)
+            on_sides(ax, [4**n for n in range(5) if 4**n <= L / 2])
+            ax.set(title=f"$L$ = {L}")
+        axes[3].set_ylabel("$\\kappa_4(r)$ minus Wolff's")
+        lettered(axes)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
 

@@ -30,6 +30,13 @@ def signs(fields: xr.DataArray) -> xr.DataArray:
     return xr.where(fields >= 0, 1, -1).astype("int8")
 
 
+def save(figure: Figure, name: str) -> None:
+    """Write a figure as pixels, for pages, and as vectors, for papers; says where."""
+    for suffix in (".png", ".pdf"):
+        save_figure(figure, HERE / f"{name}{suffix}")
+        click.echo(HERE / f"{name}{suffix}")
+
+
 def script(
     name: str,
     measure: Callable[..., xr.Dataset],
@@ -39,7 +46,7 @@ def script(
 ) -> None:
     """Run the command of a figure, with its own options of measure(fields, **options)."""
 
-    @click.command(help=f"Draw {name}.png from {name}.nc.")
+    @click.command(help=f"Draw {name}.png and .pdf from {name}.nc.")
     @click.option("--measure", "again", is_flag=True, help="Make the file again first.")
     @click.option("--fields", default=fields, show_default=True, help="Fields to measure on.")
     def command(again: bool, fields: int, **given: str) -> None:
@@ -49,8 +56,7 @@ def script(
             with replacing(path) as temporary:
                 results.to_netcdf(temporary, engine="h5netcdf")
         with xr.open_dataset(path, engine="h5netcdf") as results:
-            save_figure(draw(results), path.with_suffix(".png"))
-        click.echo(path.with_suffix(".png"))
+            save(draw(results), name)
 
     for option, default in options.items():
         named = click.option(f"--{option}", default=default, show_default=True, help="Checkpoint.")

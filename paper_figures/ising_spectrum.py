@@ -21,7 +21,8 @@ from ising import script, truth
 
 import skild_physics as sk
 from skild_physics.kspace import BASES, MOMENTA, basis_matrix
-from skild_physics.plots import COLORS, Figure
+from skild_physics.plots import Figure, looks, new_figure
+from skild_physics.plots.style import BLACK, PAGE, bars, zero_line
 from skild_physics.spectrum import FitOptions, measure_blocks, spectrum_from_blocks
 from skild_physics.tables import with_error
 
@@ -95,36 +96,30 @@ def measure(fields: int) -> xr.Dataset:
 
 def draw(data: xr.Dataset) -> Figure:
     """Alpha against the window, one line of points for each basis and momentum."""
-    drawn = Figure(figsize=(7.5, 4), layout="constrained")
-    ax = drawn.subplots()
     x = np.arange(data.sizes["window"])
-    for number, (basis, momentum) in enumerate(
-        (basis, momentum) for basis in BASES for momentum in MOMENTA
-    ):
-        one = data.sel(basis=basis, momentum=momentum)
-        accepted = one["p_value"].values > 1e-3
-        for keep, fill in ((accepted, True), (~accepted, False)):
-            ax.errorbar(
-                x[keep] + 0.1 * (number - 1.5),
-                one["alpha"].values[keep],
-                one["alpha_stderr"].values[keep],
-                fmt="os"[number // 2],
-                markersize=5,
-                markerfacecolor=COLORS[number] if fill else "none",
-                color=COLORS[number],
-                capsize=2,
-                label=f"{basis} basis, {momentum} momentum" if fill else None,
-            )
-    ax.axhline(EXACT, color="black", linewidth=0.8)
-    ax.text(x[-1] + 0.4, EXACT, " 7/8", va="bottom", ha="right")
-    ax.set_xticks(x, data["window"].values)
-    ax.set(
-        xlabel="modes fitted (multiples of 2 pi / side)",
-        ylabel=r"$\alpha$",
-        ylim=(0.825, 0.925),
-        title=f"critical Ising, L = {L}; open symbols: power law rejected (p < 0.001)",
-    )
-    ax.legend(frameon=False, fontsize=8, loc="lower left")
+    ways = [(basis, momentum) for basis in BASES for momentum in MOMENTA]
+    looked = looks([str(i) for i in range(len(ways))]).values()
+    with new_figure(PAGE, 4) as drawn:
+        # the last window of the continuum is far from the rest: two parts of one axis
+        top, bottom = axes = drawn.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+        for number, ((basis, momentum), look) in enumerate(zip(ways, looked, strict=True)):
+            one, at = data.sel(basis=basis, momentum=momentum), x + 0.16 * (number - 1.5)
+            rejected = one["p_value"].values <= 1e-3
+            alpha, stderr = one["alpha"].values, one["alpha_stderr"].values
+            for ax in axes:
+                bars(ax, at, alpha, stderr, **look)
+                ax.plot(at[rejected], alpha[rejected], ls="none", mfc="white", zorder=3, **look)
+            top.plot([], [], ls="none", label=f"{basis} basis, {momentum} momentum", **look)
+        zero_line(top, EXACT)
+        top.text(x[0] - 0.45, EXACT, "7/8", va="bottom")
+        top.plot([], [], "o", color=BLACK, mfc="white", label="law rejected, p < 0.001")
+        top.set(ylim=(0.822, 0.918), ylabel=r"$\alpha$")
+        top.spines.bottom.set_visible(False)
+        top.tick_params(bottom=False)
+        bottom.set(ylim=(0.761, 0.78))
+        bottom.set_xticks(x, data["window"].values)
+        bottom.set_xlabel(f"modes fitted, of L = {L}  (multiples of $2\\pi$ / side)")
+        drawn.legend(loc="outside lower center", ncols=2)
     return drawn
 
 

@@ -26,7 +26,21 @@ import skild_physics as sk
 from skild_physics.diffusion.reverse import sample
 from skild_physics.diffusion.scale_space import level_ends_of_spectrum
 from skild_physics.models.scale_space import ScaleSpaceModel
-from skild_physics.plots import Figure
+from skild_physics.plots import Figure, draw_field, new_figure
+from skild_physics.plots.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    bars,
+    lettered,
+    on_sides,
+    side_by_side,
+    zero_line,
+)
 from skild_physics.progress import silent
 
 FACTOR, PAIRED, NOTHING = 4, "4x", "from nothing"
@@ -138,41 +152,54 @@ def measure(fields: int, models: str) -> xr.Dataset:
     return found.dataset.assign(about | pictures)
 
 
+LOOKS = {
+    "SKILD": (BLUE, "o"),
+    "SSD 4, crop": (GREEN, "^"),
+    "SSD 4, blocks": (VERMILLION, "s"),
+    "SSD 4, blocks, not drawn": (VERMILLION, "X"),
+    "SSD 4, bilinear": (PURPLE, "D"),
+    "SSD 2, blocks": (ORANGE, "v"),
+    "SSD 2, bilinear": ("#666666", "<"),
+    "DDPM": (SKY, "P"),
+}
+
+
 def draw(results: xr.Dataset) -> Figure:
-    figure = Figure(figsize=(13, 9), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.5))
     names = [title for title, *_ in COMPETITORS]
-    for kind, axes in zip(TITLES, above.subplots(2, len(names) + 1), strict=True):
-        pictures = {"truth": "truth"} | {f"{name}, {kind}": name for name in names}
-        for ax, (label, name) in zip(axes, pictures.items(), strict=True):
-            ax.imshow(results[f"picture_{label}"].values, cmap="gray", vmin=-1, vmax=1)
-            ax.set_title(name.replace(", ", ",\n"), fontsize=8)
-            ax.set_xticks([])
-            ax.set_yticks([])
-        axes[0].set_ylabel(TITLES[kind])
-    panels = below.subplots(1, 3)
-    sides = results["side"].values
-    for ax, kind in zip(panels[:2], TITLES, strict=True):
-        for number, name in enumerate(names):
-            row, x = results.sel(source=f"{name}, {kind}"), sides * 2 ** (0.04 * (number - 4))
-            value, stderr = row["kappa4_residual"], row["kappa4_residual_stderr"]
-            style = {"fmt": "o-", "ms": 3, "lw": 1, "color": f"C{number}", "label": name}
-            ax.errorbar(x, value, stderr, **style)
-        ax.axhline(0, color="black", lw=0.8)
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(sides, [str(side) for side in sides])
-        ax.set(xlabel="side $r$  (lattice spacings)", ylabel=r"$\Delta\kappa_4(r)$")
-        ax.set_title(f"{TITLES[kind]}: residual of the four-point correlator", fontsize=10)
-    panels[0].legend(frameon=False, fontsize=8)
-    for number, name in enumerate(names):
-        for kind, marker in zip(TITLES, "os", strict=True):
-            row = results.sel(source=f"{name}, {kind}")
-            point = (float(row[n]) for n in ("gflop", "energy_residual", "energy_residual_stderr"))
-            filled = None if kind == PAIRED else "none"
-            panels[2].errorbar(*point, fmt=marker, ms=5, color=f"C{number}", mfc=filled)
-    panels[2].axhline(0, color="black", lw=0.8)
-    panels[2].set(xlabel="GFLOP per field", ylabel="energy per spin, minus truth", xscale="log")
-    panels[2].set_title(f"cost and energy (full: {FACTOR}x, open: unconditional)", fontsize=10)
+    apart = side_by_side(len(names), 0.1)
+    with new_figure(PAGE + 0.5, 7.4) as figure:
+        above, below = figure.subfigures(2, 1, height_ratios=(1, 2.3))
+        for kind, axes in zip(TITLES, above.subplots(2, len(names) + 1), strict=True):
+            pictures = {"truth": "truth"} | {f"{name}, {kind}": name for name in names}
+            for ax, (label, name) in zip(axes, pictures.items(), strict=True):
+                draw_field(ax, results[f"picture_{label}"].values)
+                if kind == PAIRED:
+                    ax.set_title(name.replace(", ", ",\n"), fontsize=7)
+            axes[0].set_ylabel(TITLES[kind])
+        (paired, free), (cost, key) = below.subplots(2, 2, height_ratios=(1, 0.85))
+        for ax, kind in ((paired, PAIRED), (free, NOTHING)):
+            for name, factor in zip(names, apart, strict=True):
+                (color, marker), row = LOOKS[name], results.sel(source=f"{name}, {kind}")
+                value, stderr = row["kappa4_residual"], row["kappa4_residual_stderr"]
+                how = {"color": color, "marker": marker, "markersize": 3, "label": name}
+                bars(ax, results["side"] * factor, value, stderr, **how)
+            zero_line(ax)
+            on_sides(ax, results["side"].values.tolist()).set_title(TITLES[kind])
+        paired.set_ylabel("$\\kappa_4(r)$ minus that of truth")
+        for name, (color, marker) in LOOKS.items():
+            for kind, fill in ((PAIRED, color), (NOTHING, "white")):
+                row = results.sel(source=f"{name}, {kind}")
+                names_of = ("gflop", "energy_residual", "energy_residual_stderr")
+                x, y, stderr = (float(row[each]) for each in names_of)
+                bars(cost, x, y, stderr, color=color, marker=marker, markerfacecolor=fill)
+        zero_line(cost)
+        cost.set(xlabel="GFLOP per field", ylabel="energy per spin minus truth's", xscale="log")
+        cost.set_xticks([5, 10, 20], ["5", "10", "20"])
+        cost.set_xticks([], minor=True)
+        cost.set_title(f"open: {TITLES[NOTHING]}")
+        key.set_axis_off()
+        key.legend(*paired.get_legend_handles_labels(), loc="center")
+        lettered((paired, free, cost))
     return figure
 
 

@@ -25,7 +25,8 @@ SERVER.set_forkserver_preload(
         *("skild_physics.training.run", "skild_physics.cli.main", "rich.progress", "h5netcdf"),
         *(
             "skild_physics.pipeline.reproduce",
-            "skild_physics.plots",
+            "skild_physics.plots.correlators",
+            "skild_physics.plots.spectra",
             "skild_physics.quality.results",
         ),
     ]

@@ -78,8 +78,8 @@ def test_it_plots_itself(result, tmp_path):
     assert [list(result.pictures), len(figure.subfigs)] == [["truth", "flipped", "fewer"], 2]
     mine = Figure()
     ax = mine.subplots()
-    assert result.plot(ax) is mine
-    assert [line.get_label() for line in ax.lines][:2] == ["flipped - truth", "fewer - truth"]
+    assert result.plot(ax) is ax
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["flipped", "fewer"]
     result.save(tmp_path / "c.nc")
     assert isinstance(Correlators.load(tmp_path / "c.nc").plot(), Figure)
 

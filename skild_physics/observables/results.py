@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import xarray as xr
@@ -23,7 +23,7 @@ from skild_physics.observables.jackknife import (
     Array,
     Replicas,
 )
-from skild_physics.observables.sources import RAW, relaxed_notes
+from skild_physics.observables.sources import relaxed_notes, shown_labels
 from skild_physics.schema import plain_attributes, validated
 from skild_physics.tables import Printed, with_error
 
@@ -118,7 +118,7 @@ class Correlators(Printed):
         """
         shown = []
         for each in self.datasets:
-            truth, *others = _shown(each)
+            truth, *others = shown_labels(each)
             pairs: list[str | None] = [*others] or [None]
             shown += [_table(each, truth, label) for label in pairs]
         if self.dataset.attrs.get("model"):
@@ -131,7 +131,7 @@ class Correlators(Printed):
     def _of_one_temperature(self) -> dict[float, list[str]]:
         """Labels by beta, those that are shown."""
         first, found = self.dataset, dict[float, list[str]]()
-        for label in _shown(first):
+        for label in shown_labels(first):
             here = first.sel(source=label)
             # files of earlier versions have that of the truth alone
             beta = float(here["beta"] if "beta" in here else first.attrs["beta"])
@@ -143,7 +143,7 @@ class Correlators(Printed):
         first, said = self.dataset, relaxed_notes(self.dataset.attrs)
         if first.attrs.get("model"):
             said.append("(in brackets: of the infinite lattice, which this one differs from)")
-        if len(_shown(first)) < len(first["source"]):
+        if len(shown_labels(first)) < len(first["source"]):
             said.append("(continuous fields are shown by their signs; the file has both)")
         if "beta" in first and not np.isfinite(first["beta"]).all():
             bare = first["source"].values[~np.isfinite(first["beta"].values)]
@@ -168,7 +168,7 @@ class Correlators(Printed):
 
         It is where the test of all sides together gives a probability of 5 % or more.
         """
-        truth, *others = _shown(self.dataset)
+        truth, *others = shown_labels(self.dataset)
         said = []
         for label in others:
             here = self.dataset.sel(source=label)
@@ -184,18 +184,24 @@ class Correlators(Printed):
             )
         return said
 
-    def plot(self, ax: "Axes | None" = None) -> "Figure":
+    @overload
+    def plot(self, ax: None = None) -> "Figure": ...
+
+    @overload
+    def plot(self, ax: "Axes") -> "Axes": ...
+
+    def plot(self, ax: "Axes | None" = None) -> "Figure | Axes":
         """Four-point correlators and residuals below a field of each source; the figure.
 
         Args:
-            ax: draw the residuals of kappa4 here, and nothing else.
+            ax: draw the residuals of kappa4 here, and nothing else; it is returned then.
         """
+        # imported here, as in all results: measuring does not need matplotlib
         from skild_physics.plots import correlator_figure, draw_correlators
 
         if ax is None:
             return correlator_figure(self.dataset, self.pictures)
-        draw_correlators(ax, self.dataset, "kappa4_residual")
-        return ax.figure.figure
+        return draw_correlators(ax, self.dataset, "kappa4_residual")
 
     def save(self, path: str | Path, request: str | None = None) -> None:
         """Write a NetCDF-4 file, rounds of block spins as groups, replacing a file at once.
@@ -322,16 +328,6 @@ def _check(data: xr.Dataset, path: str | Path) -> None:
                 raise InputError(f"{path}: its `{each}` is not of numbers like `{names[0]}`")
         if name in of_source and not np.isfinite(data[name]).all():
             raise InputError(f"{path}: its `{name}` holds nan or infinity")
-
-
-def _shown(results: xr.Dataset) -> list[str]:
-    """Labels without those of raw fields whose signs have one of their own."""
-    labels = [str(label) for label in results["source"].values]
-    return [
-        label
-        for label in labels
-        if not label.endswith(RAW) or label.removesuffix(RAW) not in labels
-    ]
 
 
 def _table(results: xr.Dataset, truth: str, label: str | None) -> Table:

@@ -171,3 +171,13 @@ def check(sources: Mapping[str, xr.DataArray], plan: Plan) -> None:
     times = plan.block_spins
     if times < 0 or L % 2**times or L >> times < 2:
         raise InputError(f"`block_spins={times}`: L = {L} cannot be halved {times} times")
+
+
+def shown_labels(results: xr.Dataset) -> list[str]:
+    """Labels of sources without those of raw fields whose signs have one of their own."""
+    labels = [str(label) for label in results["source"].values]
+    return [
+        label
+        for label in labels
+        if not label.endswith(RAW) or label.removesuffix(RAW) not in labels
+    ]

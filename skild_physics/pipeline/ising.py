@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from skild_physics import plots
 from skild_physics.claims import replacing
 from skild_physics.config import Config, load_config
 from skild_physics.data_gen.ising import generate_ising
@@ -19,7 +20,6 @@ from skild_physics.models.checkpoint import BUNDLED, build_model, load
 from skild_physics.observables.evaluate import eval_correlators
 from skild_physics.observables.results import Correlators
 from skild_physics.pipeline.stages import Stages, once
-from skild_physics.plots import correlator_figure, save_figure
 from skild_physics.progress import Progress
 from skild_physics.spectrum import Spectrum, fit_spectrum
 from skild_physics.training.train import train
@@ -130,7 +130,7 @@ class IsingCase:
         with stages.next("variance spectrum S0(k) and its power law"):
             path = out / "spectrum.nc"
             spectrum = fit_spectrum(made.get("train", truth), out=path, progress=progress)
-            save_figure(spectrum.plot(), out / "spectrum.png")
+            plots.save_figure(spectrum.plot(), out / "spectrum.png")
 
         model = load(BUNDLED)
         if self.retrain:
@@ -171,5 +171,7 @@ class IsingCase:
                 **{label: fields for label, fields in sources.items() if label != "truth"},
             }
             drawn = {title: fields[0].values for title, fields in pictures.items()}
-            save_figure(correlator_figure(quality.dataset, drawn), out / "correlators.png")
+            plots.save_figure(
+                plots.correlator_figure(quality.dataset, drawn), out / "correlators.png"
+            )
         return IsingRun(spectrum, quality, out / "correlators.png")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import xarray as xr
@@ -29,6 +29,7 @@ from skild_physics.tables import Printed, with_error
 from skild_physics.version import __version__
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SCHEMA = "skild_physics.spectrum"
@@ -167,12 +168,22 @@ class Spectrum(Printed):
             )
         return notes
 
-    def plot(self) -> "Figure":
-        """The spectrum on logarithmic axes with its fit, and their ratio below."""
-        # imported here: measuring does not need matplotlib
-        from skild_physics.plots import spectrum_figure
+    @overload
+    def plot(self, ax: None = None) -> "Figure": ...
 
-        return spectrum_figure([self])
+    @overload
+    def plot(self, ax: "Axes") -> "Axes": ...
+
+    def plot(self, ax: "Axes | None" = None) -> "Figure | Axes":
+        """The spectrum on logarithmic axes with its fit, and their ratio below; the figure.
+
+        Args:
+            ax: draw the spectrum with its fit here, and nothing else; it is returned then.
+        """
+        # imported here, as in all results: measuring does not need matplotlib
+        from skild_physics.plots import draw_spectra, spectrum_figure
+
+        return spectrum_figure([self]) if ax is None else draw_spectra(ax, [self])
 
     def per_mode(
         self, kind: Literal["measured", "fit"] = "measured", N: int | None = None
