@@ -45,7 +45,6 @@ def command(
         answer = json_text(found, indent=2) if as_json else _needs(found)
     else:
         check_none_given({"as_json": as_json}, "goes with `dry=True`")
-        say(json_text(run.to_json(), indent=2))
         answer = train(run, overwrite=overwrite, progress=progress).origin["checkpoint"]
     if speaks:
         click.echo(answer)

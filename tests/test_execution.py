@@ -152,7 +152,7 @@ def test_a_trainer_times_what_it_will_do(values, monkeypatch, levels):
     made = Trainer(parse_config(values), ALONE, print)
     assert len(seen[0]) == 2
     assert all(0 < each < 10 for each in seen[0])
-    assert made.summary().endswith("bfloat16, eager, 2 threads")
+    assert made.about()[0].endswith("bfloat16, eager, 2 threads")
     assert torch.get_num_threads() == 2
     assert made.dtype == torch.bfloat16
     values["training"] |= {"precision": "bfloat16", "threads": 2}

@@ -14,6 +14,7 @@ from skild_physics.fields.sources import WORDS, Boundary, Opening
 from skild_physics.files import InputError
 from skild_physics.kspace import Basis
 
+Service = Literal["tensorboard", "wandb"]
 Symmetry = Literal["torus", "mirror", "none"]
 
 
@@ -237,6 +238,8 @@ class TrainingConfig(Section):
     """Steps between held-out losses and pictures of samples; also done at the end."""
     keep_every: PositiveInt | None = None
     """Steps between models that stay in the folder kept; by default the last alone does."""
+    log: Service | None = Field(default=None, exclude=True)
+    """tensorboard or wandb: send losses there, too; no part of what a run is, and not kept."""
 
     def active_multiple_of(self, N: int) -> int:
         """What the sides of lattices of active modes are multiples of, for N x N fields."""

@@ -104,8 +104,11 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
     with style.context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        # ticks take the style that there is when they are drawn first
-        figure.draw_without_rendering()
+        for ax in figure.axes:
+            # ticks that are made later would take the style that there is then; y has that of x
+            size, width = rcParams["xtick.labelsize"], rcParams["xtick.major.width"]
+            ax.tick_params(which="major", labelsize=size, width=width)
+            ax.tick_params(which="minor", width=rcParams["xtick.minor.width"])
 
 
 def lettered(axes: Iterable[Axes], width: int = 0) -> None:

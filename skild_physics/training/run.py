@@ -17,10 +17,11 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -40,11 +41,15 @@ from skild_physics.training.folder import (
     discard_run,
     numbered,
 )
+from skild_physics.training.recording import Record, check_installed, flat, nowhere, recording
 from skild_physics.training.state import load_state, previous, save_state
 from skild_physics.training.trainer import Log, Trainer, learning_rate
 from skild_physics.version import __version__
 
 Progress = Callable[[int, float], None]
+
+TIMED = 20
+"""Steps after which a run says how long it will take."""
 
 
 def dry_run(
@@ -59,7 +64,8 @@ def dry_run(
     keep_freed_memory()
     with joined_world() as world, kept_threads():
         trainer = Trainer(config, world, log, **parts)
-        log(trainer.summary())
+        for line in trainer.about():
+            log(line)
         seconds = []
         for step in range(steps + 2):
             began = time.perf_counter()
@@ -82,11 +88,13 @@ def trained(
     progress: Progress = lambda step, loss: None,
     log: Log = lambda line: None,
     overwrite: bool = False,
+    record: Record = nowhere,
     **parts: Any,
 ) -> tuple[Path, Model | None]:
     """Run, or go on with, a training: its inference checkpoint; the model if it was trained now.
 
-    Under torchrun all processes call it; process 0 alone writes and calls ``progress`` and ``log``.
+    Under torchrun all processes call it; process 0 alone writes and calls ``progress``, ``log`` and
+    ``record``.
     SIGINT and SIGTERM end it after the current step, with that step's state saved.
 
     Args:
@@ -94,6 +102,7 @@ def trained(
         progress: called after every step with the number of steps done and a running loss.
         log: receives lines of text about the run.
         overwrite: discard an existing run in the same folder.
+        record: receives the numbers of every line of metrics.jsonl, and its step.
         parts: what is not as the configuration says, see
             :class:`skild_physics.training.trainer.Trainer`.
 
@@ -109,7 +118,7 @@ def trained(
         # where nothing can be written, a run may still be finished
         writes = world.is_main and (not config.out.exists() or os.access(config.out, os.W_OK))
         with filling(config.out) if writes else nullcontext():
-            return _run(config, world, progress, log, overwrite, caught, parts)
+            return _run(config, world, progress, log, overwrite, record, caught, parts)
 
 
 def run(config: Config, **how: Any) -> Path:
@@ -123,6 +132,7 @@ def _run(
     progress: Progress,
     log: Log,
     overwrite: bool,
+    record: Record,
     caught: list[int],
     parts: Mapping[str, Any],
 ) -> tuple[Path, Model | None]:
@@ -136,6 +146,7 @@ def _run(
     if world.is_main:
         # the folder itself is made once the inputs are known to fit
         check_folder(next(each for each in (out, *out.parents) if each.exists()))
+    check_installed(settings.log)
     keep_freed_memory()
     trainer = Trainer(config, world, log, None if overwrite else _recorded(config), **parts)
     start, running = 0, math.nan
@@ -147,7 +158,10 @@ def _run(
     if world.is_main:
         _claim(config, trainer, overwrite, source)
     logged = _say_skipped(trainer, 0, log)
-    log(trainer.summary() + (f", going on from step {start:,}" if start else ""))
+    *lines_about, steps = trainer.about()
+    for line in (*lines_about, steps + (f", going on from step {start:,}" if start else "")):
+        log(line)
+    log(f"all settings: {out / NOTE}")
 
     def save(step: int) -> None:
         if world.is_main:
@@ -163,7 +177,17 @@ def _run(
 
     began = time.perf_counter()
     metrics = _metrics_until(out / "metrics.jsonl", start) if world.is_main else None
-    with metrics.open("a") if metrics else nullcontext() as lines:
+    with ExitStack() as stack:
+        lines = stack.enter_context(metrics.open("a")) if metrics else None
+        send = stack.enter_context(recording(settings.log if lines else None, out, start))
+
+        def note(line: dict[str, Any]) -> None:
+            if lines is not None:
+                lines.write(json_text(line) + "\n")
+                lines.flush()
+                for receiver in (send, record):
+                    receiver(flat(line), line["step"])
+
         for step in range(start, settings.steps):
             try:
                 done = trainer.step(step)
@@ -177,21 +201,21 @@ def _run(
             saving = step % settings.checkpoint_every == 0 or last
             if saving:
                 seconds = time.perf_counter() - began
-                _write(
-                    lines,
+                each = settings.batch_size * (step - start) / seconds
+                note(
                     {
                         "step": step,
                         "loss": running,
                         "gradient_norm": round(done.gradient_norm, 6),
                         "learning_rate": learning_rate(settings, step - 1),
-                        "fields_per_second": round(
-                            settings.batch_size * (step - start) / seconds, 1
-                        ),
+                        "fields_per_second": round(each, 1),
                         "peak_memory_gib": round(peak_memory(world.device) / 2**30, 3),
-                    },
+                    }
                 )
-            if (step % settings.evaluate_every == 0 or last) and lines is not None:
-                _show(trainer, step, lines, log)
+            if step == start + TIMED and not last:
+                log(_expected(time.perf_counter() - began, settings.steps - step))
+            if (step % settings.evaluate_every == 0 or last) and world.is_main:
+                _show(trainer, step, note, log)
             if settings.keep_every and step % settings.keep_every == 0 and world.is_main:
                 trainer.calibrate(step, FIELDS)
                 save_model(numbered(out, KEPT, step), trainer.model(step))
@@ -218,7 +242,14 @@ def _say_skipped(trainer: Trainer, logged: int, log: Log) -> int:
     return len(skipped)
 
 
-def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
+def _expected(seconds: float, left: int) -> str:
+    """How long the rest takes, after the first steps took so many seconds."""
+    rest = timedelta(seconds=round(left * seconds / TIMED))
+    end = (datetime.now() + rest).strftime("%H:%M" if rest < timedelta(days=1) else "%d %B, %H:%M")
+    return f"{seconds / TIMED:.3g} s a step: {rest} to go, until about {end}"
+
+
+def _show(trainer: Trainer, step: int, note: Callable[[dict[str, Any]], None], log: Log) -> None:
     """Held-out losses and a picture of samples."""
     fields = trainer.heldout_fields(FIELDS)
     trainer.calibrate(step, FIELDS)
@@ -227,12 +258,13 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
         found = heldout_loss(
             model.network, trainer.objective, trainer.process, fields, trainer.part, trainer.dtype
         )
-        _write(lines, {"step": step} | found.to_json())
+        note({"step": step} | found.to_json())
         bands = " ".join(f"{loss:.4f}" for loss in found.loss)
         spread = f" +- {found.mean_stderr:.5f}"
         if not math.isfinite(found.mean_stderr):
             spread = f" (no error bar from {len(fields)} fields)"
-        log(f"step {step:,}: held-out loss {found.mean:.5f}{spread}, in bands of t: {bands}")
+        log(f"step {step:,}: held-out loss {found.mean:.5f}{spread}; in eighths of t from 0 to T:")
+        log(f"  {bands}")
     truth = fields[:PICTURES].to(trainer.world.device)
     made = model.preview(truth)
     rows = {"held out": truth.cpu(), "start": made.start, "sample": made.result}
@@ -241,12 +273,6 @@ def _show(trainer: Trainer, step: int, lines: TextIO, log: Log) -> None:
 
     figure = samples_figure({name: row.numpy() for name, row in rows.items()}, f"step {step:,}")
     save_figure(figure, numbered(trainer.config.out, SAMPLES, step))
-
-
-def _write(lines: TextIO | None, line: dict[str, Any]) -> None:
-    if lines is not None:
-        lines.write(json_text(line) + "\n")
-        lines.flush()
 
 
 def _identity(config: Config) -> dict[str, Any]:

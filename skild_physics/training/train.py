@@ -21,6 +21,7 @@ from skild_physics.progress import Progress, logger, silent
 from skild_physics.spectrum import Spectrum, fit_spectrum
 from skild_physics.training.data import default_heldout
 from skild_physics.training.folder import check_ours
+from skild_physics.training.recording import Record, nowhere
 from skild_physics.training.run import trained
 
 
@@ -36,6 +37,7 @@ def train(
     objective: Objective | None = None,
     network: nn.Module | None = None,
     overwrite: bool = False,
+    log: Record = nowhere,
     progress: Progress = silent,
 ) -> Model:
     """Train a model; the same call again goes on where it was interrupted, or loads it.
@@ -58,6 +60,8 @@ def train(
         network: a module of your own, untrained: ``network(x, lam)`` maps fields (B, C, M, M) and
             lambda M^2 (B,) to fields of that shape.
         overwrite: discard another run in the folder.
+        log: called with numbers by name, and the step that they are of, as metrics.jsonl gets
+            them: at every saved state and every evaluation.
         progress: shows how many steps are done.
 
     Returns:
@@ -93,6 +97,7 @@ def train(
                 progress=lambda step, loss: show(step, f"loss {loss:.4f}"),
                 log=logger.info,
                 overwrite=overwrite,
+                record=log,
                 **parts,
             )
     if model is not None and not path.exists():

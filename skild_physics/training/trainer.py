@@ -416,14 +416,20 @@ class Trainer:
         """Number of weights of the network."""
         return sum(p.numel() for p in self.network.parameters())
 
-    def summary(self) -> str:
-        """The run in a line."""
+    def about(self) -> list[str]:
+        """The run in three lines: network, data, steps."""
         settings, parts = self.config.training, self.config.training.accumulate
-        return (
-            f"{self.parameters:,} parameters, {self.fields.count:,} fields of "
+        return [
+            f"network: {self.config.kind}, {type(self.network).__name__} of "
+            f"{self.parameters:,} parameters; {self.world.device}, {self.execution}",
+            f"data: {self.fields.name}, {self.fields.count:,} fields of "
             f"{len(self.fields.channels)} x {self.fields.size} x {self.fields.size} and "
-            f"{self.heldout.count:,} held out, {settings.steps:,} steps of {settings.batch_size}"
+            f"{self.heldout.count:,} held out",
+            f"steps: {settings.steps:,} of {settings.batch_size} fields"
             + (f" in {parts} parts" if parts > 1 else "")
-            + (f" on {self.world.size} processes" if self.world.size > 1 else "")
-            + f", {self.world.device}, {self.execution}"
-        )
+            + (f" on {self.world.size} processes" if self.world.size > 1 else ""),
+        ]
+
+    def summary(self) -> str:
+        """The same in one."""
+        return "; ".join(self.about())
