@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import click
 
-from skild_physics.cli.console import progress, show
+from skild_physics.cli.console import progress, say, show
+from skild_physics.observables.results import Correlators
 from skild_physics.pipeline.reproduce import FACTOR, HELDOUT, SAMPLES, reproduce
+from skild_physics.tables import with_error
 
 
 @click.command("reproduce")
@@ -64,6 +66,14 @@ def command(case: Literal["ising", "photographs"], **options: Any) -> None:
       skild-physics reproduce --retrain --out runs/ising-L32
     """
     run = reproduce(case, progress=progress, **options)
-    show(run.spectrum)
-    show(run.quality)
+    law, out = run.spectrum.fit.law, run.figure.parent
+    say(f"alpha of the spectrum: {with_error(law.alpha, run.spectrum.law_stderr[2])}")
+    if isinstance(run.quality, Correlators):
+        for line in run.quality.in_words():
+            say(line)
+        made = f"truth={out / 'heldout.h5'} SKILD={out / 'super_resolved.h5'}"
+        say(f"tables: skild-physics eval-correlators {made}")
+    else:
+        show(run.quality)
+    say(f"all results: {out}")
     click.echo(run.figure)

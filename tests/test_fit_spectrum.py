@@ -89,7 +89,9 @@ def test_a_spectrum_shows_itself(lattices):
     C, _, alpha = spectrum.law_stderr
     assert with_error(spectrum.fit.law.alpha, alpha) in shown
     assert with_error(spectrum.fit.law.C, C) in shown
-    assert "60 fields; errors: delete-one jackknife over 32 blocks" in shown
+    assert "likelihood fit of 60 fields, periodic basis" in shown
+    assert "errors: delete-one jackknife over 32 blocks" in shown
+    assert shown.endswith("the law is consistent with the spectrum in this range")
     assert "goodness of fit: chi-square" in shown
     assert all(len(line) < 300 for line in shown.splitlines())
     assert "<pre" in spectrum._repr_html_()

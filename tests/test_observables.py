@@ -62,7 +62,7 @@ def test_four_by_four_against_enumeration(tmp_path):
     finite = [c for c in found.values() if not c.of_infinite_lattice]
     assert {c.observable for c in finite} == {
         "energy per spin",
-        "nearest neighbours",
+        "neighbours",
         "specific heat",
         "kappa4(r = 1)",
         "kappa4(r = 2)",
@@ -89,10 +89,10 @@ def test_exact_values_of_a_larger_torus(ensemble):
     with open_fields(ensemble) as fields:
         results = eval_correlators({"wolff": fields}).dataset
     found = {c.observable: c for c in compare_with_exact(results, "wolff")}
-    for name in ("energy per spin", "nearest neighbours", "specific heat", "eta"):
+    for name in ("energy per spin", "neighbours", "specific heat", "eta"):
         assert abs(found[name].z) < 4, name
     # finite size shifts these by no more than a few per cent
-    for name in ("Binder parameter", "diagonal neighbours"):
+    for name in ("Binder parameter", "next neighbours"):
         assert found[name].value == pytest.approx(found[name].exact, rel=0.06)
     assert found["eta"].stderr < 0.02
     assert float(results["tau_int"][0]) < 1.5

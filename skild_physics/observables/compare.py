@@ -3,8 +3,9 @@
 On the torus at any temperature, also of an antiferromagnet (beta < 0) of even L: energy,
 nearest-neighbour correlation -e/2 and specific heat (Kaufman 1949), and for L <= 4 the four-point
 correlator, by enumeration of all states. At the critical point also values of the infinite lattice,
-from which finite lattices differ: the correlation 2/pi of diagonal neighbours, eta = 1/4, and the
-Binder parameter 0.61069 of the square torus (Kamieniarz and Bloete, J. Phys. A 26, 201 (1993)).
+from which finite lattices differ: the correlation 2/pi of next neighbours, on the diagonal, eta =
+1/4 and the Binder parameter 0.61069 of the square torus (Kamieniarz and Bloete, J. Phys. A 26, 201
+(1993)).
 """
 
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def compare_with_exact(results: xr.Dataset, source: str) -> list[Comparison]:
     energy = torus_energy(L, beta)
     add("energy per spin", energy, False, here["energy"], here["energy_stderr"])
     error = float(here["energy_stderr"]) / 2
-    add("nearest neighbours", 0.0 - energy / 2, False, G[1, :2].mean(), error)
+    add("neighbours", 0.0 - energy / 2, False, G[1, :2].mean(), error)
     if beta:
         heat = torus_specific_heat(L, beta)
         add("specific heat", heat, False, here["specific_heat"], here["specific_heat_stderr"])
@@ -75,7 +76,7 @@ def compare_with_exact(results: xr.Dataset, source: str) -> list[Comparison]:
             row, error = here["kappa4"].values[i], here["kappa4_stderr"].values[i]
             add(f"kappa4(r = {sides[i]})", float(exact), False, row, error)
     if abs(beta - BETA_CRITICAL) < 1e-9:
-        add("diagonal neighbours", 2 / np.pi, True, G[1, 2], dG[1, 2])
+        add("next neighbours", 2 / np.pi, True, G[1, 2], dG[1, 2])
         add("Binder parameter", BINDER_CRITICAL, True, here["binder"], here["binder_stderr"])
         if np.isfinite(here["eta"]):
             add("eta", 0.25, True, here["eta"], here["eta_stderr"])

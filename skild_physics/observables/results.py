@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 ROUND = "block_spins_"
 CONSISTENT = 0.05
+WIDEST = 13
+"""Characters of a line of a column's title, so that a table takes 80."""
 ENDS = ("", "_stderr", "_residual", "_residual_stderr")
 
 SHOWN = (
@@ -151,17 +154,14 @@ class Correlators(Printed):
                 "(no inverse temperature beta is known of "
                 f"{', '.join(map(str, bare))}: no susceptibility, no specific heat)"
             )
-        blocks = ", ".join(
-            f"{label}: {int(n):,} fields in {int(b)} blocks, tau_int {float(tau):.2f}"
-            for label, n, b, tau in zip(
-                first["source"].values,
-                first["n_samples"],
-                first["n_blocks"],
-                first["tau_int"],
-                strict=True,
+        said.append(f"({first.attrs['stderr']})")
+        for label in shown_labels(first):
+            here = first.sel(source=label)
+            said.append(
+                f"({label}: {int(here['n_samples']):,} fields in {int(here['n_blocks'])} blocks, "
+                f"tau_int {float(here['tau_int']):.2f})"
             )
-        )
-        return [*said, f"({first.attrs['stderr']}; {blocks})", *self.in_words()]
+        return [*said, *self.in_words()]
 
     def in_words(self) -> list[str]:
         """Whether kappa4 of each source is consistent with that of the truth; a line for each.
@@ -333,11 +333,14 @@ def _check(data: xr.Dataset, path: str | Path) -> None:
 def _table(results: xr.Dataset, truth: str, label: str | None) -> Table:
     """The truth alone, or a source beside it."""
     k = results.attrs["block_spin_rounds"]
-    table = Table(f"block spins, round {k}" if k else "observable", truth)
+    table = Table()
+    table.add_column(f"block spins, round {k}" if k else "observable", no_wrap=True)
+    # of a long label the lines, of a number none
+    table.add_column(fill(truth, WIDEST), no_wrap=True)
     if label is not None:
-        table.add_column(label)
-        table.add_column("difference")
-        table.add_column("sigma", justify="right")
+        table.add_column(fill(label, WIDEST), no_wrap=True)
+        table.add_column("difference", no_wrap=True, min_width=WIDEST)
+        table.add_column("sigma", no_wrap=True, justify="right")
     rows = [(f"kappa4(r = {r})", "kappa4", {"side": r}) for r in results["side"].values]
     rows += [(title, name, {}) for name, title in SHOWN if name in results]
     table.add_row(*_counts(results, truth, label))
@@ -357,7 +360,7 @@ def _table(results: xr.Dataset, truth: str, label: str | None) -> Table:
         chi2, p = (float(here[f"kappa4_residual_{n}"]) for n in ("chi_square", "p_value"))
         number = int(here["kappa4_residual_degrees_of_freedom"])
         if np.isfinite(chi2):
-            table.add_row("kappa4, all r", "", "", f"T2 = {chi2:.1f} / {number}", f"p {p:.2g}")
+            table.add_row("kappa4, all r: T2", "", "", f"{chi2:.1f} / {number}", f"p {p:.2g}")
     return table
 
 
@@ -378,10 +381,11 @@ def _cell(here: xr.Dataset, name: str) -> str:
 
 def _exact_table(results: xr.Dataset, labels: list[str]) -> Table:
     table = Table("against exact", "exact")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     rows: dict[str, dict[str, Comparison]] = {}
     for label in labels:
-        table.add_column(label)
-        table.add_column("sigma", justify="right")
+        table.add_column(fill(label, WIDEST), no_wrap=True)
+        table.add_column("sigma", no_wrap=True, justify="right")
         for each in compare_with_exact(results, label):
             rows.setdefault(each.observable, {})[label] = each
     for observable, row in rows.items():
@@ -393,6 +397,6 @@ def _exact_table(results: xr.Dataset, labels: list[str]) -> Table:
             if label in row:
                 value = with_error(row[label].value, row[label].stderr)
                 z = f"{row[label].z:+.1f}" if np.isfinite(row[label].z) else ""
-            cells += [value, f"({z})" if z and one.of_infinite_lattice else z]
+            cells += [value, z]
         table.add_row(observable, exact, *cells)
     return table

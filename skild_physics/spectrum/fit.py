@@ -129,7 +129,9 @@ def fit_power_law(
     if method not in METHODS:
         raise InputError(f"method must be one of {METHODS}, got {method!r}")
     if len(k) < 4:
-        raise InputError(f"a fit of three parameters needs at least 4 shells, got {len(k)}")
+        raise InputError(
+            f"a fit of three parameters needs at least 4 shells, got {len(k)}: widen its range"
+        )
     if not (np.isfinite(S).all() and (S > 0).all()):
         raise InputError(
             "the variance must be positive and finite in every shell: is the data constant?"

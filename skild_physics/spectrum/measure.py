@@ -266,7 +266,8 @@ class FitOptions:
         if inside.sum() < 4:
             raise InputError(
                 f"{source}: a fit needs at least 4 shells, got {inside.sum()} between k = {low:g} "
-                f"and {high:g} (shells lie at {k[0]:.4g} .. {k[-1]:.4g} radians per box side)"
+                f"and {high:g} (shells lie at {k[0]:.4g} .. {k[-1]:.4g} radians per box side); "
+                "widen `k_min` .. `k_max`, or measure larger fields"
             )
         return inside
 

@@ -136,9 +136,10 @@ class Spectrum(Printed):
         """How it was fitted, how well, and whether the law is to be believed."""
         fit, good = self.fit, self.goodness
         notes = [
-            f"{fit.method} fit, k = {self.fit_range[0]:.4g} .. {self.fit_range[1]:.4g} radians "
-            f"per box side ({self.momentum}), {self.basis} basis, "
-            f"{self.n_samples or 'unknown number of'} fields; errors: {self.errors}"
+            f"{fit.method} fit of {self.n_samples or 'an unknown number of'} fields, {self.basis} "
+            f"basis, {self.momentum} momentum",
+            f"k = {self.fit_range[0]:.4g} .. {self.fit_range[1]:.4g} radians per box side",
+            f"errors: {self.errors}",
         ]
         if self.statistic == "magnitude":
             notes.append(
@@ -158,14 +159,18 @@ class Spectrum(Printed):
         notes.append(
             f"goodness of fit: chi-square {good.chi_square:.1f} for {good.degrees_of_freedom:.1f} "
             f"degrees of freedom, p = {good.p_value:.2g}"
-            + (" (from the blocks: modes need not be Gaussian)" if self.n_blocks >= 4 else "")
         )
         if good.p_value < P_REJECTED:
-            notes.append(
-                "warning: this law is rejected in this range of k, so the errors are those of the "
-                "best approximation to the data by it; narrow k_min .. k_max, or use the measured "
-                "spectrum, which needs no law"
-            )
+            # without the first waves, and well below the edge, where lattices show
+            low, high = 2 * float(self.k[1]), np.pi * self.N / 3
+            notes += [
+                "warning: this law is rejected in this range of k, so the errors are those of the",
+                "best approximation to the data by it. The measured spectrum needs no law; for one",
+                f"try a narrower range, such as k_min = {low:.3g} and k_max = {high:.3g}"
+                + (", and the lattice momentum" if self.basis == "periodic" else ""),
+            ]
+        else:
+            notes.append("the law is consistent with the spectrum in this range")
         return notes
 
     @overload
