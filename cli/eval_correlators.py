@@ -8,6 +8,7 @@ import xarray as xr
 
 from skild_physics import plots
 from skild_physics.cli.console import progress, say, show
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.data_gen import generate_ising
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, schema_of
@@ -32,7 +33,7 @@ def _sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
         raise click.BadParameter(f"expected integers separated by commas, got {value!r}") from None
 
 
-@click.command("eval-correlators")
+@click.command("eval-correlators", cls=Command)
 @click.argument("sources", nargs=-1, metavar="[[LABEL=]FILE]...", callback=_sources)
 @click.option("--sides", callback=_sides, help="Sides r, as 1,2,4.  [default: powers of 2 to L/2]")
 @click.option(

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import show
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import array_options, labelled
 from skild_physics.files import json_text
 from skild_physics.observables.draws import eval_draws
@@ -15,7 +16,7 @@ def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     return labelled(values, "FILE")
 
 
-@click.command("eval-draws")
+@click.command("eval-draws", cls=Command)
 @click.argument("sources", nargs=-1, required=True, metavar="[LABEL=]FILE...", callback=_sources)
 @click.option("--factor", type=int, help="Side of the blocks.  [default: what exact draws say]")
 @array_options("L", "dims")

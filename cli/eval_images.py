@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, show
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import array_options, choose_option, labelled
 from skild_physics.fields.clipping import ROUNDINGS
 from skild_physics.files import json_text
@@ -18,7 +19,7 @@ def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     return labelled(values, "SOURCE")
 
 
-@click.command("eval-images")
+@click.command("eval-images", cls=Command)
 @click.argument("sources", nargs=-1, required=True, metavar="[LABEL=]SOURCE...", callback=_sources)
 @click.option(
     "--metrics",

@@ -8,6 +8,7 @@ import click
 
 from skild_physics import plots
 from skild_physics.cli.console import progress, show
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import array_options, picture_options
 from skild_physics.files import check_apart, json_text
 from skild_physics.kspace import BASES, MOMENTA, NORMALIZATIONS
@@ -17,7 +18,7 @@ from skild_physics.spectrum.fit import METHODS
 from skild_physics.spectrum.moments import STATISTICS
 
 
-@click.command("fit-spectrum")
+@click.command("fit-spectrum", cls=Command)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--basis",

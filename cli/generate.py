@@ -7,6 +7,7 @@ import click
 
 from skild_physics import plots
 from skild_physics.cli.console import progress, speaks
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import fields_output, start_option, start_out_option
 from skild_physics.cli.sampling import sampler_for, sampling_options
 from skild_physics.fields import batches
@@ -15,7 +16,7 @@ from skild_physics.models.base import SAMPLES, SamplingPrecision
 from skild_physics.models.checkpoint import load
 
 
-@click.command("generate")
+@click.command("generate", cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--samples",

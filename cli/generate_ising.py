@@ -10,6 +10,7 @@ import click
 
 from skild_physics import plots
 from skild_physics.cli.console import progress, show
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import number_or, seed_option, workers_option
 from skild_physics.data_gen import generate_ising
 from skild_physics.fields.lattice import field_file
@@ -17,7 +18,7 @@ from skild_physics.files import InputError, check_apart, json_text
 from skild_physics.observables.ensemble import summarize
 
 
-@click.command("generate-ising")
+@click.command("generate-ising", cls=Command)
 @click.option("--L", "L", type=int, required=True, help="Side of the L x L torus, 3 or more.")
 @click.option("--samples", type=int, default=1000, show_default=True, help="Number of fields.")
 @click.option(

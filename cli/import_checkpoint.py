@@ -6,10 +6,11 @@ from typing import Literal
 import click
 
 from skild_physics.cli.console import say
+from skild_physics.cli.help import Command
 from skild_physics.models.published import import_checkpoint
 
 
-@click.command("import-checkpoint")
+@click.command("import-checkpoint", cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--config",

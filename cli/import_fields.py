@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import say
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import array_options, choose_option, fields_output, size_option
 from skild_physics.fields.importing import import_fields
 
 
-@click.command("import-fields")
+@click.command("import-fields", cls=Command)
 @click.argument("source")
 @click.option("--samples", type=int, help="So many fields, the first ones.")
 @choose_option

@@ -5,12 +5,13 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import show
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import array_options, size_option
 from skild_physics.files import json_text
 from skild_physics.inspection import info
 
 
-@click.command("info")
+@click.command("info", cls=Command)
 @click.argument("source")
 @size_option
 @array_options("L", "dims", "data_range", "basis")

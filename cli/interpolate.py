@@ -6,12 +6,13 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import say
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import array_options, choose_option, fields_output, size_option
 from skild_physics.fields.interpolation import KERNELS
 from skild_physics.fields.resampling import interpolate
 
 
-@click.command("interpolate")
+@click.command("interpolate", cls=Command)
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--factor", type=float, required=True, help="Ratio of the sides, a real number >= 1.")
 @click.option(

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from skild_physics.files import InputError, one_line
+from skild_physics.files import InputError, meant, one_line
 
 COMMANDS = {
     "generate-ising": "Make an ensemble of 2D Ising lattices.",
@@ -35,6 +35,18 @@ COMMANDS = {
 }
 
 
+_GROUPS = {
+    "Fields": (
+        *("generate-ising", "prepare-images", "import-fields", "coarse-grain", "interpolate"),
+        *("sample-exact", "relax", "info"),
+    ),
+    "Models": ("train", "import-checkpoint", "generate", "super-resolve"),
+    "Results": ("fit-spectrum", "eval-correlators", "eval-draws", "eval-images"),
+    "All at once": ("reproduce",),
+}
+"""Commands under the headings of the help."""
+
+
 class _LazyGroup(click.Group):
     """Imports a command's module when it is called: --help need not wait for torch."""
 
@@ -48,9 +60,17 @@ class _LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{meant(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for heading, names in _GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, COMMANDS[name]) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -78,15 +98,23 @@ def _with_options(message: str, parameters: list[click.Parameter]) -> str:
     return re.sub(r"`(\w+)(?:=([^`]*))?`", spelled, message)
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="skild_physics", prog_name="skild-physics")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
     """Critical Ising ensembles, spectra, SKILD diffusion, and correlators with error bars.
 
     \b
     Start here:  skild-physics reproduce
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        return
     # imported here: with rich, which --help can do without
     from skild_physics.cli.console import hear
 

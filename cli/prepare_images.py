@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, speaks
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import choose_option, picture_options
 from skild_physics.fields.prepare import prepare_images
 
 
-@click.command("prepare-images")
+@click.command("prepare-images", cls=Command)
 @click.argument("source")
 @click.option("--samples", type=click.IntRange(min=1), help="So many pictures, the first ones.")
 @choose_option

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, say, speaks
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import (
     array_options,
     fields_output,
@@ -16,7 +17,7 @@ from skild_physics.cli.inputs import (
 from skild_physics.data_gen.relaxed import relax
 
 
-@click.command("relax")
+@click.command("relax", cls=Command)
 @click.argument("fields", type=click.Path(path_type=Path))
 @click.option("--sweeps", type=int, required=True, help="How many, 1 or more.")
 @click.option(

@@ -6,12 +6,13 @@ from typing import Any, Literal
 import click
 
 from skild_physics.cli.console import progress, say, show
+from skild_physics.cli.help import Command
 from skild_physics.observables.results import Correlators
 from skild_physics.pipeline.reproduce import FACTOR, HELDOUT, SAMPLES, reproduce
 from skild_physics.tables import with_error
 
 
-@click.command("reproduce")
+@click.command("reproduce", cls=Command)
 @click.argument("case", type=click.Choice(["ising", "photographs"]), default="ising")
 @click.option(
     "--L", "L", type=int, help="ising: side of the lattice.  [default: 64; 32 with --retrain]"

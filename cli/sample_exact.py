@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, say, speaks
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import (
     array_options,
     fields_output,
@@ -16,7 +17,7 @@ from skild_physics.cli.inputs import (
 from skild_physics.data_gen.draws import sample_exact
 
 
-@click.command("sample-exact")
+@click.command("sample-exact", cls=Command)
 @click.argument("coarse", type=click.Path(path_type=Path))
 @click.option("--factor", type=int, required=True, help="Side of the blocks, 2 or more.")
 @click.option("--draws", type=int, default=1, show_default=True, help="Draws of each field.")

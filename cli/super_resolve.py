@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from skild_physics import plots
 from skild_physics.cli.console import progress, speaks
+from skild_physics.cli.help import Command
 from skild_physics.cli.inputs import (
     array_options,
     choose_option,
@@ -28,7 +29,7 @@ from skild_physics.models.base import KEEP, SamplingPrecision
 from skild_physics.models.checkpoint import load
 
 
-@click.command("super-resolve")
+@click.command("super-resolve", cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("input", type=click.Path(path_type=Path))
 @click.option("--factor", type=float, required=True, help="Ratio of resolutions, any number >= 1.")
@@ -103,10 +104,12 @@ def command(
     \b
     Example:
       skild-physics super-resolve bundled heldout.h5 --factor 4 --out sr4.h5
-      skild-physics super-resolve runs/ising coarse.h5 --protocol observed --factor 4 --out o4.h5
-      skild-physics super-resolve runs/ising heldout.h5 --protocol rescaled --factor 2 --out r2.h5
-      skild-physics super-resolve runs/photos small/ --protocol observed --downsampling bicubic \\
-          --factor 2.5 --out large --plot large.png
+      skild-physics super-resolve bundled coarse.h5 --protocol observed \\
+          --factor 4 --out o4.h5
+      skild-physics super-resolve bundled heldout.h5 --protocol rescaled \\
+          --factor 2 --out r2.h5
+      skild-physics super-resolve runs/photos small/ --protocol observed \\
+          --kernel bicubic --factor 2.5 --out large --plot large.png
     """
     if plot:
         plots.check_figure(plot, overwrite, out)

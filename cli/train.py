@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from skild_physics.cli.console import progress, say, speaks
+from skild_physics.cli.help import Command
 from skild_physics.config import load_config
 from skild_physics.files import check_none_given, json_text
 from skild_physics.training.run import dry_run
 from skild_physics.training.train import train
 
 
-@click.command("train")
+@click.command("train", cls=Command)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value."

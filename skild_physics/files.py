@@ -4,8 +4,9 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ def is_locked(error: BaseException) -> bool:
             return True
         found = found.__cause__ or found.__context__
     return False
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """What to add to an error about a name that is not known, if one that is known is like it.
+
+    >>> meant("bundeld", ["bundled"])
+    ", did you mean 'bundled'?"
+    """
+    near = get_close_matches(name, list(known), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def check_file(path: str | Path) -> Path:

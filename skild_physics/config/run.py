@@ -20,7 +20,7 @@ from skild_physics.config.training import (
     TrainingConfig,
 )
 from skild_physics.diffusion.process import Process
-from skild_physics.files import InputError, check_file
+from skild_physics.files import InputError, check_file, meant
 from skild_physics.memory import check_memory
 from skild_physics.schema import validated
 
@@ -154,8 +154,9 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
             text = _shipped().joinpath(f"{path}.toml").read_text()
         else:
             if not path.exists():
-                known = ", ".join(shipped_names())
-                raise InputError(f"{path}: no such file, nor one of {known}")
+                other = meant(str(path), shipped_names())
+                known = other or f", nor one of {', '.join(shipped_names())}"
+                raise InputError(f"{path}: no such file{known}")
             if check_file(path).stat().st_size > MOST_BYTES:
                 raise InputError(f"{path}: is too large for a configuration")
             text = path.read_text()

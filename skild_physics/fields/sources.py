@@ -1,6 +1,7 @@
 """One word, path or array, one labelled array of fields: what tells kinds of data apart."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -22,7 +23,7 @@ from skild_physics.fields.photographs import photographs
 from skild_physics.fields.picture_files import PROVENANCE, holds_pictures
 from skild_physics.fields.raw import raw_array, split_name
 from skild_physics.fields.values import DataRange, Spins, check_numbers, understood
-from skild_physics.files import InputError, check_none_given
+from skild_physics.files import InputError, check_none_given, meant
 from skild_physics.kspace import BASES, Basis
 from skild_physics.progress import logger
 
@@ -339,6 +340,8 @@ def _opened(
     basis: Basis | None,
 ) -> xr.DataArray:
     word = str(source) if source in (*WORDS, *map(Path, WORDS)) else ""
+    if not word and not os.path.exists(source) and (other := meant(str(source), WORDS)):
+        raise InputError(f"{source}: no such file or folder{other}")
     path, name = (Path(source), None) if word else split_name(source)
     if not word.startswith("cifar10"):
         check_none_given({"data_dir": of_pictures["data_dir"]}, f"is for cifar10, not for {source}")

@@ -4,7 +4,6 @@ model.safetensors holds what inference needs: the averaged weights, the spectrum
 header, as JSON, the kind and configuration, and the parameters of the ensemble trained on.
 """
 
-import difflib
 import hashlib
 import json
 from dataclasses import fields
@@ -22,7 +21,7 @@ from skild_physics.claims import replacing
 from skild_physics.config import Config, parse_config
 from skild_physics.fields.arrangement import MAX_CHANNELS
 from skild_physics.fields.arrays import unreadable
-from skild_physics.files import InputError, check_file, check_none_given
+from skild_physics.files import InputError, check_file, check_none_given, meant
 from skild_physics.kspace import Basis
 from skild_physics.machine import default_device
 from skild_physics.models.base import SAMPLING_PRECISIONS, Model, SamplingPrecision
@@ -161,9 +160,8 @@ def checkpoint_file(path: str | Path) -> Path:
     path = Path(path)
     if str(path) in _FOLDERS and not path.exists():
         path = Path(str(files("skild_physics"))) / "pretrained" / _FOLDERS[str(path)]
-    near = [] if path.exists() else difflib.get_close_matches(str(path), _FOLDERS, n=1)
-    if near:
-        raise InputError(f"{path}: no such file, did you mean {near[0]!r}?")
+    if not path.exists() and (other := meant(str(path), _FOLDERS)):
+        raise InputError(f"{path}: no such file{other}")
     if path.is_dir():
         path = path / "model.safetensors"
     return check_file(path)
