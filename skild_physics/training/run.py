@@ -158,10 +158,10 @@ def _run(
     if world.is_main:
         _claim(config, trainer, overwrite, source)
     logged = _say_skipped(trainer, 0, log)
+    log(f"all settings: {out / NOTE}")
     *lines_about, steps = trainer.about()
     for line in (*lines_about, steps + (f", going on from step {start:,}" if start else "")):
         log(line)
-    log(f"all settings: {out / NOTE}")
 
     def save(step: int) -> None:
         if world.is_main:
