@@ -271,7 +271,7 @@ def test_a_failed_compilation_is_one_line_and_changes_nothing(
     said = [line for line in lines[0] if "torch.compile" in line]
     assert said == ["training without torch.compile, which failed: main.so: file too short"]
     if good == 0:
-        assert lines[0][1].endswith("eager, 1 thread")
+        assert lines[0][2].endswith("eager, 1 thread")
     for name, w in weights[1].items():
         assert torch.equal(weights[0][name], w)
 
@@ -283,7 +283,7 @@ def test_a_compiler_that_fails_is_not_chosen(values, monkeypatch, cache):
     log = []
     made = Trainer(parse_config(values), ALONE, log.append)
     assert log[0] == "torch.compile fails: main.so: file too short"
-    assert made.summary().endswith("float32, eager, 1 thread")
+    assert made.about()[0].endswith("float32, eager, 1 thread")
 
 
 def test_without_a_compiler_there_is_a_line(values, monkeypatch, cache):
@@ -312,7 +312,7 @@ def test_a_network_that_compiles_is_used_compiled(values, monkeypatch, cache):
     values["training"] |= {"compile": True, "accumulate": 2}
     made = Trainer(parse_config(values), ALONE, print)
     assert calls == [(8, 1, 8, 8)]
-    assert made.summary().endswith("compiled, 1 thread")
+    assert made.about()[0].endswith("compiled, 1 thread")
     made.step(0)
     assert calls == [(8, 1, 8, 8)] * 3
     # names of weights are not those of a wrapper
