@@ -13,7 +13,7 @@ FOLDERS := $(shell find skild_physics cli data_gen -type d -not -name __pycache_
 reproduce: $(STAMP)
 	$(BIN)/skild-physics reproduce
 
-# the site, from the pages of docs/
+# the site, from the pages of docs/; the notebooks among them are run
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 

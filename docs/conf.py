@@ -1,10 +1,12 @@
 """Sphinx builds the pages of this folder; `make docs` does, with warnings as errors."""
 
 import ast
+import hashlib
 import inspect
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 from docutils import nodes
@@ -15,12 +17,24 @@ from sphinx.util.docutils import SphinxDirective
 from skild_physics.config import Config, load_config, shipped_names
 from skild_physics.version import __version__
 
+ROOT = Path(__file__).parents[1]
+
+
+def _digest() -> str:
+    """Of all code that notebooks run."""
+    found = hashlib.sha256()
+    for folder in ("skild_physics", "cli", "data_gen"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 project = "skild_physics"
 author = "skild_physics developers"
 copyright = "2026, the skild_physics authors"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 # what stands between single backticks in docstrings
 default_role = "code"
 html_theme = "furo"
@@ -30,6 +44,14 @@ html_theme_options = {"top_of_page_buttons": []}
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
+# tutorials are notebooks, run here, each in an empty folder; what they showed is kept until they
+# or the package change
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(ROOT / "build" / "notebooks" / _digest())
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -28,6 +29,31 @@ logger = logging.getLogger("skild_physics")
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_DRAWINGS = 0.2
+
+
+class _InCell(Bars):
+    """Bars below a cell of a notebook, drawn again in their place and saved as they are last.
+
+    What rich shows there itself needs ipywidgets, and is lost with the process of the notebook.
+    """
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self._shown, self._drawn = display(self, display_id=True), time.monotonic()
+
+    def update(self, *args: Any, **fields: Any) -> None:
+        super().update(*args, **fields)
+        if time.monotonic() - self._drawn >= SECONDS_BETWEEN_DRAWINGS:
+            self._draw()
+
+    def stop(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        self._shown.update(self)
+        self._drawn = time.monotonic()
 
 
 @contextmanager
@@ -45,7 +71,7 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
     (16, 8, 8)
     """
     if console.is_terminal or console.is_jupyter:
-        with Bars(
+        with (_InCell if console.is_jupyter else Bars)(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),

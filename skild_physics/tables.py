@@ -34,7 +34,14 @@ class Printed(ABC):
 
     def _printed(self) -> Console:
         shown = Console(
-            file=io.StringIO(), width=WIDTH, record=True, highlight=False, markup=False, emoji=False
+            file=io.StringIO(),
+            width=WIDTH,
+            record=True,
+            # in a notebook, too, nothing is shown before it is asked for
+            force_jupyter=False,
+            highlight=False,
+            markup=False,
+            emoji=False,
         )
         for table in self.tables():
             shown.print(table)

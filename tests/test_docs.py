@@ -69,7 +69,7 @@ def test_one_version():
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
-    for name in ("sphinx", "furo", "myst_parser", "sphinx_click"):
+    for name in ("sphinx", "furo", "myst_nb", "sphinx_click"):
         pytest.importorskip(name)
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     done = subprocess.run(

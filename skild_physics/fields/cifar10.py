@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-import pooch
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -46,6 +45,9 @@ def cifar10(data_dir: str | Path | None = None, split: Split = "train") -> xr.Da
 
 
 def _archive(folder: Path) -> Path:
+    # in a notebook it brings a warning with it, unless ipywidgets are installed
+    import pooch
+
     path = folder / ARCHIVE
     if not os.path.exists(path):
         remedy = f"download it elsewhere and put it at {path}, or pass `data_dir=FOLDER`"
