@@ -70,7 +70,8 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
     >>> sk.generate_ising(L=8, samples=16, progress=sk.bar).shape
     (16, 8, 8)
     """
-    if console.is_terminal or console.is_jupyter:
+    # FORCE_COLOR, which notebooks give to commands, makes no terminal of a pipe
+    if console.is_jupyter or (console.is_terminal and console.file.isatty()):
         with (_InCell if console.is_jupyter else Bars)(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import ROOT
+from packaging.metadata import Metadata
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +61,16 @@ def test_the_source_archive_is_whole(archives):
 
 def test_setuptools_has_nothing_to_warn_of(archives):
     assert "Warning" not in archives[2]
+
+
+def test_the_metadata_are_valid(archives):
+    """As an index would check them before it takes the archives."""
+    with zipfile.ZipFile(archives[1]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        found = Metadata.from_email(wheel.read(name), validate=True)
+    assert found.description_content_type == "text/markdown"
+    assert found.license_expression == "MIT"
+    assert (ROOT / "README.md").read_text().strip() == found.description.strip()
 
 
 def test_the_wheel_holds_the_package_alone(archives):

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from command_line import ROOT
 
+from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
 from skild_physics.pipeline.photographs import Enlargements
 from skild_physics.tables import with_error
 
@@ -52,6 +53,21 @@ def test_row_of_the_papers_own_case_is_the_committed_result():
     where = {f"kappa4({int(r)})": cell for r, cell in zip(data["side"], cells, strict=False)}
     for title in ("kappa4(1), made - truth, 32 to 128", "kappa4(8)", "kappa4(64)"):
         assert f"| {title} | {where[title.split(',')[0]]} |" in readme
+
+
+def test_table_of_inverse_renormalisation_is_the_committed_result():
+    page = (DOCS / "inverse-renormalisation.md").read_text()
+    path = ROOT / "paper_figures" / "inverse_renormalization.nc"
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        for L in data["L"].values:
+            row = data.sel(L=L, source="doubled")
+            names = [("energy", {}), *(("kappa4_residual", {"side": r}) for r in (1, 4, 16))]
+            energy, *others = (
+                with_error(float(row[name].sel(where)), float(row[f"{name}_stderr"].sel(where)))
+                for name, where in [*names, ("eta", {}), ("binder", {})]
+            )
+            exact = f"{torus_energy(int(L), BETA_CRITICAL):.6f}"
+            assert f"| {L} | {energy} | {exact} | {' | '.join(others)} |" in page
 
 
 def test_table_of_scale_space_is_the_committed_result():
