@@ -53,7 +53,6 @@ nb_execution_cache_path = str(ROOT / "build" / "notebooks" / _digest())
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
-nb_merge_streams = True
 # for commands in their cells
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 autodoc_typehints = "none"
