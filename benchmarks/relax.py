@@ -51,7 +51,7 @@ MODELS: dict[str, tuple[str, sk.Multistep | sk.Ancestral]] = {
 }
 NAMES = {
     "bundled": "SKILD, bundled",
-    "coarse": "SKILD told coarse fields",
+    "coarse": "SKILD, conditioned",
     "SR3": "SR3, 100 steps",
     "shuffled": "shuffled within blocks",
     "more": "the same, four times as many",

@@ -15,14 +15,14 @@ from ising import script, truth
 
 import skild_physics as sk
 from skild_physics import kspace
-from skild_physics.plots import Figure
+from skild_physics.plots import Figure, looks, new_figure
+from skild_physics.plots.style import BLACK, COLUMN, lettered, zero_line
 from skild_physics.spectrum import PowerLaw
 from skild_physics.spectrum.moments import STATISTICS
 
 L, SEED = 128, 7
 PUBLISHED = PowerLaw(0.26641, 3.0, 0.811056)
 GAUSSIAN = 1 - 2 / np.pi
-COLORS = {"variance": "#0072b2", "magnitude": "#d55e00"}
 LABELS = {"variance": "Var $X$", "magnitude": "Var $|X|$"}
 
 
@@ -85,40 +85,37 @@ def measure(fields: int) -> xr.Dataset:
 
 def draw(data: xr.Dataset) -> Figure:
     """Both spectra with the published law, and their ratio."""
-    drawn = Figure(figsize=(7, 5.5), layout="constrained")
-    top, bottom = drawn.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     k = data["k"].values
-    x = np.where(k > 0, k, k[1] / 2)
     edges = np.unique(np.geomspace(1, len(k), 60).astype(int)) - 1
     groups = list(pairwise(edges))
 
     def grouped(values: np.ndarray) -> np.ndarray:
         return np.array([values[low:high].mean() for low, high in groups])
 
-    for each in STATISTICS:
-        S = data["S"].sel(statistic=each).values
-        marker = "o" if each == "variance" else "s"
-        top.plot(
-            grouped(x), grouped(S), marker, color=COLORS[each], markersize=4, label=LABELS[each]
-        )
-    top.plot(x, data["published"], color="black", linewidth=1, label="published law")
-    ratio = (data["S"].sel(statistic="magnitude") / data["S"].sel(statistic="variance")).values
-    bottom.plot(grouped(x), grouped(ratio), "s", color=COLORS["magnitude"], markersize=4)
-    bottom.axhline(GAUSSIAN, color="black", linewidth=0.8)
-    bottom.text(x[-1], GAUSSIAN, r"$1 - 2/\pi$ ", va="top", ha="right", fontsize=9)
-    top.set(
-        xscale="log",
-        yscale="log",
-        ylabel="variance (paper normalisation)",
-        title=f"critical Ising, L = {L}, cosine basis",
-    )
-    bottom.set(
-        ylim=(0, 0.55),
-        ylabel=r"Var $|X|$ / Var $X$",
-        xlabel="wavenumber $k$ (radian / box side; leftmost point: $k = 0$)",
-    )
-    top.legend(frameon=False)
-    return drawn
+    looked = looks(list(LABELS.values()))
+    with new_figure(COLUMN, 4.2) as figure:
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        points = {"linestyle": "none", "markersize": 2.5}
+        for each, label in LABELS.items():
+            S = data["S"].sel(statistic=each).values
+            top.plot(grouped(k), grouped(S), label=label, **looked[label], **points)
+        top.plot(k, data["published"], color=BLACK, label="published law")
+        ratio = (data["S"].sel(statistic="magnitude") / data["S"].sel(statistic="variance")).values
+        bottom.plot(grouped(k), grouped(ratio), **looked[LABELS["magnitude"]], **points)
+        zero_line(bottom, GAUSSIAN)
+        bottom.text(k[-1], GAUSSIAN - 0.03, r"$1 - 2/\pi$ ", va="top", ha="right")
+        # linear up to the first shell above 0
+        top.set_xscale("symlog", linthresh=k[1], linscale=0.4)
+        top.set_xlim(-0.3 * k[1], 1.1 * k[-1])
+        bottom.set_xticks([], minor=True)
+        bottom.set_xticks([0, 10, 100], ["0", "$10^1$", "$10^2$"])
+        top.set(yscale="log", ylabel="variance, paper normalisation")
+        top.set_title(f"critical Ising, L = {L}, cosine basis")
+        bottom.set(ylim=(0, 0.55), ylabel=r"Var $|X|$ / Var $X$")
+        bottom.set_xlabel("wavenumber $k$  (radian / box side)")
+        top.legend()
+        lettered((top, bottom))
+    return figure
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ import click
 import numpy as np
 import torch
 import xarray as xr
-from ising import HERE
+from ising import HERE, save
 
 import skild_physics as sk
 from skild_physics.claims import replacing
 from skild_physics.fields.clipping import pixels
-from skild_physics.plots import Figure, enlargements_figure, save_figure, spectrum_figure
+from skild_physics.plots import Figure, enlargements_figure, spectrum_figure
 from skild_physics.quality.extras import import_extra
 from skild_physics.tables import with_error
 
@@ -144,7 +144,7 @@ def differences(results: xr.Dataset) -> list[str]:
 
 def draw(results: xr.Dataset) -> Figure:
     print(*table(results), *differences(results), sep="\n")
-    save_figure(spectrum_figure([sk.Spectrum.load(SPECTRUM)]), SPECTRUM.with_suffix(".png"))
+    save(spectrum_figure([sk.Spectrum.load(SPECTRUM)]), SPECTRUM.stem)
     return enlargements_figure(results)
 
 
@@ -154,7 +154,8 @@ def draw(results: xr.Dataset) -> Figure:
 @click.option("--fields", default=36, show_default=True, help="Patches to measure on.")
 @click.option("--model", default="bundled-photographs", show_default=True, help="Checkpoint.")
 def main(again: bool, pictures: str | None, fields: int, model: str) -> None:
-    path = HERE / ("photographs_heldout.nc" if pictures else "photographs.nc")
+    name = "photographs_heldout" if pictures else "photographs"
+    path = HERE / f"{name}.nc"
     if again:
         truth = sk.open(pictures or "photographs-test", size=SIZE, tile=bool(pictures))
         # evenly, so that all photographs are among them
@@ -167,8 +168,7 @@ def main(again: bool, pictures: str | None, fields: int, model: str) -> None:
         with replacing(path) as temporary:
             results.to_netcdf(temporary, engine="h5netcdf")
     with xr.open_dataset(path, engine="h5netcdf") as results:
-        save_figure(draw(results), path.with_suffix(".png"))
-    click.echo(path.with_suffix(".png"))
+        save(draw(results), name)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,10 @@ def test_the_style_is_a_sheet_for_everybody(spectrum, tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+def test_notebooks_show_figures_without_pyplot(spectrum):
+    assert spectrum.plot()._repr_png_().startswith(b"\x89PNG")
+
+
 def test_names_of_anybody(lattices):
     """A dollar sign begins no formula, and long titles do not run into each other."""
     labels = {"cost_$_of": lattices[:32], "a long label of words " * 3: lattices[32:]}

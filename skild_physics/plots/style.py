@@ -3,6 +3,7 @@
 matplotlib is imported here and nowhere else, so that a figure is drawn whatever MPLBACKEND says.
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +38,8 @@ with _any_backend():
     from matplotlib import rcParams, style
     from matplotlib.axes import Axes
     from matplotlib.backend_bases import FigureCanvasBase
-    from matplotlib.figure import Figure, FigureBase
+    from matplotlib.figure import Figure as _Figure
+    from matplotlib.figure import FigureBase
 
 __all__ = ["Axes", "Figure", "FigureBase", "FigureCanvasBase", "style"]
 
@@ -65,6 +67,16 @@ METHODS = {
 
 _COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, "#666666")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+
+class Figure(_Figure):
+    """A figure without a window, which notebooks show where it ends a cell."""
+
+    def _repr_png_(self) -> bytes:
+        pixels = io.BytesIO()
+        with style.context(STYLE):
+            self.savefig(pixels, format="png")
+        return pixels.getvalue()
 
 
 def looks(labels: Sequence[str], truth: str | None = None) -> dict[str, dict[str, str]]:
