@@ -2,7 +2,8 @@
 
 golden.npz was written at commit 09d3adb by ``python tests/test_golden.py`` (torch 2.13.0, an Intel
 Xeon with AMX, one thread), those of several levels (ssd) on an AMD EPYC, since the noise at a
-change of level no longer depends on the machine. There the fields are the same bit for bit;
+change of level no longer depends on the machine, and those of photographs there, too, when the
+model became one that is conditioned on coarse pixels. There the fields are the same bit for bit;
 elsewhere sums are rounded differently, which a trained network carries on.
 """
 

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import xarray as xr
 from command_line import ROOT
 
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
-from skild_physics.pipeline.photographs import Enlargements
 from skild_physics.tables import with_error
 
 DOCS = ROOT / "docs"
@@ -89,20 +89,23 @@ def test_table_of_scale_space_is_the_committed_result():
             assert f"| {' | '.join(cells)} |" in page
 
 
-def test_table_of_photographs_is_the_committed_result():
+@pytest.mark.parametrize("name", ["photographs", "photographs_heldout"])
+def test_tables_of_photographs_are_the_committed_results(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "paper_figures")
+    script = import_module("photographs")
     page = (DOCS / "results-photographs.md").read_text()
-    with xr.open_dataset(ROOT / "paper_figures" / "photographs.nc", engine="h5netcdf") as data:
-        rows = Enlargements(data).rows
-    assert len(rows) == 15
+    with xr.open_dataset(ROOT / "paper_figures" / f"{name}.nc", engine="h5netcdf") as data:
+        rows = script.table(data) + script.differences(data)
+    assert len(rows) == 15 + 5
     for row in rows:
-        assert f"| {' | '.join(row)} |" in page
+        assert row in page
 
 
 @pytest.mark.parametrize(
     "name",
     [
         *["four_point", "effective_resolution", "convergence", "inverse_renormalization"],
-        *["scale_space", "photographs", "hero", "concept", "levels"],
+        *["scale_space", "photographs", "hero", "concept", "levels", "schedules", "magnitude"],
     ],
 )
 def test_figures_are_drawn_from_their_committed_files(name, tmp_path, monkeypatch):
