@@ -87,7 +87,7 @@ def test_the_raw_fields_of_a_source_hide_no_other_source(run):
     assert code == 0, err
 
 
-LABELS = ["[bold]x[/nope]", ":cat:", "$x_{$", "[/]"]
+LABELS = ["[b]x[/nope]", ":cat:", "$x_{$", "[/]"]
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -115,8 +115,15 @@ def test_names_of_files_are_neither_markup_nor_formulas(run, folder, tmp_path):
     assert code == 0, err
 
 
+class Terminal(StringIO):
+    """What is written to it, as to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_titles_of_progress_bars_are_no_markup(monkeypatch):
-    terminal = Console(file=StringIO(), force_terminal=True, width=80)
+    terminal = Console(file=Terminal(), force_terminal=True, width=80)
     monkeypatch.setattr(progress, "console", terminal)
     with progress.bar("measure a[/b].h5", 3) as show:
         show(2, "[/c]")

@@ -12,6 +12,7 @@ from skild_physics import kspace
 from skild_physics.config import parse_config
 from skild_physics.config.training import CoarseConfig
 from skild_physics.diffusion.adaptive import adaptive_denoiser
+from skild_physics.diffusion.betas import BetaSchedule
 from skild_physics.diffusion.integrators import ancestral, multistep, step_grid
 from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.observation import Observation, observed
@@ -184,6 +185,7 @@ def test_no_cached_property_keeps_tensors_that_refuse_gradients():
         space_of(),
         LevelPosterior(box, 0.5, 0.5),
         box,
+        BetaSchedule((0.1, 0.2)),
         Conditions(
             CoarseConfig(factors=(2, 4), kernels={"box": 1}), 8, COSINE, torch.device("cpu")
         ),
