@@ -38,7 +38,7 @@ from skild_physics import kspace
 from skild_physics.diffusion.integrators import multistep, step_grid
 from skild_physics.diffusion.noise import Noise, SampleNoise
 from skild_physics.diffusion.observation import Observation
-from skild_physics.models.coarse import in_blocks, out_of_blocks
+from skild_physics.models.coarse import by_rank
 from skild_physics.models.skild import Skild
 
 CONDITIONED = str(Path(__file__).parents[1] / "paper_figures" / "ising64_coarse")
@@ -46,13 +46,6 @@ CALIBRATED = 128
 """Fields that V is measured on."""
 MOST_CERTAIN = 1e-4
 """Smallest V over S0 that is believed, of a mode that D knows."""
-
-
-def by_rank(fields: Tensor, y: Tensor, f: int) -> Tensor:
-    """Spins, in each block as many up as its average says, those of the largest estimates."""
-    blocks = in_blocks(fields, f)
-    rank = blocks.argsort(dim=-1, descending=True).argsort(dim=-1)
-    return out_of_blocks(2.0 * (rank < ((1 + y[..., None]) / 2 * f**2).round()) - 1, f)
 
 
 class Jacobian:

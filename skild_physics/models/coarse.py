@@ -110,6 +110,20 @@ def out_of_blocks(blocks: Tensor, f: int) -> Tensor:
     return blocks.reshape(B, C, M, M, f, f).transpose(3, 4).reshape(B, C, M * f, M * f)
 
 
+def by_rank(fields: Tensor, y: Tensor, f: int) -> Tensor:
+    """Spins, in each block of f x f as many up as its average y says, those of the largest values.
+
+    Args:
+        fields: (B, C, N, N).
+        y: averages, (B, C, N / f, N / f).
+        f: side of the blocks.
+    """
+    blocks = in_blocks(fields, f)
+    order = blocks.argsort(dim=-1, descending=True, stable=True)
+    up = ((1 + y) / 2 * f**2).round()[..., None] > torch.arange(f**2)
+    return out_of_blocks(torch.empty_like(blocks).scatter_(-1, order, 2.0 * up - 1), f)
+
+
 def tilted(means: Tensor, sums: Tensor) -> Tensor:
     """tanh(atanh m + c) of means m (..., sites) of spins, c such that they have sums (...)."""
     h = torch.atanh(means.clamp(-MOST_CERTAIN, MOST_CERTAIN))
@@ -336,11 +350,7 @@ class CoarseStart(ObservedStart):
         y = given.to(fields)
         if not (self.spins and self.block):
             return self._cropped(self.agreeing(fields, y))
-        f = self.block
-        blocks = in_blocks(fields, f)
-        order = blocks.argsort(dim=-1, descending=True, stable=True)
-        up = ((1 + y) / 2 * f**2).round()[..., None] > torch.arange(f**2)
-        return out_of_blocks(torch.empty_like(blocks).scatter_(-1, order, 2.0 * up - 1), f)
+        return by_rank(fields, y, self.block)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

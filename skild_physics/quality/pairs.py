@@ -8,7 +8,7 @@ numbers of the other's, they have the place of their partner in its natural orde
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
 from unicodedata import normalize
 
 import numpy as np
@@ -167,8 +167,7 @@ def _by_name(
     # the second 7.png is no other tile of the first but 007.png
     if _tiles(plain) == _tiles(keys) and _tiles(plain_others) == _tiles(others):
         keys, others = plain, plain_others
-    number = {key: i for i, key in enumerate(others)}
-    found = np.array([number.get(key, -1) for key in keys])
+    found = _places(keys, others)
     matched = int((found >= 0).sum())
     if matched < len(ours) and matched < len(theirs):
         known = set(keys)
@@ -178,12 +177,23 @@ def _by_name(
             f"{'has' if len(left) == 1 else 'have'} no partner in {reference} ({_listed(ours)}); "
             "give partners the same name, or pass arrays or .npz files, which pair by position"
         )
-    if matched < max(len(ours), len(theirs)):
-        logger.warning(
-            f"{reference} has {len(ours)} pictures and {label} {len(theirs)}: the {matched} of the "
-            "same name are compared"
-        )
+    _say_matched(reference, ours, label, theirs, f"{matched} of the same name")
     return found
+
+
+def _places(ours: Iterable[Hashable], theirs: Iterable[Hashable]) -> Numbers:
+    """Where each of these keys is among others, or -1."""
+    number = {key: i for i, key in enumerate(theirs)}
+    return np.array([number.get(key, -1) for key in ours])
+
+
+def _say_matched(reference: str, ours: Sized, label: str, theirs: Sized, which: str) -> None:
+    """Say which pictures are compared, where one source has more: the others have no partner."""
+    if len(ours) != len(theirs):
+        logger.warning(
+            f"{reference} has {len(ours)} pictures and {label} {len(theirs)}: the {which} are "
+            "compared"
+        )
 
 
 def _is_counted(samples: Numbers) -> bool:
@@ -202,8 +212,7 @@ def _by_sample(
     ours, theirs = first.samples, pictures.samples
     if ours is None or theirs is None or (_is_counted(ours) and _is_counted(theirs)):
         return None
-    number = {int(sample): i for i, sample in enumerate(theirs)}
-    found = np.array([number.get(int(sample), -1) for sample in ours])
+    found = _places(ours.tolist(), theirs.tolist())
     matched = int((found >= 0).sum())
     if not matched:
         return None
@@ -212,11 +221,7 @@ def _by_sample(
             f"{what}: {matched} samples are in {reference} and in {label}, but each has others, "
             "too; select the same ones, or pass `.values`, which pair by position"
         )
-    if matched < max(len(ours), len(theirs)):
-        logger.warning(
-            f"{reference} has {len(ours)} pictures and {label} {len(theirs)}: the {matched} of the "
-            "same number `sample` are compared"
-        )
+    _say_matched(reference, ours, label, theirs, f"{matched} of the same number `sample`")
     return found
 
 
