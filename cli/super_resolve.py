@@ -109,7 +109,7 @@ def command(
       skild-physics super-resolve bundled heldout.h5 --protocol rescaled \\
           --factor 2 --out r2.h5
       skild-physics super-resolve runs/photos small/ --protocol observed \\
-          --kernel bicubic --factor 2.5 --out large --plot large.png
+          --downsampling bicubic --factor 2.5 --out large --plot large.png
     """
     if plot:
         plots.check_figure(plot, overwrite, out)
