@@ -187,6 +187,25 @@ def test_the_network_sees_lattices_of_the_spacings_it_was_trained_on():
         ), (M, lam)
 
 
+def test_a_network_that_is_shown_all_modes_is_told_no_lambda_beyond_its_own():
+    model = load("bundled", snr_threshold=0)
+    seen = []
+
+    def network(x, lam):
+        seen.append((x.shape[-1], float(lam[0])))
+        return torch.zeros_like(x)
+
+    network.multiple = 4
+    process, denoise = replace(model, network=network).critical(256)
+    for R in np.geomspace(0.6, 500, 60):
+        denoise(torch.zeros(1, 1, 256, 256), process.step_at_resolution(float(R), TAU))
+    assert {M for M, _ in seen} == {64, 128, 256}
+    most = float(model.process.lam(model.process.T)) * 64**2
+    assert max(lam for _, lam in seen) <= most
+    # larger boxes only while their coarsest half is noise of no account
+    assert max(lam for M, lam in seen if M > 64) < most / 50
+
+
 def test_on_the_same_lattice_it_is_the_paired_start():
     process = critical(8)
     fields = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(2))

@@ -109,12 +109,12 @@ def critical_denoiser(
             n_here = process.step_at(min(lam, end))
             if active_size(process, n_here, snr_threshold, process.N // 4) > process.N // 2:
                 continue
-            low = modes_below_edge(process.N, process)
-            ratio = torch.sqrt(process.S0[:low, :low] / largest.S0[:low, :low]).to(x_n)
-            x_small = torch.zeros(*x_n.shape[:-2], process.N, process.N).to(x_n)
-            x_small[..., :low, :low] = ratio * x_n[..., :low, :low]
+            N, low = process.N, modes_below_edge(process.N, process)
+            ratio = torch.sqrt(process.S0 / largest.S0[:N, :N]).to(x_n)
+            # the wave at the edge is noise, and a network that is shown all modes expects it
+            x_small = denoise(ratio * x_n[..., :N, :N], n_here) / ratio
             x_0 = torch.zeros_like(x_n)
-            x_0[..., :low, :low] = denoise(x_small, n_here)[..., :low, :low] / ratio
+            x_0[..., :low, :low] = x_small[..., :low, :low]
             return torch.where(largest.frozen, x_n, x_0)
         return denoisers[-1][1](x_n, n)
 

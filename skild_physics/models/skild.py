@@ -18,6 +18,9 @@ from skild_physics.files import InputError
 from skild_physics.models.base import Model
 from skild_physics.models.objective import Loss, Objective, SkildObjective, squared_error
 
+NEGLIGIBLE_SNR = 1e-4
+"""Signal-to-noise ratio of modes that a network shown all modes can do without."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Skild(Model):
@@ -91,14 +94,14 @@ class Skild(Model):
             InputError: as :func:`skild_physics.diffusion.renormalization.critical_process`.
         """
         process = critical_process(self.process, L)
-        if not self.threshold or self.process.N == L:
+        if self.process.N == L:
             return process, self.denoiser(process)
         sides = [self.process.N]
         while 2 * sides[-1] < L:
             sides.append(2 * sides[-1])
         smaller = [critical_process(self.process, side) for side in sides]
         levels = [(each, self.denoiser(each)) for each in (*smaller, process)]
-        return process, critical_denoiser(levels, self.threshold)
+        return process, critical_denoiser(levels, self.threshold or NEGLIGIBLE_SNR)
 
     def prior(self, L: int) -> Start:
         """See :meth:`Model.prior`."""
