@@ -1,6 +1,7 @@
 """SKILD that may be conditioned on a coarse field: what the network sees, starts, results, runs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from small_runs import (
 import skild_physics as sk
 from skild_physics import kspace
 from skild_physics.config import parse_config
+from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.fields.downsampling import DOWNSAMPLINGS, downsample
 from skild_physics.files import InputError
 from skild_physics.machine import World
@@ -36,6 +38,7 @@ quick = pytest.fixture(autouse=True, scope="module")(one_thread)
 N = 32
 KERNELS = {"box": 2.0, "spectral": 1.0, "gaussian": 1.0, "bicubic": 1.0, "lanczos": 1.0}
 CONDITION = {"factors": [1.5, 8], "kernels": KERNELS, "unconditional": 0.25, "whole": 0.5}
+CONDITION |= {"mismatch": True}
 
 
 def values_of(size=N, basis="periodic", **others):
@@ -77,21 +80,28 @@ def truth():
 # what the network sees
 
 
-@pytest.mark.parametrize("basis", ["periodic", "cosine"])
-def test_what_is_shown_holds_the_coarse_field_and_nothing_else(basis):
-    condition = parse_config(values_of()).condition
+@pytest.mark.parametrize(
+    ("basis", "mismatch"), [("periodic", True), ("cosine", True), ("cosine", False)]
+)
+def test_what_is_shown_holds_the_coarse_field_and_nothing_else(basis, mismatch):
+    condition = parse_config(values_of(condition={**CONDITION, "mismatch": mismatch})).condition
     conditions = Conditions(condition, N, basis, torch.device("cpu"))
     x = torch.randn(2, 3, N, N, generator=torch.Generator().manual_seed(0))
     other = torch.randn(2, 3, N, N, generator=torch.Generator().manual_seed(1))
+    noisy = torch.randn(2, 3, N, N, generator=torch.Generator().manual_seed(2))
     assert {M for _, M in conditions.all} == set(range(4, 22))
     for number, (kernel, M) in enumerate(conditions.all, start=1):
-        seen = conditions.channels(x, torch.tensor([number]))
+        seen = conditions.channels(x, torch.tensor([number]), noisy)
         assert seen.shape == (2, condition.inputs(3), N, N)
         y = downsample(x, kernel, M, basis)
         torch.testing.assert_close(downsample(seen[:, :3], kernel, M, basis), y, atol=2e-5, rtol=0)
+        if mismatch:
+            lacked = downsample(x - noisy, kernel, M, basis)
+            found = downsample(seen[:, 3:6], kernel, M, basis)
+            torch.testing.assert_close(found, lacked, atol=2e-5, rtol=0)
         # a field of the same coarse field shows the same
-        hidden = other - conditions.channels(other, torch.tensor([number]))[:, :3]
-        same = conditions.channels(x + hidden, torch.tensor([number]))
+        hidden = other - conditions.channels(other, torch.tensor([number]), noisy)[:, :3]
+        same = conditions.channels(x + hidden, torch.tensor([number]), noisy)
         torch.testing.assert_close(same, seen, atol=1e-4, rtol=0)
         labels = seen[:, -condition.labels :]
         assert torch.equal(labels, labels[..., :1, :1].expand_as(labels))
@@ -99,18 +109,41 @@ def test_what_is_shown_holds_the_coarse_field_and_nothing_else(basis):
         assert float(labels[0, -1, 0, 0]) == pytest.approx(np.log2(N / M) / 2, rel=1e-6)
         # where in its cell a site lies: equal in all cells of whole blocks
         if N % M == 0:
-            where = seen[:, 3:7]
+            where = seen[:, 6:10] if mismatch else seen[:, 3:7]
             torch.testing.assert_close(where, where.roll((N // M, N // M), (-2, -1)))
-    assert not conditions.channels(x, torch.tensor([0])).any()
+    assert not conditions.channels(x, torch.tensor([0]), noisy).any()
+
+
+@pytest.mark.parametrize(("kernel", "M"), [("box", 8), ("gaussian", 13)])
+def test_sampling_shows_what_training_shows(model, truth, kernel, M):
+    seen = []
+
+    def network(x, lam):
+        seen.append(x)
+        return torch.zeros_like(x[:, :1])
+
+    network.multiple = 2
+    x_0 = torch.as_tensor(truth.values, dtype=torch.float32)[:, None]
+    start = replace(model, network=network).observed(M, N / M, kernel)
+    y = downsample(x_0, kernel, M, "periodic")
+    x_n, denoise = start.draw(y, SampleNoise(0, range(len(y))))
+    denoise(x_n, start.n)
+    conditions = Conditions(model.condition, N, "periodic", torch.device("cpu"))
+    number = 1 + conditions.all.index((kernel, M))
+    pixels = kspace.inverse(x_n, "periodic")
+    trained = conditions.channels(x_0, torch.tensor([number]), pixels)
+    torch.testing.assert_close(seen[0], torch.cat([pixels, trained], dim=1), atol=1e-4, rtol=1e-4)
 
 
 def test_each_field_of_a_batch_has_a_condition_of_its_own():
     conditions = Conditions(parse_config(values_of()).condition, N, "periodic", torch.device("cpu"))
     x = torch.randn(4, 1, N, N, generator=torch.Generator().manual_seed(0))
     numbers = torch.tensor([0, 3, 40, 90])
-    together = conditions.channels(x, numbers)
+    together = conditions.channels(x, numbers, x)
     for field, number, seen in zip(x, numbers, together, strict=True):
-        torch.testing.assert_close(conditions.channels(field[None], number[None])[0], seen)
+        torch.testing.assert_close(
+            conditions.channels(field[None], number[None], field[None])[0], seen
+        )
 
 
 def test_conditions_are_drawn_with_their_shares(model):

@@ -149,6 +149,8 @@ class CoarseConfig(AnyCondition):
     logarithm of the factor is uniform for the rest."""
     unconditional: float = Field(default=0.3, ge=0, lt=1)
     """Share of fields that are trained on without a coarse field."""
+    mismatch: bool = False
+    """Show the network, beside the coarse field, by how much that of its input differs from it."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -174,7 +176,7 @@ class CoarseConfig(AnyCondition):
 
     def inputs(self, channels: int) -> int:
         """See :meth:`AnyCondition.inputs`."""
-        return channels + 4 + self.labels
+        return channels * (1 + self.mismatch) + 4 + self.labels
 
     @property
     def labels(self) -> int:

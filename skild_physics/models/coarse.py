@@ -7,7 +7,9 @@ process given y = R x R^T. What it sees of y does not depend on how y was made,
 
 the part of x that y determines (R^+ is the pseudo-inverse; for averages over whole blocks, the
 blocks at their averages), beside where each site lies in its coarse cell, and labels: the kernel
-and the factor. All of these are zero where there is no coarse field.
+and the factor. With ``condition.mismatch`` it sees P (x - x_n) P, too: what x_n lacks in every
+block, which a network would have to learn to sum for each factor on its own. All of these are zero
+where there is no coarse field.
 
 The posterior mean of x_0 given x_n and y has R D R^T = y exactly, so every estimate D is moved to
 the nearest field that has,
@@ -25,8 +27,9 @@ so that certain spins stay as they are and uncertain ones take the change. A con
 leaves a few per cent of the blocks of the result with a spin too many, whatever is uncertain.
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
@@ -84,18 +87,18 @@ def labels(condition: CoarseConfig, kernel: Downsampling, factor: float) -> Tens
     return torch.tensor([*chosen, float(factor_of_two) / 2], dtype=torch.float64)
 
 
-def conditioning(lifted: Tensor, where: Tensor, known: Tensor) -> Tensor:
+def conditioning(lifted: Sequence[Tensor], where: Tensor, known: Tensor) -> Tensor:
     """Channels of the network's input.
 
     Args:
-        lifted: P x P, shape (B, C, N, N).
+        lifted: P x P, shape (B, C, N, N), and the mismatch, if that is shown.
         where: see :func:`phases`, shape (B or 1, 2, N).
         known: see :func:`labels`, shape (B or 1, labels).
     """
-    B, _, N, _ = lifted.shape
+    B, _, N, _ = lifted[0].shape
     rows, columns = where[..., :, None], where[..., None, :]
     maps = (rows, columns, known[..., None, None])
-    return torch.cat([lifted, *(each.to(lifted).expand(B, -1, N, N) for each in maps)], dim=1)
+    return torch.cat([*lifted, *(each.to(lifted[0]).expand(B, -1, N, N) for each in maps)], dim=1)
 
 
 def in_blocks(fields: Tensor, f: int) -> Tensor:
@@ -192,11 +195,20 @@ class Conditions:
         )
         return lifts, where, known
 
-    def channels(self, fields: Tensor, numbers: Tensor) -> Tensor:
-        """What conditions the network on fields (B, C, N, N), given numbers (B,) or (1,)."""
+    def channels(self, fields: Tensor, numbers: Tensor, x_n: Tensor) -> Tensor:
+        """What conditions the network on fields (B, C, N, N), given numbers (B,) or (1,).
+
+        Args:
+            fields: x_0.
+            numbers: of their conditions.
+            x_n: in pixel space.
+        """
         lifts, where, known = (table[numbers.to(self.device)] for table in self._tables)
         P = lifts[:, None]
-        return conditioning(P @ fields @ P.mT, where, known)
+        lifted = [P @ fields @ P.mT]
+        if self.condition.mismatch:
+            lifted.append(P @ (fields - x_n) @ P.mT)
+        return conditioning(lifted, where, known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +281,7 @@ class CoarseObjective:
             n,
             eps,
             dtype=dtype,
-            conditioning=self._conditions.channels(fields, at.numbers),
+            conditioning=partial(self._conditions.channels, fields, at.numbers),
             loss=self._loss,
         )
 
@@ -297,6 +309,11 @@ class CoarseStart(ObservedStart):
         N, M = self.process.N, self.coarse.M
         return N // M if self.coarse.kernel == "box" and N % M == 0 else None
 
+    def made_coarse(self, fields: Tensor) -> Tensor:
+        """The coarse fields of full ones."""
+        R = self.matrix.to(fields)
+        return R @ fields @ R.T
+
     def lifted(self, y: Tensor) -> Tensor:
         """The nearest field to zero whose coarse field is y."""
         inverse = self.inverse.to(y)
@@ -307,8 +324,7 @@ class CoarseStart(ObservedStart):
         if self.spins and self.block:
             means = tilted(in_blocks(fields, self.block), y * self.block**2)
             return out_of_blocks(means, self.block)
-        R = self.matrix.to(fields)
-        return fields + self.lifted(y - R @ fields @ R.T)
+        return fields + self.lifted(y - self.made_coarse(fields))
 
     def guided(self, denoise: Denoiser, y: Tensor) -> Denoiser:
         """The denoiser whose estimates have the coarse fields y."""
@@ -401,9 +417,13 @@ class CoarseSkild(Skild):
             y = given.to(process.S0.device, torch.float32)
             if start.spins:
                 start.check(y)
-            shown = conditioning(start.lifted(y), where.to(y), labelled.to(y))
+            known = start.lifted(y)
 
             def network(x: Tensor, lam: Tensor) -> Tensor:
+                lifted = [known]
+                if condition.mismatch:
+                    lifted.append(start.lifted(y - start.made_coarse(x)))
+                shown = conditioning(lifted, where.to(x), labelled.to(x))
                 return self.output(torch.cat([x, shown], dim=1), lam)
 
             denoise = denoiser(network, process, self.config.training.prediction)

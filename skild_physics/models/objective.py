@@ -49,7 +49,7 @@ def training_losses(
     eps: Tensor,
     *,
     dtype: torch.dtype = torch.float32,
-    conditioning: Tensor | None = None,
+    conditioning: Callable[[Tensor], Tensor] | None = None,
     loss: Loss = squared_error,
 ) -> Tensor:
     """The loss of the prediction for each field of a batch, shape (B,).
@@ -62,7 +62,8 @@ def training_losses(
         n: steps in (0, T], float64, shape (B,).
         eps: standard normal modes, shape (B, C, M, M) with M modes per axis of the process.
         dtype: type the network computes in.
-        conditioning: further channels of the network's input, shape (B, C', N, N).
+        conditioning: gives further channels of the network's input, (B, C', N, N), for x_n in pixel
+            space.
         loss: of the output and the target, unless modes are weighed.
     """
     device = process.S0.device
@@ -73,7 +74,7 @@ def training_losses(
     wanted = target(settings.prediction, process, steps, x_0, eps)
     inputs = kspace.inverse(alpha * x_0 + sigma * eps, process.basis)
     if conditioning is not None:
-        inputs = torch.cat([inputs, conditioning], dim=1)
+        inputs = torch.cat([inputs, conditioning(inputs)], dim=1)
     lam = (process.lam(n) * M**2).float().to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = network(inputs.contiguous(memory_format=torch.channels_last), lam)
@@ -187,7 +188,7 @@ class SkildObjective:
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """See :func:`training_losses`."""
-        conditioning = self._conditioning(fields) if self._conditioning else None
+        shown = self._conditioning
         return training_losses(
             network,
             at,
@@ -196,7 +197,7 @@ class SkildObjective:
             n,
             eps,
             dtype=dtype,
-            conditioning=conditioning,
+            conditioning=None if shown is None else lambda x_n: shown(fields),
             loss=self._loss,
         )
 
