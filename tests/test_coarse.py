@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,9 +27,6 @@ from skild_physics.models.coarse import (
     CoarseObjective,
     CoarseTask,
     Conditions,
-    in_blocks,
-    out_of_blocks,
-    tilted,
 )
 from skild_physics.training.run import run
 from skild_physics.training.trainer import Trainer
@@ -38,7 +36,7 @@ quick = pytest.fixture(autouse=True, scope="module")(one_thread)
 N = 32
 KERNELS = {"box": 2.0, "spectral": 1.0, "gaussian": 1.0, "bicubic": 1.0, "lanczos": 1.0}
 CONDITION = {"factors": [1.5, 8], "kernels": KERNELS, "unconditional": 0.25, "whole": 0.5}
-CONDITION |= {"mismatch": True}
+CONDITION |= {"consistent": True}
 
 
 def values_of(size=N, basis="periodic", **others):
@@ -84,7 +82,7 @@ def truth():
     ("basis", "mismatch"), [("periodic", True), ("cosine", True), ("cosine", False)]
 )
 def test_what_is_shown_holds_the_coarse_field_and_nothing_else(basis, mismatch):
-    condition = parse_config(values_of(condition={**CONDITION, "mismatch": mismatch})).condition
+    condition = parse_config(values_of(condition={**CONDITION, "consistent": mismatch})).condition
     conditions = Conditions(condition, N, basis, torch.device("cpu"))
     x = torch.randn(2, 3, N, N, generator=torch.Generator().manual_seed(0))
     other = torch.randn(2, 3, N, N, generator=torch.Generator().manual_seed(1))
@@ -311,29 +309,70 @@ def test_the_spins_of_a_block_are_set_by_rank(model):
         assert torch.equal(fields[where][spins[where] > 0].sort(descending=True).values, largest)
 
 
-def test_estimates_of_spins_are_tilted_not_shifted(model):
-    """Certain spins stay; the sum of a block is right; the order of its spins is kept."""
+def test_uncertain_spins_take_what_a_block_lacks(model):
     f, start = 4, model.observed(N // 4, 4, "box")
-    generator = torch.Generator().manual_seed(0)
-    fields = torch.randn(3, 1, N, N, generator=generator).clamp(-1.2, 1.2)
-    up = torch.randint(f**2 + 1, (3, 1, N // f, N // f), generator=generator)
-    y = 2 * up / f**2 - 1
-    moved = start.agreeing(fields, y)
-    torch.testing.assert_close(downsample(moved, "box", N // f, "periodic"), y, atol=1e-5, rtol=0)
-    assert float(moved.abs().max()) <= 1
-    before, after = (in_blocks(each.clamp(-1, 1), f) for each in (fields, moved))
-    torch.testing.assert_close(out_of_blocks(before, f), fields.clamp(-1, 1))
-    steps = after.gather(-1, before.argsort(dim=-1)).diff(dim=-1)
-    assert float(steps.min()) > -1e-6
-    # of a block with one uncertain spin, that one takes the change
-    block = torch.full((1, f**2), 0.999)
-    block[0, 3] = -0.2
-    found = tilted(block, torch.tensor([f**2 - 2.0]))
-    assert float(found[0, 3]) < -0.8
-    assert float(found[0, :3].min()) > 0.99
-    # estimates that agree already are right
-    agreeing = torch.tanh(torch.randn(5, f**2, generator=generator))
-    torch.testing.assert_close(tilted(agreeing, agreeing.sum(dim=-1)), agreeing, atol=1e-5, rtol=0)
+    h = torch.randn(3, 1, N, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sums = partial(downsample, kind="box", M=N // f, basis="periodic")
+    # what a small field does to independent spins, but for its square
+    for c in (0.01, -0.01):
+        tilted = torch.tanh(h + c)
+        found = start.agreeing(torch.tanh(h), sums(tilted))
+        torch.testing.assert_close(found, tilted, atol=c**2, rtol=0)
+        torch.testing.assert_close(sums(found), sums(tilted), atol=1e-12, rtol=0)
+    # of blocks with one uncertain spin, that one takes the change
+    certain = torch.ones(1, 1, N, N)
+    uncertain = certain.clone()
+    uncertain[..., 1::f, 2::f] = -0.2
+    certain[..., 1::f, 2::f] = -1
+    torch.testing.assert_close(start.agreeing(uncertain, sums(certain)), certain, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("kernel", "M"), [("box", 8), ("box", 13), ("gaussian", 8)])
+def test_training_moves_estimates_as_sampling_does(model, truth, kernel, M):
+    x_0 = torch.as_tensor(truth.values, dtype=torch.float32)[:, None]
+    estimates = 0.5 * x_0.roll(1, -1) + 0.1
+    conditions = Conditions(model.condition, N, "periodic", torch.device("cpu"), spins=True)
+    numbers = torch.tensor([1 + conditions.all.index((kernel, M))])
+    y = downsample(x_0, kernel, M, "periodic")
+    wanted = model.observed(M, N / M, kernel).agreeing(estimates, y)
+    found = conditions.agreeing(x_0, numbers, estimates)
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+    torch.testing.assert_close(downsample(found, kernel, M, "periodic"), y, atol=2e-5, rtol=0)
+    nothing = conditions.agreeing(x_0, torch.tensor([0]), estimates)
+    assert torch.equal(nothing, estimates)
+
+
+def test_what_the_coarse_field_says_need_not_be_learned(model, truth):
+    """The loss does not see what an estimate says of P x P, unless the model is not consistent."""
+    x_0 = torch.as_tensor(truth.values, dtype=torch.float32)[:, None]
+    generator = torch.Generator().manual_seed(3)
+    eps, wrong = (torch.randn(x_0.shape, generator=generator) for _ in range(2))
+    n = torch.full((len(x_0),), 400.0, dtype=torch.float64)
+    process = model.process
+    conditions = Conditions(model.condition, N, "periodic", torch.device("cpu"))
+    number = torch.tensor([1 + conditions.all.index(("gaussian", 13))])
+    P = conditions.channels(wrong, number, wrong)[:, :1]
+    # the change of the output of v that changes the estimate by P
+    change = -kspace.inverse(
+        kspace.forward(P, "periodic") / process.marginal(400.0).sigma, "periodic"
+    )
+    losses = {}
+    for consistent in (True, False):
+        condition = {**CONDITION, "consistent": consistent}
+        objective = model_of(condition=condition).objective()
+        losses[consistent] = [
+            objective.losses(
+                lambda x, lam, off=off: 0.1 * x[:, :1] + off * change.float(),
+                CoarseTask(process, number),
+                x_0,
+                n,
+                eps,
+            )
+            for off in (0.0, 1.0)
+        ]
+    torch.testing.assert_close(*losses[True], rtol=1e-4, atol=0)
+    assert float((losses[False][1] / losses[False][0]).min()) > 1.1
+    assert bool((losses[True][0] < losses[False][0]).all())
 
 
 def test_results_do_not_depend_on_batches(model, truth):

@@ -149,8 +149,9 @@ class CoarseConfig(AnyCondition):
     logarithm of the factor is uniform for the rest."""
     unconditional: float = Field(default=0.3, ge=0, lt=1)
     """Share of fields that are trained on without a coarse field."""
-    mismatch: bool = False
-    """Show the network, beside the coarse field, by how much that of its input differs from it."""
+    consistent: bool = False
+    """Train on estimates that agree with the coarse field, as sampling uses them, and show the
+    network by how much its input does not."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -176,7 +177,7 @@ class CoarseConfig(AnyCondition):
 
     def inputs(self, channels: int) -> int:
         """See :meth:`AnyCondition.inputs`."""
-        return channels * (1 + self.mismatch) + 4 + self.labels
+        return channels * (1 + self.consistent) + 4 + self.labels
 
     @property
     def labels(self) -> int:

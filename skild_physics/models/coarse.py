@@ -7,7 +7,7 @@ process given y = R x R^T. What it sees of y does not depend on how y was made,
 
 the part of x that y determines (R^+ is the pseudo-inverse; for averages over whole blocks, the
 blocks at their averages), beside where each site lies in its coarse cell, and labels: the kernel
-and the factor. With ``condition.mismatch`` it sees P (x - x_n) P, too: what x_n lacks in every
+and the factor. With ``condition.consistent`` it sees P (x - x_n) P, too: what x_n lacks in every
 block, which a network would have to learn to sum for each factor on its own. All of these are zero
 where there is no coarse field.
 
@@ -17,17 +17,18 @@ the nearest field that has,
     D <- D + P x P - P D P,
 
 which brings it no farther from that mean (range-null space decomposition: Wang et al., DDNM, arXiv
-2212.00490; here with a network that knows y, so that what it adds fits it). Spins with averages
-over whole blocks are moved among independent spins of given means instead, the same for all of a
-block,
+2212.00490; here with a network that knows y, so that what it adds fits it). Of spins with averages
+over whole blocks the uncertain ones take the change, as independent spins of means D and variances
+1 - D^2 do to first order when a field is added to all of a block,
 
-    D = tanh h <- tanh(h + c),    c such that R D R^T = y,
+    D <- D + (1 - D^2) (P x P - P D P) / P (1 - D^2) P.
 
-so that certain spins stay as they are and uncertain ones take the change. A constant added to all
-leaves a few per cent of the blocks of the result with a spin too many, whatever is uncertain.
+A constant added to all leaves a few per cent of the blocks of the result with a spin too many,
+whatever is uncertain. With ``condition.consistent`` the loss is that of the moved estimate, so that
+the network need not learn what the move knows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from typing import ClassVar
@@ -59,10 +60,8 @@ SMALLEST = 1e-3
 """Singular value of a kernel, over its largest, of what it is taken to leave out."""
 ROUNDING = 0.1
 """Spins by which the sum of a block may be off, in coarse fields of low precision."""
-MOST_CERTAIN = 1 - 1e-4
-"""Absolute mean of a spin that estimates may be certain of."""
-LARGEST_FIELD, BISECTIONS = 12.0, 24
-"""The range in which c is sought, +-, and how often it is halved."""
+LEAST_FREE = 1e-3
+"""Variance that every spin is taken to have at least."""
 START_SNR = 0.01
 """Signal-to-noise ratio, at the start, of the modes that a coarse field does not hold."""
 
@@ -127,16 +126,20 @@ def by_rank(fields: Tensor, y: Tensor, f: int) -> Tensor:
     return out_of_blocks(torch.empty_like(blocks).scatter_(-1, order, 2.0 * up - 1), f)
 
 
-def tilted(means: Tensor, sums: Tensor) -> Tensor:
-    """tanh(atanh m + c) of means m (..., sites) of spins, c such that they have sums (...)."""
-    h = torch.atanh(means.clamp(-MOST_CERTAIN, MOST_CERTAIN))
-    high = torch.full_like(sums, LARGEST_FIELD)[..., None]
-    low = -high
-    for _ in range(BISECTIONS):
-        c = (low + high) / 2
-        below = torch.tanh(h + c).sum(dim=-1, keepdim=True) < sums[..., None]
-        low, high = torch.where(below, c, low), torch.where(below, high, c)
-    return torch.tanh(h + (low + high) / 2)
+def moved(
+    estimates: Tensor, known: Tensor, project: Callable[[Tensor], Tensor], of_spins: Tensor
+) -> Tensor:
+    """Estimates D of fields, (B, C, N, N), moved to the known parts P x P of these.
+
+    Args:
+        estimates: D.
+        known: P x P.
+        project: x -> P x P.
+        of_spins: bool, (B, 1, 1, 1) or for all: whether P averages spins over whole blocks.
+    """
+    free = torch.where(of_spins, (1 - estimates.square()).clamp(min=LEAST_FREE), 1.0)
+    of_block = torch.where(of_spins, project(free), 1.0)
+    return estimates + (known - project(estimates)) * free / of_block
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +151,14 @@ class Conditions:
         N: side of the fields.
         basis: how kernels go on beyond their edges.
         device: of the tables.
+        spins: whether the fields are.
     """
 
     condition: CoarseConfig
     N: int
     basis: Basis
     device: torch.device
+    spins: bool = False
 
     @property
     def all(self) -> list[tuple[Downsampling, int]]:
@@ -206,9 +211,23 @@ class Conditions:
         lifts, where, known = (table[numbers.to(self.device)] for table in self._tables)
         P = lifts[:, None]
         lifted = [P @ fields @ P.mT]
-        if self.condition.mismatch:
+        if self.condition.consistent:
             lifted.append(P @ (fields - x_n) @ P.mT)
         return conditioning(lifted, where, known)
+
+    def agreeing(self, fields: Tensor, numbers: Tensor, estimates: Tensor) -> Tensor:
+        """Estimates of fields (B, C, N, N), moved so that their coarse fields are theirs."""
+        chosen = numbers.to(self.device)
+        P = self._tables[0][chosen][:, None]
+        of_spins = self._of_spins[chosen][:, None, None, None]
+        return moved(estimates, P @ fields @ P.mT, lambda x: P @ x @ P.mT, of_spins)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def _of_spins(self) -> Tensor:
+        """Whether each is averages of spins over whole blocks."""
+        whole = [kernel == "box" and self.N % M == 0 for kernel, M in self.all]
+        return self.spins & torch.tensor([False, *whole]).to(self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +257,13 @@ class CoarseObjective:
     def __init__(self, model: "CoarseSkild", loss: Loss = squared_error):
         self._settings, self._loss, process = model.config.training, loss, model.process
         self._steps = SkildObjective(process, self._settings, loss=loss)
-        self._conditions = Conditions(model.condition, process.N, process.basis, process.S0.device)
+        self._conditions = Conditions(
+            model.condition,
+            process.N,
+            process.basis,
+            process.S0.device,
+            model.channels == ("spin",),
+        )
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[CoarseTask, Tensor]:
         """A condition of each field, and steps n uniform in the schedule."""
@@ -273,6 +298,9 @@ class CoarseObjective:
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """See :func:`training_losses`."""
+        conditions, agree = self._conditions, None
+        if conditions.condition.consistent:
+            agree = partial(conditions.agreeing, fields, at.numbers)
         return training_losses(
             network,
             at.process,
@@ -281,7 +309,8 @@ class CoarseObjective:
             n,
             eps,
             dtype=dtype,
-            conditioning=partial(self._conditions.channels, fields, at.numbers),
+            conditioning=partial(conditions.channels, fields, at.numbers),
+            agree=agree,
             loss=self._loss,
         )
 
@@ -321,10 +350,8 @@ class CoarseStart(ObservedStart):
 
     def agreeing(self, fields: Tensor, y: Tensor) -> Tensor:
         """Estimates, moved so that their coarse fields are y."""
-        if self.spins and self.block:
-            means = tilted(in_blocks(fields, self.block), y * self.block**2)
-            return out_of_blocks(means, self.block)
-        return fields + self.lifted(y - self.made_coarse(fields))
+        of_spins = torch.tensor(self.spins and self.block is not None, device=fields.device)
+        return moved(fields, self.lifted(y), lambda x: self.lifted(self.made_coarse(x)), of_spins)
 
     def guided(self, denoise: Denoiser, y: Tensor) -> Denoiser:
         """The denoiser whose estimates have the coarse fields y."""
@@ -421,7 +448,7 @@ class CoarseSkild(Skild):
 
             def network(x: Tensor, lam: Tensor) -> Tensor:
                 lifted = [known]
-                if condition.mismatch:
+                if condition.consistent:
                     lifted.append(start.lifted(y - start.made_coarse(x)))
                 shown = conditioning(lifted, where.to(x), labelled.to(x))
                 return self.output(torch.cat([x, shown], dim=1), lam)

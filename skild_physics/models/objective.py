@@ -16,7 +16,7 @@ from skild_physics import kspace
 from skild_physics.config.training import TrainingConfig
 from skild_physics.diffusion.adaptive import active_intervals
 from skild_physics.diffusion.loss import shell_weight
-from skild_physics.diffusion.prediction import Network, estimate_form, target
+from skild_physics.diffusion.prediction import Network, estimate_form, estimate_x0, target
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.scale_space import ScaleSpace
 from skild_physics.files import InputError
@@ -50,6 +50,7 @@ def training_losses(
     *,
     dtype: torch.dtype = torch.float32,
     conditioning: Callable[[Tensor], Tensor] | None = None,
+    agree: Callable[[Tensor], Tensor] | None = None,
     loss: Loss = squared_error,
 ) -> Tensor:
     """The loss of the prediction for each field of a batch, shape (B,).
@@ -64,6 +65,8 @@ def training_losses(
         dtype: type the network computes in.
         conditioning: gives further channels of the network's input, (B, C', N, N), for x_n in pixel
             space.
+        agree: moves estimates of x_0, in pixel space, to what is used of them; the loss is that of
+            the moved ones.
         loss: of the output and the target, unless modes are weighed.
     """
     device = process.S0.device
@@ -72,21 +75,30 @@ def training_losses(
     steps = n[:, None]
     alpha, sigma = (c.float() for c in process.marginal(steps))
     wanted = target(settings.prediction, process, steps, x_0, eps)
-    inputs = kspace.inverse(alpha * x_0 + sigma * eps, process.basis)
+    x_n = alpha * x_0 + sigma * eps
+    inputs = kspace.inverse(x_n, process.basis)
     if conditioning is not None:
         inputs = torch.cat([inputs, conditioning(inputs)], dim=1)
     lam = (process.lam(n) * M**2).float().to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        output = network(inputs.contiguous(memory_format=torch.channels_last), lam)
+        output = network(inputs.contiguous(memory_format=torch.channels_last), lam).float()
+    if agree is not None:
+        modes = kspace.forward(output, process.basis)
+        estimate = estimate_x0(settings.prediction, process, steps, modes, x_n)
+        fields_of_it = kspace.inverse(estimate, process.basis)
+        change = kspace.forward(agree(fields_of_it) - fields_of_it, process.basis)
+        on_output = estimate_form(settings.prediction, process, steps).on_output.float()
+        change = torch.where(on_output == 0, 0.0, change / on_output)
+        output = output + kspace.inverse(change, process.basis)
     if settings.shell_weight:
-        away = kspace.forward(output.float(), process.basis) - wanted
+        away = kspace.forward(output, process.basis) - wanted
         weight = shell_weight(process, steps)
         if settings.prediction == "w":
             # whitened, it is the error of v
             weight = weight * process.S0.reciprocal().masked_fill(process.empty, 0.0)
         weighted: Tensor = weight.float() * away.square()
         return weighted.mean(dim=(1, 2, 3))
-    return loss(output.float(), kspace.inverse(wanted, process.basis))
+    return loss(output, kspace.inverse(wanted, process.basis))
 
 
 def rows_of(at: Any, rows: Any) -> Any:
