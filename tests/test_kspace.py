@@ -33,6 +33,47 @@ def test_cosine_basis_is_scipys_dct(N):
     np.testing.assert_allclose(kspace.forward(x, "cosine"), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("N", [1, 2, 3, 4, 7, 12, 30, 31])
+@pytest.mark.parametrize("library", [np.array, torch.tensor])
+def test_fast_transforms_are_the_matrices(monkeypatch, library, N, basis):
+    """To rounding, in double and in single precision, forwards and back."""
+    fields = np.random.default_rng(N).normal(size=(2, 3, N, N))
+    B = kspace.basis_matrix(N, basis)
+    monkeypatch.setattr(kspace, "LARGEST_MATRIX", 0)
+    for name, tolerance in (("float64", 1e-13), ("float32", 1e-5)):
+        x = library(fields.astype(name))
+        for transform, wanted in ((kspace.forward, B), (kspace.inverse, B.T)):
+            made = transform(x, basis)
+            assert made.dtype == x.dtype
+            assert made.shape == x.shape
+            np.testing.assert_allclose(
+                np.asarray(made), wanted @ fields @ wanted.T, atol=tolerance, rtol=0
+            )
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("N", [5, 6])
+def test_gradients_of_fast_transforms(monkeypatch, N, basis):
+    monkeypatch.setattr(kspace, "LARGEST_MATRIX", 0)
+    x = torch.tensor(np.random.default_rng(N).normal(size=(2, N, N)), requires_grad=True)
+    for transform in (kspace.forward, kspace.inverse):
+        assert torch.autograd.gradcheck(lambda field, f=transform: f(field, basis), (x,))
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_one_basis_on_either_side_of_the_crossover(monkeypatch, basis):
+    N = kspace.LARGEST_MATRIX + 1
+    x = np.random.default_rng(0).normal(size=(N, N))
+    fast = kspace.forward(x, basis)
+    if basis == "cosine":
+        np.testing.assert_allclose(fast, dctn(x, type=2, norm="ortho"), atol=1e-11)
+    monkeypatch.setattr(kspace, "LARGEST_MATRIX", N)
+    np.testing.assert_allclose(fast, kspace.forward(x, basis), atol=1e-11)
+    with pytest.raises(ValueError, match=r"square.*\(300, 400\)"):
+        kspace.forward(np.zeros((300, 400)), basis)
+
+
 @given(sizes)
 def test_periodic_basis_holds_the_power_of_the_fft(N):
     """cos^2 + sin^2 over both axes is the power of the four waves (+-m, +-n)."""
