@@ -9,7 +9,7 @@ where theta_b leaves block b out. Unlike the Gaussian formula S sqrt(2/nu) this 
 non-Gaussian modes, and for correlated samples as long as blocks are longer than the correlation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -361,16 +361,14 @@ def spectrum_from_blocks(
     rounding = ROUNDING * float((total.mean**2 * factor2).mean())
     inside = how.inside(k, _filled(S.mean(axis=0), modes, source, rounding), source)
     best = fit(S, total.count)
-    without = _leave_one_out(blocks)
-    if min(moments.count for moments in without) < 2:
+    counts = [total.count - block.count for block in blocks]
+    if min(counts) < 2:
         # too few for error bars in any case
-        without = [total] * len(blocks)
-    replicas = np.stack([radial(moments) for moments in without])
+        replicas, counts = np.stack([S] * len(blocks)), [total.count] * len(blocks)
+    else:
+        replicas = np.stack([radial(moments) for moments in _leave_one_out(blocks)])
     parameters = np.stack(
-        [
-            log_parameters(fit(r, moments.count).law)
-            for r, moments in zip(replicas, without, strict=True)
-        ]
+        [log_parameters(fit(r, count).law) for r, count in zip(replicas, counts, strict=True)]
     )
     # a parameter that is held, or never leaves its bound, has no spread
     parameters = np.where(np.isfinite(parameters), parameters, 0.0)
@@ -473,13 +471,17 @@ def _numbered(channels: int) -> tuple[str, ...]:
     return tuple(f"channel {i + 1}" for i in range(channels))
 
 
-def _leave_one_out(blocks: list[ModeMoments]) -> list[ModeMoments]:
-    """Merged moments without each block in turn, from running merges of both ends."""
-    heads = [blocks[0]]
-    tails = [blocks[-1]]
-    for head, tail in zip(blocks[1:-1], blocks[-2:0:-1], strict=True):
-        heads.append(heads[-1].merge(head))
-        tails.append(tails[-1].merge(tail))
-    tails.reverse()
-    inner = [h.merge(t) for h, t in zip(heads[:-1], tails[1:], strict=True)]
-    return [tails[0], *inner, heads[-1]]
+def _leave_one_out(
+    blocks: list[ModeMoments], outside: ModeMoments | None = None
+) -> Iterator[ModeMoments]:
+    """Merged moments without each block in turn, holding but a few of them at a time.
+
+    Halves are taken in turn, with what is outside of each, down to single blocks: B log B merges.
+    """
+    if len(blocks) == 1:
+        yield outside or blocks[0]
+        return
+    half = len(blocks) // 2
+    for inside, others in ((blocks[:half], blocks[half:]), (blocks[half:], blocks[:half])):
+        rest = reduce(ModeMoments.merge, others)
+        yield from _leave_one_out(inside, rest if outside is None else outside.merge(rest))
