@@ -37,7 +37,7 @@ def generate(
     *,
     workers: int = 1,
     scheduler: str | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[..., None] = lambda done, note="": None,
     overwrite: bool = False,
 ) -> int:
     """Write ``samples`` fields to ``path``, going on from whatever is there already.
@@ -48,7 +48,8 @@ def generate(
         samples: number of fields the file shall hold.
         workers: threads; does not change the result.
         scheduler: address of a Dask scheduler whose workers advance the chains instead.
-        progress: called with the number of fields done, after each shard.
+        progress: called with the number of fields done, after each shard, and before the first
+            with a note of how many chains are thermalised.
         overwrite: replace a file or an interrupted run of other parameters.
 
     Returns:
@@ -103,7 +104,7 @@ def _generate(
     overwrite: bool,
     pool: ThreadPoolExecutor,
     run: Map,
-    progress: Callable[[int], None],
+    progress: Callable[..., None],
 ) -> int:
     shard = shard_length(p)
     shards = _finished_shards(parts, existing, samples, p)
@@ -113,7 +114,10 @@ def _generate(
     if done:
         chains = read_state(shards[-1] if shards else path, p)
     else:
-        chains = list(run(partial(start_chain, p), range(p.n_chains)))
+        chains = []
+        for chain in run(partial(start_chain, p), range(p.n_chains)):
+            chains.append(chain)
+            progress(done, f"{len(chains)} of {p.n_chains} chains thermalised")
     while committed < samples:
         if done < samples:
             stop = min((done // shard + 1) * shard, samples)

@@ -93,7 +93,8 @@ def generate_ising(
     _check_possible(IsingParameters(*given, spacing or 1, 0), samples, out)
     if given[0] >= LARGE:
         logger.info(f"pilot run on {given[0]} x {given[0]} sites, which sets the spacing")
-    parameters = IsingParameters.planned(*given, spacing)
+    shown = progress if given[0] >= LARGE else silent
+    parameters = IsingParameters.planned(*given, spacing, progress=shown)
 
     def make(path: Path) -> xr.DataArray:
         how = {"workers": threads, "scheduler": scheduler, "overwrite": overwrite}

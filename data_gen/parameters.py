@@ -10,11 +10,12 @@ field, and nothing is correlated.
 import math
 import operator
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skild_physics.data_gen.wolff import (
     bond_threshold,
@@ -26,6 +27,7 @@ from skild_physics.files import InputError, check_seed
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL
+from skild_physics.progress import Progress, silent
 from skild_physics.xoshiro import BIT_GENERATOR, seed_state
 
 SPACING_IN_TAU_INT = 3.0
@@ -94,6 +96,7 @@ class IsingParameters:
         seed: int = 0,
         updates: int | None = None,
         n_chains: int = N_CHAINS,
+        progress: Progress = silent,
     ) -> "IsingParameters":
         """Parameters with the spacing, unless given, and thermalisation set by a pilot run.
 
@@ -103,7 +106,7 @@ class IsingParameters:
         probe = cls(L, beta, seed, updates or 1, 0, n_chains)
         if not beta:
             return probe
-        times = pilot(L, abs(beta), seed, n_chains)
+        times = pilot(L, abs(beta), seed, n_chains, progress)
         spacing = max(1, math.ceil(SPACING_IN_TAU_INT * max(times)))
         return replace(
             probe,
@@ -133,17 +136,33 @@ class PilotTimes(NamedTuple):
     magnetization_squared: float
 
 
-@lru_cache(maxsize=8)
-def pilot(L: int, beta: float, seed: int, n_chains: int = N_CHAINS) -> PilotTimes:
+_MEASURED: dict[tuple[int, float, int, int], PilotTimes] = {}
+
+
+def pilot(
+    L: int, beta: float, seed: int, n_chains: int = N_CHAINS, progress: Progress = silent
+) -> PilotTimes:
     """Integrated autocorrelation times of a ferromagnet from a chain that no ensemble uses.
 
     From the ordered state the chain flips 40 lattices' worth of spins to relax, and is then
-    measured 2,000 to 20,000 times, the more the smaller it is, after every half lattice.
+    measured 2,000 to 20,000 times, the more the smaller it is, after every half lattice. Measured
+    once in a process.
     """
     if not beta:
         return PilotTimes(0.5, 0.5)
+    key = (L, beta, seed, n_chains)
+    if key not in _MEASURED:
+        steps = int(np.clip(PILOT_FLIPS // (L**2 // 2), *PILOT_STEPS))
+        with progress("pilot run", steps) as show:
+            _MEASURED[key] = _pilot_times(L, beta, seed_state(seed, n_chains), steps, show)
+    return _MEASURED[key]
+
+
+def _pilot_times(
+    L: int, beta: float, rng: NDArray[np.uint64], steps: int, show: Callable[..., None]
+) -> PilotTimes:
+    show(0)
     spins = np.ones((L, L), np.int8)
-    rng = seed_state(seed, n_chains)
     threshold = bond_threshold(beta)
     flips = clusters = 0
     for _ in range(2):
@@ -152,12 +171,12 @@ def pilot(L: int, beta: float, seed: int, n_chains: int = N_CHAINS) -> PilotTime
             flips += wolff_advance(spins, rng, threshold, 16)
             clusters += 16
     step = max(1, round(0.5 * L**2 * clusters / flips))
-    steps = int(np.clip(PILOT_FLIPS // (L**2 // 2), *PILOT_STEPS))
     series: list[tuple[float, float]] = []
     batch = np.empty((min(steps, max(1, 2**24 // L**2)), L, L), np.int8)
     while len(series) < steps:
         wolff_samples(spins, rng, threshold, step, batch)
         series += list(zip(energy_per_spin(batch), magnetization_per_spin(batch) ** 2, strict=True))
+        show(min(len(series), steps))
     energy, m2 = np.array(series).T
     return PilotTimes(
         *(integrated_autocorrelation_time(x[None]).tau_int * step for x in (energy, m2))

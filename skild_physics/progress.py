@@ -86,16 +86,18 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
         return
 
     began = last = time.monotonic()
-    before: int | None = None
+    first: tuple[float, int] | None = None
 
     def line(done: int, note: str = "") -> None:
-        nonlocal last, before
+        nonlocal last, first
         now = time.monotonic()
-        before = done - 1 if before is None else before
+        # what was there before is said at once, or is what was made until now
+        first = first or (now, done)
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - began) / (done - before) * (total - done)
-            text = f"{title}: {done} of {total}, {now - began:.0f} s, {left:.0f} s left  {note}"
-            console.print(text, soft_wrap=True)
+            text = f"{title}: {done} of {total}, {now - began:.0f} s"
+            if done > first[1]:
+                text += f", {(now - first[0]) / (done - first[1]) * (total - done):.0f} s left"
+            console.print(f"{text}  {note}".rstrip(), soft_wrap=True)
 
     yield line

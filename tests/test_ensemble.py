@@ -215,7 +215,7 @@ def small_shards(monkeypatch):
 
 
 def interrupt_at(field):
-    def progress(done):
+    def progress(done, note=""):
         if done >= field:
             raise KeyboardInterrupt
 

@@ -110,7 +110,7 @@ def test_dask_cluster_makes_the_same_file(tmp_path, cluster):
     generate(tmp_path / "local.h5", parameters, 40_001, workers=2)
     killed = []
 
-    def kill_one(done):
+    def kill_one(done, note=""):
         if done and not killed:
             with Client(cluster) as client:
                 victim = next(iter(client.run(os.getpid).values()))
