@@ -142,7 +142,8 @@ def _make(
     with progress("generate", samples) as show:
         made = generate(path, p, samples, progress=show, **how)
     speed = made / (time.perf_counter() - began)
-    logger.info(f"{made} made at {speed:.0f} fields/s" if made else "nothing left to make")
+    digits = 0 if speed >= 10 else 2
+    logger.info(f"{made} made at {speed:.{digits}f} fields/s" if made else "nothing left to make")
 
 
 def _read(path: Path, p: IsingParameters, samples: int) -> xr.DataArray:

@@ -9,6 +9,9 @@ the lattice propagator S(k) ~ 1 / (sum_i 4 sin^2(k_i / 2) + xi^-2) that goes thr
 (Cooper, Freedman and Preston, Nucl. Phys. B 210, 210 (1982)).
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numba import get_num_threads, prange, uint64
 from numpy.typing import NDArray
@@ -63,9 +66,19 @@ def _spin_pairs(spins, R, torus, out, valid):  # type: ignore[no-untyped-def]
         valid[i] = _pairs_of_spins(spins[i], R, torus, out[i])
 
 
-def _batches(fields: NDArray[np.generic]) -> list[slice]:
+def _in_threads(work: Callable[[slice], None], fields: NDArray[np.generic]) -> None:
+    """Work on all fields, a few at a time, and each thread on others: transforms are too short to
+    be divided.
+    """
     step = max(1, BATCH_SITES // fields[0].size) if len(fields) else 1
-    return [slice(first, first + step) for first in range(0, len(fields), step)]
+    parts = [slice(first, first + step) for first in range(0, len(fields), step)]
+    threads = min(get_num_threads(), len(parts))
+    if threads < 2:
+        for part in parts:
+            work(part)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, parts))
 
 
 def two_point(fields: NDArray[np.generic], boundary: Boundary) -> NDArray[np.float64]:
@@ -95,12 +108,15 @@ def two_point(fields: NDArray[np.generic], boundary: Boundary) -> NDArray[np.flo
     r = np.arange(R + 1)
     inside = np.full(R + 1, L) if torus else L - r
     pairs = np.stack([L * inside, L * inside, inside**2], axis=-1)
-    for batch in _batches(fields):
-        modes = fft.rfft2(fields[batch].astype(np.float64), (size, size), workers=get_num_threads())
+
+    def transform(part: slice) -> None:
+        modes = fft.rfft2(fields[part].astype(np.float64), (size, size))
         power = modes.real**2 + modes.imag**2
-        sums = fft.irfft2(power, (size, size), workers=get_num_threads())
+        sums = fft.irfft2(power, (size, size))
         diagonals = (sums[:, r, r] + sums[:, r, -r]) / 2
-        out[batch] = np.stack([sums[:, 0, r], sums[:, r, 0], diagonals], axis=-1) / pairs
+        out[part] = np.stack([sums[:, 0, r], sums[:, r, 0], diagonals], axis=-1) / pairs
+
+    _in_threads(transform, fields)
     return out
 
 
@@ -119,11 +135,14 @@ def structure_factor(fields: NDArray[np.generic]) -> NDArray[np.float32]:
     """
     L = side_of_square(fields)
     out = np.empty((len(fields), L, L // 2 + 1), np.float32)
-    for batch in _batches(fields):
-        modes = fft.rfft2(fields[batch].astype(np.float32), workers=get_num_threads())
-        np.square(modes.real, out=out[batch])
-        out[batch] += np.square(modes.imag)
-        out[batch] /= L**2
+
+    def transform(part: slice) -> None:
+        modes = fft.rfft2(fields[part].astype(np.float32))
+        np.square(modes.real, out=out[part])
+        out[part] += np.square(modes.imag)
+        out[part] /= L**2
+
+    _in_threads(transform, fields)
     return out
 
 
