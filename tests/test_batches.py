@@ -33,6 +33,18 @@ def test_fields_do_not_depend_on_the_batch(tmp_path):
         np.testing.assert_array_equal(made, together)
 
 
+def test_batches_of_large_fields_are_small(monkeypatch):
+    """They hold a bounded number of sites, and the same fields."""
+    model, few = sk.load("bundled"), sk.Multistep(1)
+    together, seen = model.generate(5, sampler=few).values, []
+    model.network.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    monkeypatch.setattr("skild_physics.models.making.BATCH_SITES", 3 * 64**2)
+    np.testing.assert_array_equal(model.generate(5, sampler=few), together)
+    monkeypatch.setattr("skild_physics.models.making.BATCH_SITES", 1)
+    np.testing.assert_array_equal(model.generate(5, sampler=few), together)
+    assert seen == [3, 2, 2, 2, 2]
+
+
 def test_another_batch_size_is_the_same_request(tmp_path):
     model, how = sk.load("bundled"), {"sampler": sk.Multistep(1), "out": tmp_path / "made.h5"}
     first = model.generate(3, batch_size=2, **how).values

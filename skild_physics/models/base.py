@@ -272,7 +272,7 @@ class Model(ABC):
             start: see :meth:`reconstruct`.
             sampler: how; None: what suits the model.
             seed: integer root of all draws.
-            batch_size: fields at a time.
+            batch_size: fields at a time, at most; from 256 sites a side on fewer, 2**22 sites together.
             out: HDF5 file; .npz; or, without a suffix, a folder of PNG pictures. None: in memory.
             start_out: .npy file of what the reverse process starts from, in pixels.
             overwrite: replace an existing result.

@@ -49,6 +49,8 @@ GIVEN_START = "given_start_sha256"
 """Attribute of fields whose reverse process was given where to start: what that holds."""
 CHECKED = 16
 """Fields of which it is measured how well they agree with what was given."""
+BATCH_SITES = 2**22
+"""Sites made at a time at most, which bounds the memory of large fields; two fields always are."""
 SHARD_VALUES = 2**20
 SHARD_FIELDS = 16
 """Values of a shard at most, and fields."""
@@ -115,14 +117,15 @@ def sampled(
         InputError: outputs that hold something else, or another process is writing them.
     """
     attributes, title = dict(attributes), str(attributes["protocol"])
+    batch_size = min(how.batch_size, max(2, BATCH_SITES // start.size**2))
 
     def begun(low: int, high: int) -> Tensor | None:
         return None if begin is None else loaded(begin, low, high).float()
 
     def made_of(first: int, last: int, show: Callable[[int], None]) -> dict[str, NDArray[Any]]:
         parts = []
-        for low in range(first, last, how.batch_size):
-            high = min(low + how.batch_size, last)
+        for low in range(first, last, batch_size):
+            high = min(low + batch_size, last)
             noise = SampleNoise(how.seed, range(low, high))
             done = run(start, load(low, high), how.sampler, noise, begun(low, high))
             parts.append({"field": done.result.numpy(), "start": done.start.numpy()})
@@ -198,7 +201,7 @@ def sampled(
         write,
         title,
         how.progress,
-        at_once=max(1, how.batch_size // length),
+        at_once=max(1, batch_size // length),
         overwrite=how.overwrite,
     )
     return reopened(out, attributes, given)
