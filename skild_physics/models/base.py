@@ -272,7 +272,7 @@ class Model(ABC):
             start: see :meth:`reconstruct`.
             sampler: how; None: what suits the model.
             seed: integer root of all draws.
-            batch_size: fields at a time, at most; from 256 sites a side on fewer, 2**22 sites together.
+            batch_size: fields at a time, at most; of more than 256 sites a side fewer, 2**22 sites.
             out: HDF5 file; .npz; or, without a suffix, a folder of PNG pictures. None: in memory.
             start_out: .npy file of what the reverse process starts from, in pixels.
             overwrite: replace an existing result.
@@ -489,7 +489,7 @@ class Model(ABC):
         Raises:
             InputError: saying what they would take.
         """
-        size, several = float(side) * side * len(self.channels), min(count, how.batch_size)
+        size, several = float(side) * side * len(self.channels), min(count, how.at_once(side))
         what = f"{count:,} fields of {side:g} x {side:g}"
         # a step has the fields, their noise, what is made of them, and their modes in float64
         check_memory(f"{what}, {several} at a time,", 32 * several * size)

@@ -86,6 +86,10 @@ class How:
             # what is made into a file is known again when it is there
             check_output(self.start_out, self.overwrite or self.out is not None)
 
+    def at_once(self, side: float) -> int:
+        """Fields of this side in a batch."""
+        return min(self.batch_size, max(2, int(BATCH_SITES / max(1.0, side) ** 2)))
+
     def check_inputs(self, *inputs: Any) -> None:
         """Refuse outputs that are inputs, or one file."""
         check_apart({"out": self.out, "start_out": self.start_out}, *inputs)
@@ -117,7 +121,7 @@ def sampled(
         InputError: outputs that hold something else, or another process is writing them.
     """
     attributes, title = dict(attributes), str(attributes["protocol"])
-    batch_size = min(how.batch_size, max(2, BATCH_SITES // start.size**2))
+    batch_size = how.at_once(start.size)
 
     def begun(low: int, high: int) -> Tensor | None:
         return None if begin is None else loaded(begin, low, high).float()
