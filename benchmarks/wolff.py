@@ -1,11 +1,16 @@
 """Wolff cluster updates and ensemble files: ours against a plain kernel and peapods, in one run.
 
-    python benchmarks/wolff.py [--fields 100000]
+    python benchmarks/wolff.py [--fields 100000] [--sides 32,64,128,256,512]
 
 Competitors take turns, so that a change of the machine's clock hits all alike; medians over the
 rounds are compared. peapods offers cluster updates only together with Metropolis sweeps, so its
 time is the difference between sampling with and without them, per spin of the mean cluster that
-our chains measure at the same size. `pip install -e '.[benchmarks]'` installs it.
+our chains measure at the same size.
+
+What counts in the end is the time of an effectively independent field, 2 tau_int of the slower of
+energy and m^2. Ours is that of the pilot run of generate-ising and of the kernel; of peapods it is
+that of what it does, a Metropolis sweep and a cluster update or a Swendsen-Wang update, from the
+energy and m^2 after each of them. `pip install -e '.[benchmarks]'` installs it.
 """
 
 import argparse
@@ -23,8 +28,10 @@ from numba import njit
 from peapods import Ising
 
 import skild_physics as sk
+from skild_physics.data_gen.parameters import pilot
 from skild_physics.data_gen.wolff import bond_threshold, wolff_advance, wolff_samples
 from skild_physics.files import json_text
+from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
 from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.xoshiro import seed_state
 
@@ -137,6 +144,48 @@ def kernels(rounds: int) -> dict[str, float]:
     return results
 
 
+def peapods_series(L: int, mode: str, steps: int) -> tuple[float, float, float]:
+    """Seconds of a step of peapods, tau_int in steps, and the standard error of that."""
+    model = Ising((L, L), temperatures=np.array([1 / BETA_CRITICAL]))
+    options = {"cluster_mode": mode, "sequential": True, "warmup_ratio": 0.0}
+    model.sample(steps // 4, cluster_update_interval=1, **options)
+    found = [model.sample(1, cluster_update_interval=1, **options) for _ in range(steps)]
+    series = np.array([(step["energies"][0], step["mags2"][0]) for step in found])
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        model.sample(steps // 8, cluster_update_interval=1, **options)
+        times.append((time.perf_counter() - began) / (steps // 8))
+    tau = max(integrated_autocorrelation_time(x[None]) for x in series.T)
+    return min(times), tau.tau_int, tau.stderr
+
+
+def independent(L: int, steps: int) -> dict[str, float]:
+    """Milliseconds of an effectively independent field, and the times that peapods takes of ours.
+
+    The best of three timings each; the error of a ratio is that of the tau_int of peapods.
+    """
+    tau = max(pilot(L, BETA_CRITICAL, 0))
+    spins, rng = np.ones((L, L), np.int8), seed_state(0, 0)
+    wolff_advance(spins, rng, THRESHOLD, 300)
+    updates = max(20, int(FLIPS / (0.4 * L * L)))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        wolff_advance(spins, rng, THRESHOLD, updates)
+        times.append((time.perf_counter() - began) / updates)
+    own = 2 * tau * min(times)
+    results = {f"ours, L={L}, ms/independent field": 1e3 * own, f"ours, L={L}, 2 tau_int": 2 * tau}
+    for mode in ("wolff", "sw"):
+        seconds, theirs, stderr = peapods_series(L, mode, steps)
+        of = f"peapods {mode}, L={L}"
+        results[f"{of}, ms/independent field"] = 2e3 * theirs * seconds
+        results[f"{of}, 2 tau_int"] = 2 * theirs
+        results[f"{of} / ours"] = 2 * theirs * seconds / own
+        results[f"{of} / ours, stderr"] = 2 * stderr * seconds / own
+    return results
+
+
 def scaling(rounds: int) -> dict[str, float]:
     """Flips per second of two threads over those of one."""
     pair = [ours(128, 0), ours(128, 1)]
@@ -203,7 +252,9 @@ def end_to_end(fields: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fields", type=int, default=100_000, help="0 leaves the file out")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=11, help="0 leaves the kernels out")
+    parser.add_argument("--sides", default="32,64,128,256,512", help="of independent fields")
+    parser.add_argument("--steps", type=int, default=4000, help="of peapods, for its tau_int")
     arguments = parser.parse_args()
     results: dict[str, float | str] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -211,8 +262,11 @@ def main() -> None:
     }
     if arguments.fields:
         results |= end_to_end(arguments.fields)
-    results |= kernels(arguments.rounds)
-    results |= scaling(arguments.rounds)
+    if arguments.rounds:
+        results |= kernels(arguments.rounds)
+        results |= scaling(arguments.rounds)
+    for L in filter(None, arguments.sides.split(",")):
+        results |= independent(int(L), arguments.steps)
     print(
         json_text(
             {k: round(v, 3) if isinstance(v, float) else v for k, v in results.items()}, indent=2
