@@ -65,6 +65,9 @@ from skild_physics.spectrum.moments import STATISTICS
 )
 @click.option("--n-samples", type=int, help="Of a variance map: number of fields behind it.")
 @click.option(
+    "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers see the files and measure."
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="NetCDF file, of a single source.  [default: NAME.spectrum.nc, in this folder]",

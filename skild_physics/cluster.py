@@ -4,7 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import xarray as xr
+
 from skild_physics.files import InputError
+
+
+def check_in_file(fields: xr.DataArray) -> None:
+    """Refuse fields that workers elsewhere cannot open.
+
+    Raises:
+        InputError: they were not opened from a file.
+    """
+    if fields.encoding.get("source") is None:
+        raise InputError("only fields in files can be measured by a scheduler's workers")
 
 
 @contextmanager

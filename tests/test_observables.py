@@ -10,6 +10,7 @@ from scipy import stats
 from skild_physics import kspace
 from skild_physics.data_gen import IsingParameters, generate
 from skild_physics.fields import open_fields
+from skild_physics.files import InputError
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.compare import compare_with_exact
 from skild_physics.observables.evaluate import eval_correlators
@@ -17,6 +18,7 @@ from skild_physics.observables.exact import BETA_CRITICAL, enumerated_torus, tor
 from skild_physics.observables.formulas import torus_decay
 from skild_physics.observables.jackknife import chi_square, jackknife
 from skild_physics.observables.measure import Plan, default_sides, joined, measure, measure_on
+from skild_physics.spectrum import measure_blocks
 
 
 def spins(n=64, L=8, seed=0):
@@ -299,6 +301,12 @@ def test_shards_anywhere_add_up_to_the_ensemble(ensemble):
             # what was taken of a file, not all that is in it
             taken = fields[::7][100:]
             few, far_few = measure(taken, plan, 40), measure_on(client, taken, plan, 40)
+            near, there = measure_blocks(taken, skipped={}), measure_blocks(taken, client=client)
+            with pytest.raises(InputError, match="fields in files"):
+                measure_blocks(taken.load().drop_encoding(), client=client)
+    for here, elsewhere in zip(near, there, strict=True):
+        np.testing.assert_array_equal(here.M2, elsewhere.M2)
+        np.testing.assert_array_equal(here.mean, elsewhere.mean)
     for one, other in ((whole, joined(parts)), (whole, far), (few, far_few)):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a.counts, b.counts)

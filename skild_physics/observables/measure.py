@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.cluster import check_in_file
 from skild_physics.fields.checks import check_spins, check_values
 from skild_physics.files import InputError
 from skild_physics.observables.blockspins import block_spins
@@ -225,8 +226,7 @@ def measure_on(
     Raises:
         InputError: fields that were not opened from a file, or as :func:`measure`.
     """
-    if fields.encoding.get("source") is None:
-        raise InputError("only fields in files can be measured by a scheduler's workers")
+    check_in_file(fields)
     n_shards = min(n_blocks, 4 * max(1, len(client.scheduler_info()["workers"])))
     edges = np.linspace(0, n_blocks, n_shards + 1).astype(int).tolist()
     # fields that have not been read are sent as the name of their file and what is taken from it

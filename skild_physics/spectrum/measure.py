@@ -12,7 +12,7 @@ non-Gaussian modes, and for correlated samples as long as blocks are longer than
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.cluster import check_in_file, dask_client
 from skild_physics.fields import (
     basis_of,
     batches,
@@ -73,6 +74,7 @@ def fit_spectrum(
     strict: bool = False,
     variance_map: bool = False,
     n_samples: int | None = None,
+    scheduler: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -97,6 +99,7 @@ def fit_spectrum(
         variance_map: the source is no fields, but a variance map, in the normalisation of the
             paper: an array (N, N) or (channel, N, N), or a .npy or .npz file of one.
         n_samples: of a variance map, the number of fields behind it.
+        scheduler: address of a Dask scheduler whose workers see the files and measure them.
         out: NetCDF file to write; if it holds what is asked for already, that is returned.
         overwrite: replace an existing file.
         progress: shows how many fields are done.
@@ -123,6 +126,7 @@ def fit_spectrum(
         strict=strict,
         variance_map=variance_map,
         n_samples=n_samples,
+        scheduler=scheduler,
         **opening,
     )
     return found
@@ -133,6 +137,7 @@ def fit_spectra(
     outs: Sequence[str | Path | None],
     how: "FitOptions",
     *,
+    scheduler: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
     **of_source: Any,
@@ -143,6 +148,7 @@ def fit_spectra(
         sources: of each.
         outs: the file to write of each, or None.
         how: the laws are fitted.
+        scheduler: address of a Dask scheduler whose workers see the files and measure them.
         overwrite: replace existing files.
         progress: shows how many fields are done.
         of_source: normalization, statistic, strict, variance_map, n_samples and options of opening.
@@ -161,9 +167,10 @@ def fit_spectra(
             named = {"of": each.identity(), "how": asdict(how)} if out is not None else {}
             asked.append(request(what="fit-spectrum", **named, **each.options))
             made.append(out is not None and is_made(Path(out), asked[-1], overwrite))
+        client = stack.enter_context(dask_client(scheduler)) if scheduler else None
         found = []
         for out, each, done in zip(outs, opened, made, strict=True):
-            found.append(Spectrum.load(out) if out is not None and done else each.measure())
+            found.append(Spectrum.load(out) if out is not None and done else each.measure(client))
     for spectrum, out, name, done in zip(found, outs, asked, made, strict=True):
         # somebody may have put another file there meanwhile
         if out is not None and not done and not matches(Path(out), name, overwrite):
@@ -177,7 +184,7 @@ class _Opened:
 
     identity: Callable[[], Any]
     options: dict[str, Any]
-    measure: Callable[[], Spectrum]
+    measure: Callable[[Any], Spectrum]
 
 
 def _opened(
@@ -203,7 +210,7 @@ def _opened(
         return _Opened(
             lambda: {"map": digest(variance), "shape": variance.shape, "source": name},
             {"basis": basis, "n_samples": n_samples},
-            lambda: spectrum_from_variance(variance, n_samples, basis, name, how),
+            lambda client: spectrum_from_variance(variance, n_samples, basis, name, how),
         )
     check_none_given({"n_samples": n_samples}, "goes with `variance_map`; fields are counted")
     fields = open_fields(source, **opening)
@@ -218,13 +225,14 @@ def _opened(
     # a file of variances is known again whether or not this was asked for
     options |= {"statistic": statistic} if statistic not in (None, "variance") else {}
 
-    def measure() -> Spectrum:
+    def measure(client: Any) -> Spectrum:
         skipped: dict[str, str] = {}
         blocks = measure_blocks(
             fields,
             statistic=statistic or "variance",
             skipped=None if strict else skipped,
             progress=progress,
+            client=client,
         )
         log_skipped(skipped, fields)
         return spectrum_from_blocks(
@@ -279,6 +287,7 @@ def measure_blocks(
     skipped: dict[str, str] | None = None,
     progress: Progress = silent,
     statistic: Statistic = "variance",
+    client: Any = None,
 ) -> list[ModeMoments]:
     """Moments of blocks of consecutive fields, in bounded memory.
 
@@ -290,24 +299,31 @@ def measure_blocks(
         skipped: takes pictures that cannot be used, see :func:`skild_physics.fields.batches`.
         progress: shows how many fields are done.
         statistic: of the modes, or of their magnitudes.
+        client: a Dask client whose workers see the same files and measure; None: this process.
 
     Raises:
-        InputError: fields cannot be read, or hold nan, infinity or codes of missing values.
+        InputError: fields cannot be read, or hold nan, infinity or codes of missing values; or
+            workers are to measure what was not opened from a file.
     """
     basis, picture = basis or basis_of(fields), pictures_of(fields)
     items = int(picture[-1]) + 1
     edges = np.linspace(0, items, min(n_blocks, items) + 1).astype(int)
+    parts = list(pairwise(np.searchsorted(picture, edges).tolist()))
     blocks = []
     name = fields.attrs.get("source", "fields")
+    block = partial(_block, fields, basis, statistic, skipped is not None)
+    if client is None:
+        measured = (block(*part) for part in parts)
+    else:
+        check_in_file(fields)
+        jobs = [client.submit(block, *part, pure=False) for part in parts]
+        measured = (job.result() for job in jobs)
     with progress(f"measure {name}", len(fields)) as show:
-        for start, stop in pairwise(np.searchsorted(picture, edges).tolist()):
-            total: ModeMoments | None = None
-            for batch in batches(fields, start, stop, skipped):
-                for piece in slices(0, len(batch), max(1, CACHED_VALUES // batch[0].size)):
-                    part = ModeMoments.of(batch[piece], basis, statistic)
-                    total = part if total is None else total.merge(part)
-            if total is not None:
-                blocks.append(total)
+        for (_, stop), (moments, left_out) in zip(parts, measured, strict=True):
+            if moments is not None:
+                blocks.append(moments)
+            if skipped is not None:
+                skipped |= left_out
             show(stop)
     if not blocks and skipped:
         first, reason = next(iter(skipped.items()))
@@ -315,6 +331,19 @@ def measure_blocks(
             f"{name}: all {len(skipped)} pictures were skipped, the first {first}: {reason}"
         )
     return blocks
+
+
+def _block(
+    fields: xr.DataArray, basis: Basis, statistic: Statistic, skips: bool, start: int, stop: int
+) -> tuple[ModeMoments | None, dict[str, str]]:
+    """Moments of these fields, if there are any, and the pictures that cannot be used."""
+    total: ModeMoments | None = None
+    skipped: dict[str, str] = {}
+    for batch in batches(fields, start, stop, skipped if skips else None):
+        for piece in slices(0, len(batch), max(1, CACHED_VALUES // batch[0].size)):
+            part = ModeMoments.of(batch[piece], basis, statistic)
+            total = part if total is None else total.merge(part)
+    return total, skipped
 
 
 def spectrum_from_blocks(
