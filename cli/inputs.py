@@ -21,7 +21,8 @@ start_option = click.option(
     "--start",
     type=click.Path(path_type=Path),
     help="What the reversed process starts from, in pixels, as --start-out writes it, so that two "
-    "codes or samplers go on from the same noise.  [default: drawn]",
+    "codes or samplers go on from the same noise; or a .pt file with modes x_init_k.  [default: "
+    "drawn]",
 )
 start_out_option = click.option(
     "--start-out",

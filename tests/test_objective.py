@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skild_physics.config import load_config
 from skild_physics.config.training import TrainingConfig
 from skild_physics.diffusion.adaptive import active_size
 from skild_physics.diffusion.prediction import PREDICTIONS, target
@@ -166,8 +167,20 @@ def test_a_network_without_loss_gives_x_0(kind, prediction, task):
     assert float(tasks.losses(nothing, task, fields, n, eps).min()) > 1e-3
 
 
-def test_min_snr_weighs_the_error_of_x_0():
-    """Whatever is predicted, the loss is min(SNR, 5) times the squared error of x_0."""
+# those that published code calls snr, inv_snr, trunc_snr, min_snr_k and max_snr_k
+WEIGHTS = {
+    "snr": ({"min_snr": math.inf}, lambda snr: snr),
+    "inv_snr": ({"inverse_snr": True}, lambda snr: 1 / snr),
+    "trunc_snr": ({"max_snr": 1.0}, lambda snr: max(snr, 1)),
+    "min_snr_5": ({"min_snr": 5.0}, lambda snr: min(snr, 5)),
+    "max_snr_0.3": ({"max_snr": 0.3}, lambda snr: max(snr, 0.3)),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_of_the_error_of_x_0(name):
+    """Whatever is predicted, the loss is the weight at SNR times the squared error of x_0."""
+    given, weigh = WEIGHTS[name]
     space = space_of((8, 4))
     fields = torch.randn(5, 1, 8, 8, generator=seeded())
     n = torch.tensor([1.0, 30.0, 100.0, 300.0, 700.0]).double()
@@ -179,15 +192,21 @@ def test_min_snr_weighs_the_error_of_x_0():
         return 0.3 * x + 0.1
 
     for prediction in ("x0", "v", "eps"):
-        settings = TrainingConfig(prediction=prediction, min_snr=5.0)
+        settings = TrainingConfig(prediction=prediction, **given)
         losses = ScaleSpaceObjective(space, settings).losses(network, Task(0, 0, 8), fields, n, eps)
         x_n, estimate = estimates[-1], estimator(network, space, prediction)
         for i, step in enumerate(n.tolist()):
             x_0 = estimate(x_n[i : i + 1], step, 8)
             abar = np.exp(-space.u(step))
-            weight = min(abar / (1 - abar), 5.0)
-            wanted = weight * float((x_0 - fields[i]).square().mean())
+            wanted = weigh(abar / (1 - abar)) * float((x_0 - fields[i]).square().mean())
             assert float(losses[i]) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_one_weight_and_none_without_a_scale_space():
+    with pytest.raises(ValueError, match="give one of min_snr and inverse_snr"):
+        load_config("celeba64-ssd", ("training.inverse_snr=true",))
+    with pytest.raises(ValueError, match=r"training\.max_snr: goes with process\.kind"):
+        load_config("cifar10-linear", ("training.max_snr=1",))
 
 
 def test_noise_of_a_field_is_its_own():

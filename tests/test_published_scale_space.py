@@ -289,6 +289,14 @@ def test_files_of_the_released_code_are_imported(tmp_path, layout):
     assert all(torch.equal(found[name], w) for name, w in weights.items())
 
 
+def test_class_labels_are_refused(tmp_path):
+    weights = small_model().network.network.state_dict() | {"label_emb.weight": torch.ones(10, 8)}
+    torch.save(weights, tmp_path / "a.pt")
+    refused = run("import-checkpoint a.pt --config celeba64-ssd --out made", tmp_path, code=2)
+    assert "a.pt: was trained with 10 class labels (label_emb.weight), which" in refused.stderr
+    assert not (tmp_path / "made").exists()
+
+
 def test_parts_that_share_weights_are_written_and_read(tmp_path):
     """Two levels of the same width have one adapter."""
     model = small_model("network.multipliers=[1,2,2,2]")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import xarray as xr
 from command_line import run
+from scipy.fft import dctn
 from test_import_checkpoint import PUBLISHED_FORM
 
 import skild_physics as sk
@@ -100,6 +101,26 @@ def test_it_goes_on_from_the_starts_that_it_wrote(folder, models, tmp_path):
     )
     assert np.abs(other - made).max() > 1e-4
     np.testing.assert_array_equal(other["start"], made["start"])
+
+
+def test_starts_of_the_published_code(folder, models, tmp_path):
+    """Three channels of modes in the paper's normalisation: SciPy's transform over the sites."""
+    ours, theirs = models
+    how = {"sampler": sk.Multistep(3), "seed": 4}
+    spins = sk.open(folder / "ising.h5").load()
+    of_pictures = sk.open(pictures_of(spins.values), data_range=(-1, 1))
+    by_hand = theirs.reconstruct(of_pictures, 2, **how)
+    modes = torch.as_tensor(dctn(by_hand["start"].values, axes=(-2, -1)) / L**2)
+    torch.save({"x_init_k": modes, "paths": ["a"]}, tmp_path / "cache.pt")
+    # of another seed, since nothing is drawn after the start
+    how["seed"] = 5
+    again = theirs.reconstruct(of_pictures, 2, start=tmp_path / "cache.pt", **how)
+    np.testing.assert_allclose(again, by_hand, rtol=0, atol=1e-4)
+    made = ours.reconstruct(spins, 2, start=f"{tmp_path / 'cache.pt'}:x_init_k", **how)
+    np.testing.assert_allclose(made, spins_of(by_hand), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(made["start"], spins_of(by_hand["start"]), rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="states of 2 x 8 x 8, expected 16 of 1 or 3 x 8 x 8"):
+        ours.reconstruct(spins, 2, start=by_hand["start"].values[:, :2], **how)
 
 
 def test_the_commands_take_and_make_lattices(folder, models):

@@ -182,8 +182,8 @@ class SkildConfig(AnyProcess):
         self, network: AnyNetwork, training: TrainingConfig, condition: AnyCondition | None
     ) -> None:
         """See :meth:`AnyProcess.check`."""
-        if training.min_snr is not None:
-            raise InputError("training.min_snr: goes with process.kind = 'scale-space'")
+        for name in training.snr_weights:
+            raise InputError(f"training.{name}: goes with process.kind = 'scale-space'")
         if training.snr_threshold is not None and condition is not None:
             raise InputError("training.snr_threshold: goes without condition")
         if training.timesteps != "uniform" and condition is not None and condition.fixed_steps:

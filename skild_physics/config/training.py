@@ -200,8 +200,13 @@ class TrainingConfig(Section):
     is whitened)."""
     timesteps: Literal["uniform", "second-moment"] = "uniform"
     """How steps n are drawn: uniformly, or by the second moment of recent losses."""
-    min_snr: float | None = Field(default=None, gt=0)
-    """Scale space: weigh the squared error of x_0 by min(SNR, this); by default the output's."""
+    min_snr: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    """Scale space: weigh the squared error of x_0 by min(SNR, this), inf: by SNR; by default the
+    output's, which is that of x_0 where x0 is predicted."""
+    max_snr: float | None = Field(default=None, gt=0)
+    """Scale space: weigh it by max(SNR, this) instead."""
+    inverse_snr: bool = False
+    """Scale space: weigh it by 1 / SNR instead."""
     level_changes: float = Field(default=0.1, gt=0, lt=1)
     """Scale space: share of the steps that learn to change the level."""
     snr_threshold: float | None = Field(default=None, gt=0)
@@ -271,8 +276,20 @@ class TrainingConfig(Section):
             {} if self.snr_threshold is not None else {"active_multiple": "snr_threshold"}
         )
 
+    @property
+    def snr_weights(self) -> list[str]:
+        """Which keys weigh the squared error of x_0 by the signal-to-noise ratio."""
+        given = {
+            "min_snr": self.min_snr is not None,
+            "max_snr": self.max_snr is not None,
+            "inverse_snr": self.inverse_snr,
+        }
+        return [name for name in given if given[name]]
+
     @model_validator(mode="after")
     def _possible(self) -> "TrainingConfig":
+        if len(self.snr_weights) > 1:
+            raise InputError(f"give one of {' and '.join(self.snr_weights)}")
         if self.snr_threshold is not None and self.timesteps != "uniform":
             raise InputError("snr_threshold needs timesteps = 'uniform'")
         if self.batch_size % self.accumulate:

@@ -103,7 +103,8 @@ def run(
         given: the fields.
         sampler: how it goes on.
         noise: of all draws.
-        begin: states to start from, as fields (B, C, N, N); None: they are drawn.
+        begin: states to start from, as fields (B, C, N, N), or as pictures (B, 3, N, N) of lattices
+            where the network is one of these; None: they are drawn.
     """
     if len(given) == 1:
         # alone it would be transformed and convolved in another order than among others
@@ -115,7 +116,10 @@ def run(
     if begin is not None:
         x = start.state(begin.to(x), x)
     made = start.reverse(x, denoise, sampler, noise)
-    shown = start.shown(x, given) if begin is None else begin
+    shown = start.shown(x, given)
+    if begin is not None and begin.shape[1] == given.shape[1]:
+        # to the last digit
+        shown = begin
     return Sampled(shown, start.finished(made, given))
 
 

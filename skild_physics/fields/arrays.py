@@ -229,20 +229,7 @@ def torch_array(path: Path, name: str | None = None) -> xr.DataArray:
     Raises:
         InputError: unreadable, not of plain tensors, or not clear which.
     """
-    import torch
-
-    try:
-        check_archive(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path}: not a readable {path.suffix} file (it holds other objects than tensors, "
-            "which are not unpickled)"
-        ) from None
-    except Exception as error:
-        raise unreadable(path, path.suffix, error) from None
+    found = _torch_content(path)
     if isinstance(found, list | tuple) and name is None and len(found) > 1:
         shapes = {getattr(each, "shape", None) for each in found}
         if len(shapes) == 1 and None not in shapes:
@@ -258,6 +245,32 @@ def torch_array(path: Path, name: str | None = None) -> xr.DataArray:
         stacked = np.stack([plain(tensors[each], path) for each in joined])
         return beside(xr.DataArray(stacked), said)
     return beside(xr.DataArray(plain(tensors[choose(path, name, shapes_of)], path)), said)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Names of the tensors of a file of torch; that of one alone is empty.
+
+    Raises:
+        InputError: unreadable, or not of plain tensors.
+    """
+    return [name for name, _ in _tensors(_torch_content(path), "")]
+
+
+def _torch_content(path: Path) -> Any:
+    import torch
+
+    try:
+        check_archive(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: not a readable {path.suffix} file (it holds other objects than tensors, "
+            "which are not unpickled)"
+        ) from None
+    except Exception as error:
+        raise unreadable(path, path.suffix, error) from None
 
 
 def check_archive(path: Path) -> None:

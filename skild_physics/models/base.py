@@ -53,7 +53,7 @@ from skild_physics.models.making import (
     sampled,
 )
 from skild_physics.models.objective import Loss, Objective, squared_error
-from skild_physics.models.spin_pictures import SpinPictures
+from skild_physics.models.spin_pictures import CHANNELS, SpinPictures
 from skild_physics.progress import Progress, logger, silent
 
 SamplingPrecision = Literal["float32", "bfloat16"]
@@ -329,7 +329,8 @@ class Model(ABC):
             samples: the first so many of them; None: all.
             start: what the reverse process starts from, in pixels, of this or another code: what
                 ``start_out`` wrote, a result in HDF5 that has it, or anything else that
-                :func:`skild_physics.fields.open_fields` takes; the first ones, as many as are made.
+                :func:`skild_physics.fields.open_fields` takes; or a .pt file whose tensor x_init_k
+                holds modes, as the published code keeps them. The first ones, as many as are made.
                 None: drawn. Later noise is the same in both cases.
             sampler: with ``seed``, ``batch_size``, ``out``, ``overwrite`` and ``progress``, see
                 :meth:`generate`.
@@ -604,12 +605,14 @@ class Model(ABC):
         how.check_inputs(source)
         opened = opened_states(source, self.basis)
         name, shape = opened.attrs.get("source", "fields"), (start.size, start.size)
-        channels = len(channels_of(opened))
-        if channels != len(self.channels) or opened.shape[-2:] != shape or len(opened) < count:
+        channels, taken = len(channels_of(opened)), [len(self.channels)]
+        if self.spin_pictures is not None:
+            taken.append(CHANNELS)
+        if channels not in taken or opened.shape[-2:] != shape or len(opened) < count:
             raise InputError(
                 f"`start`: {name} holds {len(opened)} states of {channels} x "
                 f"{opened.shape[-2]} x {opened.shape[-1]}, expected {count} of "
-                f"{len(self.channels)} x {start.size} x {start.size}"
+                f"{' or '.join(map(str, taken))} x {start.size} x {start.size}"
             )
         states = opened[:count]
         if not all(np.isfinite(each).all() for each in batches(states)):

@@ -13,10 +13,12 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skild_physics import kspace
 from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.reverse import Start, run
 from skild_physics.diffusion.sampler import Sampler
 from skild_physics.fields import batches, open_fields
+from skild_physics.fields.arrays import tensor_names
 from skild_physics.fields.clipping import outside, pixels
 from skild_physics.fields.lazy import content
 from skild_physics.fields.writing import (
@@ -47,6 +49,8 @@ PARAMETERS = ("model", "beta", "boundary")
 """Attributes of lattices that say what ensemble they are of."""
 GIVEN_START = "given_start_sha256"
 """Attribute of fields whose reverse process was given where to start: what that holds."""
+MODES = "x_init_k"
+"""Name of modes to start from."""
 CHECKED = 16
 """Fields of which it is measured how well they agree with what was given."""
 BATCH_SITES = 2**22
@@ -212,17 +216,29 @@ def sampled(
 
 
 def opened_states(source: Any, basis: Basis) -> xr.DataArray:
-    """States to start from: fields, or those that a result in HDF5 started from.
+    """States to start from: fields, those that a result in HDF5 started from, or modes.
+
+    A tensor called x_init_k in a file of torch is what the evaluation of published code keeps:
+    modes in the cosine basis, in the paper's normalisation.
 
     Raises:
         InputError: nothing there, or no fields.
     """
+    array = ""
     if isinstance(source, str | Path):
         file, array = split_array(source)
         if not array and os.path.isfile(file):
             with open(file, "rb") as opened:
                 source = f"{file}:start" if opened.read(len(HDF5)) == HDF5 else source
-    return open_fields(source, data_range=(-1, 1), basis=basis)
+            if file.endswith((".pt", ".pth")) and MODES in tensor_names(Path(file)):
+                source, array = f"{file}:{MODES}", MODES
+    states = open_fields(source, data_range=(-1, 1), basis=basis)
+    if array != MODES:
+        return states
+    factor = kspace.normalization_factor(states.shape[-1], "cosine")
+    parts = [kspace.inverse(each / factor, "cosine") for each in batches(states)]
+    values = np.concatenate(parts).astype(np.float32)
+    return states.copy(data=values.reshape(states.shape))
 
 
 def loaded(fields: xr.DataArray, first: int, last: int) -> Tensor:

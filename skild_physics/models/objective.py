@@ -101,6 +101,13 @@ def training_losses(
     return loss(output, kspace.inverse(wanted, process.basis))
 
 
+def snr_weight(settings: TrainingConfig, snr: Tensor) -> Tensor:
+    """What the squared error of x_0 counts at these signal-to-noise ratios, in the same shape."""
+    if settings.inverse_snr:
+        return 1 / snr
+    return snr.clamp(settings.max_snr, settings.min_snr)
+
+
 def rows_of(at: Any, rows: Any) -> Any:
     """What an objective's ``at`` says of some fields of a batch: all, unless it can be indexed."""
     return at[rows] if hasattr(at, "__getitem__") else at
@@ -293,7 +300,7 @@ class ScaleSpaceObjective:
         eps: Tensor,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """The mean squared error of the output over its sites, or that of x_0 times min(SNR, .)."""
+        """The mean squared error of the output over its sites, or that of x_0, weighed by SNR."""
         space, settings, device = self._space, self._settings, fields.device
         process, side = space.modes[at.end], space.sizes[at.end]
         wanted = space.degraded(fields, at.end)
@@ -309,7 +316,7 @@ class ScaleSpaceObjective:
             seen = (x_n / self._scales[at.level]).contiguous(memory_format=torch.channels_last)
             output = network(seen, lam, *raised)
         losses = self._loss(output.float(), wanted)
-        if settings.min_snr is not None:
-            snr = (alpha / sigma).square().clamp(max=settings.min_snr)
-            losses = losses * (snr * on_output.square())[:, 0, 0, 0]
+        if settings.snr_weights:
+            weight = snr_weight(settings, (alpha / sigma).square())
+            losses = losses * (weight * on_output.square())[:, 0, 0, 0]
         return losses

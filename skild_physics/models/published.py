@@ -39,6 +39,8 @@ from skild_physics.requests import check_result, is_made, matches, request
 
 CHANNELS = {1: ("field",), 3: ("red", "green", "blue")}
 SPIN = ("spin",)
+LABELS = "label_emb.weight"
+"""Weights that guided diffusion has for class labels, shape (label, width)."""
 # entries of a state dict that no optimiser trains
 _BUFFERS = ("sigmas", "n_averaged")
 
@@ -88,6 +90,11 @@ def import_checkpoint(
     if is_made(path, asked, overwrite):
         return load(path)
     tensors, step = read_published(checkpoint, weights, module)
+    if LABELS in tensors:
+        raise InputError(
+            f"{checkpoint}: was trained with {len(tensors[LABELS])} class labels ({LABELS}), which "
+            "models here do not have"
+        )
     stem = tensors.get(first)
     channels = CHANNELS.get(stem.shape[1] if stem is not None and stem.ndim == 4 else 0)
     if channels is None:

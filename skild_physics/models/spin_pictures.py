@@ -98,7 +98,9 @@ class SpinStart(Start):
         self.inner.check_states()
 
     def state(self, fields: Tensor, drawn: Tensor) -> Tensor:
-        """See :meth:`Start.state`; how channels differ from their mean is as drawn."""
+        """See :meth:`Start.state`; of lattices, how channels differ from their mean is as drawn."""
+        if fields.shape[1] == CHANNELS:
+            return self.inner.state(fields, drawn)
         channels = self.inner.shown(drawn, torch.empty(0)).to(fields)
         away = channels - channels.mean(dim=1, keepdim=True)
         return self.inner.state(self.pictures.of(fields) + away, drawn)
