@@ -120,6 +120,7 @@ class Variant:
     network: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    k_c: float = 3.0
     wrap: Callable[[nn.Module, Process], nn.Module] | None = None
     inputs: int = 1
     bounded: bool = False
@@ -132,6 +133,7 @@ VARIANTS = {
     "v, as shipped": Variant(),
     "eps": Variant(training={"prediction": "eps"}),
     "x0": Variant(training={"prediction": "x0"}),
+    "xprev": Variant(training={"prediction": "xprev"}),
     "w": Variant(training={"prediction": "w"}),
     "v, shell weight": Variant(training={"shell_weight": True}),
     "tanh head, cross-entropy": Variant(bounded=True),
@@ -139,6 +141,8 @@ VARIANTS = {
     "sees whitened x_n": Variant(wrap=Whitened),
     "odd by averaging +-x": Variant(symmetric=True),
     "steps by second moment": Variant(training={"timesteps": "second-moment"}),
+    "k_c 12": Variant(k_c=12.0),
+    "k_c 31.2": Variant(k_c=31.2),
     "theta 3": Variant(schedule={"theta": 3.0}),
     "theta 30": Variant(schedule={"theta": 30.0}),
     "deeper (34, 45) x 4": Variant({"channels": (34, 45), "blocks": (4, 4)}),
@@ -177,7 +181,7 @@ def configuration(variant: Variant, folder: Path, steps: int) -> Config:
             "data": {"source": str(folder / "train.h5"), "heldout": HELDOUT},
             "process": {
                 "spectrum": str(folder / "spectrum.nc"),
-                "k_c": 3.0,
+                "k_c": variant.k_c,
                 "schedule": {"kind": "linear", "resolution": 0.5, **variant.schedule},
             },
             "network": variant.network,
