@@ -222,6 +222,25 @@ def test_every_variant_differs_from_the_first_in_its_first_steps(network, critic
     assert same == {"v, as shipped", "Muon 2e-3"} | later
 
 
+def test_processes_that_are_compared_differ_in_the_process_alone():
+    """Those called published have the schedules of CIFAR-10; all end in noise."""
+    processes = loaded(ROOT / "paper_figures" / "processes.py")
+    configurations = {name: processes.configuration(name, 30) for name in processes.PROCESSES}
+    first, *others = configurations.values()
+    for config in others:
+        assert config.model_copy(update={"out": first.out, "process": first.process}) == first
+    for name, shipped in (
+        ("linear, theta 5 (published)", "cifar10-linear"),
+        ("log-linear, k_c 31.2 (published)", "cifar10-log-linear"),
+    ):
+        ours, theirs = configurations[name].process, sk.load_config(shipped).process
+        assert (ours.schedule, ours.k_c) == (theirs.schedule, theirs.k_c)
+    for config in configurations.values():
+        process = config.process.build(torch.ones(32, 32), "periodic")
+        assert float(process.largest_snr(process.T)) < 1e-4
+    assert {*processes.OVER_TRAINING} < {*configurations}
+
+
 def test_the_plain_step_is_plain(tmp_path, monkeypatch):
     """Default layout, single precision, and an allocator that nothing has changed."""
     training = loaded(ROOT / "benchmarks" / "training.py")
