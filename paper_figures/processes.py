@@ -46,17 +46,18 @@ Make = Callable[[], xr.DataArray]
 
 @dataclass(frozen=True)
 class Linear:
-    """lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2 with an end that theta leaves."""
+    """lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2."""
 
-    theta: float = 5.0
+    theta: float
+    lambda_i: float
+    lambda_f: float
+    k_c: float
     statistic: str = "variance"
-    k_c: float = 3.0
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """Of theta = 5 the published one."""
-        lambda_f = 1.57 * (self.theta / 5) ** 0.5
-        ends = {"lambda_i": 137.7294, "lambda_f": lambda_f}
+        """As a configuration says it."""
+        ends = {"lambda_i": self.lambda_i, "lambda_f": self.lambda_f}
         return {"kind": "linear", "theta": self.theta, **ends}
 
 
@@ -83,14 +84,14 @@ class White:
     statistic: str = field(default="", init=False)
 
 
+LINEAR = (5.0, 137.7294, 1.57, 3.0)
 PROCESSES = {
-    "linear, theta 5 (published)": Linear(),
-    "the same, S0 of |X|": Linear(statistic="magnitude"),
+    "linear, theta 5 (published)": Linear(*LINEAR),
+    "the same, S0 of |X|": Linear(*LINEAR, statistic="magnitude"),
     "log-linear, k_c 31.2 (published)": LogLinear(-3.75, -2.0, 31.2),
     "DDPM, linear betas": White("linear"),
     "DDPM, cosine betas": White("cosine"),
     "log-linear, k_c 3": LogLinear(-5.0, 0.3, 3.0),
-    "linear, theta 25": Linear(25.0),
 }
 OVER_TRAINING = (
     "linear, theta 5 (published)",
