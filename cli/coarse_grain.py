@@ -36,7 +36,8 @@ def command(input: Path, out: Path, **how: Any) -> None:
     \b
     Example:
       skild-physics coarse-grain heldout.h5 --factor 4 --out coarse.h5
-      skild-physics coarse-grain photos --size 96 --factor 2 --kernel bicubic --out small
+      skild-physics coarse-grain photos --size 96 --factor 2 --kernel bicubic \\
+          --out small
     """
     made = coarse_grain(input, out=out, **how)
     say(f"{len(made)} fields of {made.shape[-1]} x {made.shape[-1]}")

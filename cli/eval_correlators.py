@@ -87,7 +87,7 @@ def command(
 
     \b
     Example:
-      skild-physics eval-correlators truth=heldout.h5 skild=sr4.h5 --plot correlators.png
+      skild-physics eval-correlators truth=held.h5 skild=fine.h5 --plot fine.png
     """
     out = check_result(out or Path("correlators.nc"), overwrite)
     if plot:

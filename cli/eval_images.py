@@ -104,7 +104,7 @@ def command(
 
     \b
     Example:
-      skild-physics eval-images truth=held skild=made bicubic=up.npz --csv pictures.csv
+      skild-physics eval-images truth=held skild=made bicubic=up.npz --csv all.csv
       skild-physics eval-images truth=Set5/HR made=Set5/x4 --luminance --shave 4
     """
     out = out or Path("eval-images.nc")

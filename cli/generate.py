@@ -63,8 +63,8 @@ def command(
     \b
     Example:
       skild-physics generate bundled --samples 64 --out made.h5 --plot made.png
-      torchrun --nproc_per_node=8 -m skild_physics.cli generate runs/cifar10-linear \\
-          --samples 50000 --batch-size 500 --out made.npz
+      torchrun --nproc_per_node=8 -m skild_physics.cli generate \\
+          runs/cifar10-linear --samples 50000 --batch-size 500 --out made.npz
     """
     if plot:
         plots.check_figure(plot, overwrite, out)

@@ -63,7 +63,7 @@ def command(
 
     \b
     Example:
-      skild-physics generate-ising --L 128 --samples 2000 --seed 1 --out ising-L128.h5
+      skild-physics generate-ising --L 128 --samples 2000 --seed 1 --out held.h5
     """
     out = out or Path(f"ising-L{L}.h5")
     if plot:

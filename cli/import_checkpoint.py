@@ -48,9 +48,11 @@ def command(
 
     \b
     Example:
-      skild-physics import-checkpoint ising.pt --config ising128-x4 --out runs/published-ising
-      skild-physics import-checkpoint ema_0.9999_1000000.pt --config celeba64-ssd --out runs/celeba
-      skild-physics generate runs/published-cifar10 --samples 16 --out made.h5 --plot made.png
+      skild-physics import-checkpoint ising.pt --config ising128-x4 \\
+          --out runs/ising
+      skild-physics import-checkpoint ema_0.9999_1000000.pt \\
+          --config celeba64-ssd --out runs/celeba
+      skild-physics generate runs/celeba --samples 9 --out made.h5 --plot made.png
     """
     model = import_checkpoint(
         checkpoint, config=name, weights=weights, overrides=overrides, out=out, overwrite=overwrite

@@ -29,7 +29,8 @@ def command(source: str, out: Path, **how: Any) -> None:
 
     \b
     Example:
-      skild-physics import-fields spins.txt.gz --L 64 --beta 0.44 --model ising --out spins.h5
+      skild-physics import-fields spins.txt.gz --L 64 --beta 0.44 --model ising \\
+          --out spins.h5
       skild-physics import-fields run.nc:phi --boundary periodic --out phi.h5
     """
     made = import_fields(source, out=out, **how)

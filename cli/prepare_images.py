@@ -29,9 +29,10 @@ def command(source: str, out: Path, overwrite: bool, **options: Any) -> None:
 
     \b
     Example:
-      skild-physics prepare-images imagenet/train --size 256 --resize --out imagenet256.h5
-      skild-physics prepare-images imagenet/val --size 256 --resize --samples 3000 \\
-          --choose-seed 0 --out val256.h5
+      skild-physics prepare-images imagenet/train --size 256 --resize \\
+          --out imagenet256.h5
+      skild-physics prepare-images imagenet/val --size 256 --resize \\
+          --samples 3000 --choose-seed 0 --out val256.h5
       skild-physics train imagenet256-x4 --set data.source=imagenet256.h5
     """
     prepare_images(source, out=out, overwrite=overwrite, progress=progress, **options)

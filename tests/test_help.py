@@ -24,6 +24,12 @@ def test_every_option_stands_once_under_a_heading(name):
     assert all(option in sections["Required"] for option in required)
 
 
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_a_terminal_of_80_columns(name):
+    shown = CliRunner().invoke(cli, [*name.split(), "--help"], terminal_width=80).output
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+
+
 def test_without_a_command_there_is_help():
     shown = CliRunner().invoke(cli, [])
     assert (shown.exit_code, shown.output.count("\n") > 20) == (0, True)
