@@ -52,6 +52,24 @@ def test_draws_and_truth_cannot_be_told_apart_and_rough_fields_can(truth, coarse
     assert (result["right_sums"] == 1).all()
 
 
+def test_it_says_in_words_what_can_be_told_apart(truth, coarse, exact):
+    rough = sk.sample_exact(coarse, factor=4, sweeps=2, seed=3)
+    same = sk.sample_exact(coarse, factor=4, seed=2)
+    result = sk.eval_draws(truth=truth, exact=exact, rough=rough, same=same, flipped=-same)
+    told = result.in_words()
+    assert told[0].startswith("truth: not told from exact by ranks, p = ")
+    assert told[1].startswith("rough: told from exact by ranks, p = ")
+    assert float(told[1].split("p = ")[1]) < 1e-8
+    found = result.dataset["rank_p_value"].sel(source="same").values
+    assert told[2] == f"same: not told from exact by ranks, p = {min(1, 3 * found.min()):.2g}"
+    wrong = (coarse != 0).values.mean()
+    others = f"for {wrong:.2g} of its blocks have other averages; by ranks alone p = "
+    assert told[3].startswith(f"flipped: told from exact, {others}")
+    assert repr(result).splitlines()[-4:] == told
+    (few,) = sk.eval_draws(truth=truth[:8], exact=exact).in_words()
+    assert few == "truth: not told from exact by ranks, too few fields"
+
+
 def test_what_is_measured_by_hand():
     """Fields of two blocks; those of the model have a spin turned in one of them."""
     rng = np.random.default_rng(0)

@@ -13,6 +13,7 @@ import xarray as xr
 from field_files import everything
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 from skimage import data
 
 import skild_physics as sk
@@ -113,6 +114,37 @@ def run(monkeypatch, folder, arguments, capsys):
 
 def opened(root, **sources):
     return {label: open_fields(root / source) for label, source in sources.items()}
+
+
+def test_it_says_in_words_what_is_better(pictures, tmp_path):
+    """Of real pictures: a Lanczos enlargement is better than a bicubic one, noise worse."""
+    held = open_fields(pictures / "held")
+    coarse = sk.coarse_grain(held, factor=2, kernel="bicubic")
+    for out in ("bicubic", "bicubic.h5", "lanczos.h5"):
+        kernel = out.partition(".")[0]
+        enlarged = sk.interpolate(coarse, factor=2, kernel=kernel, out=tmp_path / out)
+    sources = {"truth": held, "noisy": pictures / "noisy", "half": (held + enlarged.values) / 2}
+    both = {"bicubic": tmp_path / "bicubic.h5", "lanczos": tmp_path / "lanczos.h5"}
+    quality = sk.eval_images(sources | both, metrics=["psnr", "ssim"], out=tmp_path / "q.nc")
+    noisy, half = quality.in_words()
+    assert noisy.startswith("noisy against lanczos, the best interpolation, picture by picture: ")
+    psnr = quality.dataset["psnr"]
+    difference = (psnr.sel(source="half") - psnr.sel(source="lanczos")).values
+    stderr = stats.sem(difference)
+    value = with_error(difference.mean(), stderr)
+    assert half.partition(": ")[2].startswith(f"PSNR better by {value} dB, SSIM better by ")
+    assert "PSNR worse by" in noisy
+    assert repr(quality).splitlines()[-1] == half
+    assert sk.ImageQuality.load(tmp_path / "q.nc").in_words() == [noisy, half]
+    older = sk.ImageQuality(quality.dataset.drop_vars("interpolated"))
+    assert [line.partition(" picture")[0] for line in older.in_words()] == [
+        f"{label} against noisy" for label in ("half", "bicubic", "lanczos")
+    ]
+    folder = {"truth": held, "same": held, "noisy": pictures / "noisy", "up": tmp_path / "bicubic"}
+    same, noisy = sk.eval_images(folder, metrics=["psnr", "ssim"]).in_words()
+    assert same.startswith("same against up picture by picture: PSNR not compared, SSIM better by")
+    assert noisy.startswith("noisy against up picture by picture: PSNR worse by ")
+    assert sk.eval_images(truth=held, noisy=pictures / "noisy").in_words() == []
 
 
 def test_table_files_and_json(pictures, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from command_line import run
+from scipy import stats
 from test_ensemble import assert_identical
 
 from skild_physics.data_gen import IsingParameters, generate, generate_ising
@@ -187,6 +188,16 @@ def test_a_summary_shows_itself():
     assert "(" not in repr(summarize(fields[:7])).splitlines()[3]
     assert found.n_effective == fields.attrs["n_effective"]
     assert set(found.to_dict()) == {each.name for each in fields_of(EnsembleSummary)}
+    p = 2 * stats.t(found.n_blocks - 1).sf(abs(found.energy_sigma))
+    (said,) = found.in_words()
+    agrees = "the energy is consistent with the exact one of this torus: "
+    assert said == f"{agrees}{found.energy_sigma:+.1f} sigma, p = {p:.2g}"
+    assert shown.splitlines()[-1] == said
+    (said,) = summarize(fields.assign_attrs(beta=0.3)).in_words()
+    assert said.startswith("the energy differs from the exact one of this torus: -")
+    del fields.attrs["beta"]
+    assert not summarize(fields).in_words()
+    assert not summarize(generate_ising(8, samples=7)).in_words()
 
 
 def test_the_summary_of_the_command(tmp_path):

@@ -350,9 +350,7 @@ def _opened(
         check_none_given(of_arrays, f"is for arrays, not for {source}")
     if are_pictures:
         how = {key: value for key, value in of_pictures.items() if key != "data_dir"}
-        made = path / PROVENANCE
-        # of a folder that was written here
-        said = _provenance(made.read_text(errors="replace")) if made.is_file() else {}
+        said = said_by_folder(path)
         how["grey"] = how["grey"] or "," not in str(said.get("channels", "red,green,blue"))
         pictures = image_folder(path, **how)
         if said:
@@ -410,6 +408,12 @@ def _of_file(
     fields.encoding["source"] = str(path)
     fields.set_close(raw.array.close)
     return fields
+
+
+def said_by_folder(folder: Path) -> dict[str, Any]:
+    """What a folder of pictures that was written here says of them; nothing of any other."""
+    made = folder / PROVENANCE
+    return _provenance(made.read_text(errors="replace")) if made.is_file() else {}
 
 
 def _provenance(made: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from skild_physics.disk import write_netcdf
 from skild_physics.fields.hdf5_files import loaded, open_netcdf
 from skild_physics.files import InputError
+from skild_physics.observables.jackknife import CONSISTENT
 from skild_physics.observables.sources import relaxed_notes
 from skild_physics.requests import REQUEST
 from skild_physics.schema import plain_attributes, validated
@@ -68,7 +69,7 @@ class Draws(Printed):
         return [self._means(), self._inner(), self._ranks()]
 
     def notes(self) -> list[str]:
-        """How errors were made, and of what."""
+        """How errors were made, and of what, and last what was found, in words."""
         about = self.dataset.attrs
         counts = ", ".join(
             f"{label}: {int(draws)}"
@@ -77,7 +78,28 @@ class Draws(Printed):
             )
         )
         of_errors = f"({about['stderr']}, {about['n_fields']:,} of them; draws of each: {counts})"
-        return [*relaxed_notes(about), of_errors]
+        return [*relaxed_notes(about), of_errors, *self.in_words()]
+
+    def in_words(self) -> list[str]:
+        """Whether the truth and the fields can be told from exact draws; a line for each.
+
+        p is that of all ranks among these being equally probable, the smallest of the three
+        statistics, times three (Bonferroni). Fields that break block averages are told by that.
+        """
+        truth, exact, *others = self.dataset["source"].values.tolist()
+        ranks = {truth: (exact, "truth_rank")} | {label: (label, "rank") for label in others}
+        return [self._told(label, exact, *ranked) for label, ranked in ranks.items()]
+
+    def _told(self, label: str, exact: str, row: str, name: str) -> str:
+        found = self.dataset[f"{name}_p_value"].sel(source=row).values
+        p = float(np.minimum(1, len(found) * found.min()))
+        ranked = f"p = {p:.2g}" if np.isfinite(p) else "too few fields"
+        right = float(self.dataset["right_sums"].sel(source=label))
+        if right < 1:
+            share = f"{1 - right:.2g} of its blocks have other averages"
+            return f"{label}: told from {exact}, for {share}; by ranks alone {ranked}"
+        which = "told" if p < CONSISTENT else "not told"
+        return f"{label}: {which} from {exact} by ranks, {ranked}"
 
     def save(self, path: str | Path, request: str | None = None) -> None:
         """Write a NetCDF-4 file, replacing a file at once.

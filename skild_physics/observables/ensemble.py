@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from rich.table import Table
+from scipy.special import stdtr
 
 from skild_physics.fields import open_fields
 from skild_physics.files import InputError
@@ -20,7 +21,7 @@ from skild_physics.observables.autocorrelation import tau_int_of_chains
 from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.evaluate import block_length
 from skild_physics.observables.exact import has_exact_torus, torus_energy
-from skild_physics.observables.jackknife import MIN_BLOCKS, replicas_of
+from skild_physics.observables.jackknife import CONSISTENT, MIN_BLOCKS, replicas_of
 from skild_physics.tables import Printed, with_error
 
 MOST_BLOCKS = 64
@@ -74,12 +75,27 @@ class EnsembleSummary(Printed):
         return [table]
 
     def notes(self) -> Sequence[str]:
-        """The effective sample size, and where the errors are from."""
+        """Effective sample size, where the errors are from, and last what was found, in words."""
         return [
             f"effective sample size {self.n_effective:.0f} of {self.samples} fields: tau_int = "
             f"{self.tau_int_energy:.2f} (energy), {self.tau_int_magnetization_squared:.2f} (m^2) "
             "in fields of a chain, 1/2 if independent",
             self.errors,
+            *self.in_words(),
+        ]
+
+    def in_words(self) -> Sequence[str]:
+        """Whether the energy is consistent with the exact one, where both are known, in a line.
+
+        p is that of Student's t of as many blocks; consistent is 5 % or more.
+        """
+        if not np.isfinite(self.energy_sigma):
+            return []
+        p = 2 * float(stdtr(self.n_blocks - 1, -abs(self.energy_sigma)))
+        which = "is consistent with" if p >= CONSISTENT else "differs from"
+        return [
+            f"the energy {which} the exact one of this torus: "
+            f"{self.energy_sigma:+.1f} sigma, p = {p:.2g}"
         ]
 
     def to_dict(self) -> dict[str, float | int | str]:

@@ -29,6 +29,8 @@ Statistic = Callable[[Array], Array]
 N_BLOCKS = 32
 MIN_BLOCKS = 8
 """From fewer blocks, or independent samples, there is no error bar: it is nan."""
+CONSISTENT = 0.05
+"""p-value from which on results are called consistent."""
 
 
 class Estimate(NamedTuple):

@@ -20,6 +20,7 @@ from skild_physics.observables.arrays import SCHEMA, SCHEMA_VERSION
 from skild_physics.observables.compare import Comparison, compare_with_exact
 from skild_physics.observables.formulas import OBSERVABLES
 from skild_physics.observables.jackknife import (
+    CONSISTENT,
     MIN_BLOCKS,
     Array,
     Replicas,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROUND = "block_spins_"
-CONSISTENT = 0.05
 WIDEST = 13
 """Characters of a line of a column's title, so that a table takes 80."""
 ENDS = ("", "_stderr", "_residual", "_residual_stderr")

@@ -96,8 +96,9 @@ def evaluate(
     Returns:
         For metrics of pictures variables (source, image), nan where there is none; for FID and IS
         variables (source,) with `fid_stderr` and `is_stderr` (jackknife), for KID one with
-        `kid_subset_std`; the number of pictures, `n_samples` (source,); and, if pictures are
-        compared in pairs and the reference knows them, their `name` (image,).
+        `kid_subset_std`; the number of pictures, `n_samples` (source,), and whether they are
+        `interpolated`; and, if pictures are compared in pairs and the reference knows them, their
+        `name` (image,).
 
     Raises:
         InputError: sources that cannot be compared, pictures that are too small, or damaged where
@@ -128,6 +129,7 @@ def evaluate(
     with progress("evaluate", total) as show:
         measured = _measure(opened, numbers, samples, instruments, batch_size, show)
     results = _of_pictures(list(sources), metrics, measured)
+    results["interpolated"] = "source", [each.interpolated for each in opened.values()]
     reference, *others = sources
     for metric in metrics:
         if not METRICS[metric].per_picture:

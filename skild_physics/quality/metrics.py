@@ -18,6 +18,7 @@ class Metric:
         units: of its values.
         smallest: pixels per side that it needs.
         of_pixels: compares pixels themselves, on request their luminance, or without a border.
+        higher_is_better: what a larger value means, of metrics that compare.
     """
 
     title: str
@@ -27,6 +28,7 @@ class Metric:
     units: str = "1"
     smallest: int = 1
     of_pixels: bool = False
+    higher_is_better: bool = True
 
     @property
     def paired(self) -> bool:
@@ -46,6 +48,7 @@ METRICS = {
         "LPIPS",
         "learned perceptual image patch similarity, AlexNet, version 0.1 (arXiv 1801.03924)",
         smallest=LPIPS_PIXELS,
+        higher_is_better=False,
     ),
     "musiq": Metric("MUSIQ", "MUSIQ of KonIQ-10k (arXiv 2108.05997)", compares=False),
     "clipiqa": Metric(
@@ -55,11 +58,13 @@ METRICS = {
         "FID",
         "Frechet inception distance (arXiv 1706.08500)",
         per_picture=False,
+        higher_is_better=False,
     ),
     "kid": Metric(
         "KID",
         "kernel inception distance (arXiv 1801.01401)",
         per_picture=False,
+        higher_is_better=False,
     ),
     "is": Metric("IS", "inception score (arXiv 1606.03498)", per_picture=False, compares=False),
 }

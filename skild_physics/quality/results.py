@@ -26,6 +26,7 @@ from skild_physics.quality.evaluate import evaluate, variable
 from skild_physics.quality.metrics import METRICS
 from skild_physics.quality.sources import Pictures, of_fields, of_files
 from skild_physics.quality.summary import RESAMPLES, Row, rows, summarize
+from skild_physics.quality.words import in_words
 from skild_physics.requests import (
     check_derived,
     check_result,
@@ -105,7 +106,7 @@ class ImageQuality(Printed):
         return [table]
 
     def notes(self) -> list[str]:
-        """How many pictures, and what the errors are."""
+        """How many pictures, what the errors are, and last what was found, in words."""
         results, found = self.dataset, self.rows
         numbers = ", ".join(
             f"{int(number):,} of {label}"
@@ -128,7 +129,11 @@ class ImageQuality(Printed):
             )
         if int(results["n_samples"].min()) < MIN_BLOCKS:
             errors.append(f"no error bars from fewer than {MIN_BLOCKS} pictures")
-        return [f"(pictures: {numbers}; {'; '.join(errors)})"]
+        return [f"(pictures: {numbers}; {'; '.join(errors)})", *self.in_words()]
+
+    def in_words(self) -> list[str]:
+        """How sources compare with an interpolation, see :mod:`skild_physics.quality.words`."""
+        return in_words(self.dataset, self.metrics)
 
     def save(self, path: str | Path, request: str | None = None) -> None:
         """Write a NetCDF-4 file, replacing an existing one at once.

@@ -1,7 +1,7 @@
 """Sources of pictures to be compared: arrays of fields, or files of pictures of their own sizes."""
 
 import os
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from skild_physics.fields.picture_files import (
     stored_size,
     upright_size,
 )
+from skild_physics.fields.sources import said_by_folder
 from skild_physics.files import InputError, check_none_given
 from skild_physics.progress import logger
 
@@ -48,6 +49,7 @@ class Pictures:
         shrinks: pictures are shrunk first.
         alone: a single file, which is a partner by that.
         samples: numbers of the pictures in their ensemble, all different; None: not known.
+        interpolated: they say that an interpolation made them.
     """
 
     channels: int
@@ -60,6 +62,7 @@ class Pictures:
     shrinks: bool = False
     alone: bool = False
     samples: Numbers | None = None
+    interpolated: bool = False
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -128,6 +131,7 @@ def of_files(
         size,
         resize,
         alone=not os.path.isdir(source),
+        interpolated=_are_interpolated(said_by_folder(folder)),
     )
 
 
@@ -187,7 +191,12 @@ def of_fields(
         read,
         lambda number: (side, side),
         samples=samples,
+        interpolated=_are_interpolated(fields.attrs),
     )
+
+
+def _are_interpolated(attributes: Mapping[str, Any]) -> bool:
+    return str(attributes.get("protocol")) == "interpolation"
 
 
 def _batches(label: str, fields: xr.DataArray, skipped: Skipped) -> Iterator[NDArray[np.floating]]:

@@ -82,12 +82,7 @@ def summarize(
         means = np.array([_mean_and_error(row) for row in kept])
         bounds = np.array([_interval(row, resamples) for row in kept])
         differences = np.array(
-            [
-                _mean_and_error(row - first)
-                if row is not first and len(row) == len(first) and np.isfinite([row, first]).all()
-                else (np.nan, np.nan)
-                for row in kept
-            ]
+            [(np.nan, np.nan) if row is first else difference(row, first) for row in kept]
         )
         for ending, column in {
             "": means[:, 0],
@@ -103,6 +98,16 @@ def summarize(
     return results.assign(added).assign_attrs(
         bootstrap_resamples=resamples, bootstrap_seed=SEED, bootstrap_percentiles=TAILS
     )
+
+
+def difference(values: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of the differences picture by picture, (image,), and its standard error.
+
+    nan where there are none, or infinite values; the error also of fewer than eight pictures.
+    """
+    if len(values) != len(others) or not np.isfinite([values, others]).all():
+        return np.nan, np.nan
+    return _mean_and_error(values - others)
 
 
 def _mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
