@@ -1,5 +1,6 @@
 """skild-physics eval-images, with networks of random weights saved as the published ones are."""
 
+import hashlib
 import json
 import socket
 import sys
@@ -397,22 +398,36 @@ def test_photographs_give_many_fields(tmp_path):
     assert (results["psnr"].sel(source="same") == np.inf).all()
 
 
-def test_networks_of_pyiqa(pictures, tmp_path):
+def test_networks_of_pyiqa(pictures, tmp_path, monkeypatch):
+    """Of random weights; those of CLIP are in an archive of TorchScript, as published."""
     pytest.importorskip("pyiqa")
     torch.manual_seed(0)
     musiq = import_extra("pyiqa.archs.musiq_arch", "musiq").MUSIQ(pretrained=False)
     torch.save(musiq.state_dict(), tmp_path / "musiq_koniq_ckpt-e95806b9.pth")
-    clip = import_extra("pyiqa.archs.clip_model", "clipiqa").CLIP(
-        1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12
-    )
-    state = {name: each.half() for name, each in clip.state_dict().items()}
-    torch.save(state, tmp_path / "RN50.pt")
+    library = import_extra("pyiqa.archs.clip_model", "clipiqa")
+    clip = library.CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12).half()
+    archive = torch.nn.Module()
+    for name, each in clip.state_dict().items():
+        inner = archive
+        *folders, last = name.split(".")
+        for folder in folders:
+            if folder not in inner._modules:
+                inner.add_module(folder, torch.nn.Module())
+            inner = inner.get_submodule(folder)
+        inner.register_buffer(last, each)
+    torch.jit.script(archive).save(tmp_path / "RN50.pt")
     sources = opened(pictures, truth="held", noisy="noisy")
-    results = evaluate(sources, ["musiq", "clipiqa"], samples=4, weights=tmp_path)
+    how = {"metrics": ["musiq", "clipiqa"], "samples": 4, "weights": tmp_path}
+    with pytest.raises(InputError, match=r"RN50\.pt: is not the published file, and no other is"):
+        evaluate(sources, **how)
+    digest = hashlib.sha256((tmp_path / "RN50.pt").read_bytes()).hexdigest()
+    monkeypatch.setitem(library._MODELS, "RN50", f"https://example.org/{digest}/RN50.pt")
+    results = evaluate(sources, **how)
     assert results["musiq"].notnull().all()
     assert results["musiq"].std() > 0
     assert ((results["clipiqa"] > 0) & (results["clipiqa"] < 1)).all()
-    assert results["clipiqa"].attrs["published_weights"] == 0
+    assert results["clipiqa"].std() > 0
+    assert results["musiq"].attrs["published_weights"] == 0
 
 
 @pytest.mark.parametrize("metric", ["musiq", "clipiqa"])

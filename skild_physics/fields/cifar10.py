@@ -1,24 +1,32 @@
 """CIFAR-10 out of its published archive of bytes, whose hash is checked."""
 
+import hashlib
 import os
+import shutil
 import tarfile
 import zlib
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import platformdirs
 import xarray as xr
 from numpy.typing import NDArray
 
+from skild_physics.claims import replacing
 from skild_physics.fields.images import RGB, Split
 from skild_physics.fields.lazy import labelled, scaled
 from skild_physics.files import InputError
+from skild_physics.progress import logger
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 BYTES = 170_052_171
 SIZE = 32
+TIMEOUT = 60
+"""Seconds without an answer."""
 
 _MEMBERS = {
     "train": [f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)],
@@ -45,23 +53,11 @@ def cifar10(data_dir: str | Path | None = None, split: Split = "train") -> xr.Da
 
 
 def _archive(folder: Path) -> Path:
-    # in a notebook it brings a warning with it, unless ipywidgets are installed
-    import pooch
-
     path = folder / ARCHIVE
     if not os.path.exists(path):
-        remedy = f"download it elsewhere and put it at {path}, or pass `data_dir=FOLDER`"
-        try:
-            pooch.retrieve(URL, f"sha256:{SHA256}", fname=ARCHIVE, path=folder)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise InputError(f"cannot download {URL} ({reason}); {remedy}") from None
-        except ValueError:
-            raise InputError(
-                f"cannot download {URL} (what came has another checksum); {remedy}"
-            ) from None
+        _download(path)
     try:
-        found, size = pooch.file_hash(str(path)), path.stat().st_size
+        found, size = _digest(path), path.stat().st_size
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if found != SHA256:
@@ -70,6 +66,25 @@ def _archive(folder: Path) -> Path:
             f"expected {BYTES:,} bytes, {SHA256[:8]}...; delete it and run again"
         )
     return path
+
+
+def _download(path: Path) -> None:
+    logger.info(f"downloading {URL}, {BYTES:,} bytes, to {path}")
+    remedy = f"download it elsewhere and put it at {path}, or pass `data_dir=FOLDER`"
+    try:
+        with replacing(path) as temporary:
+            with urlopen(URL, timeout=TIMEOUT) as answer, open(temporary, "wb") as file:
+                shutil.copyfileobj(answer, file)
+            if _digest(temporary) != SHA256:
+                raise InputError(f"cannot download {URL} (it has another checksum); {remedy}")
+    except (OSError, HTTPException) as error:
+        reason = str(getattr(error, "reason", None) or error)
+        raise InputError(f"cannot download {URL} ({reason}); {remedy}") from None
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pixels(path: Path, members: list[str]) -> NDArray[np.uint8]:

@@ -5,8 +5,8 @@ activations and averages them over the picture. MUSIQ (Ke et al., arXiv 2108.059
 KonIQ-10k; 0 to 100) and CLIP-IQA (Wang et al., arXiv 2207.12396, with pyiqa's five pairs of
 prompts; 0 to 1) judge a picture alone. Grey pictures are shown as three equal channels.
 
-Weights are loaded from files that are there, as tensors and nothing else; a library that insists on
-loading them itself gets these tensors from memory.
+Weights are loaded from files that are there, as tensors and nothing else but for CLIP's; a library
+that insists on loading them itself gets these tensors from memory.
 """
 
 import io
@@ -14,11 +14,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from skild_physics.files import InputError
 from skild_physics.quality.extras import import_extra
 from skild_physics.quality.weights import (
     WeightFile,
@@ -119,28 +119,18 @@ def musiq(folder: Path | None, device: torch.device) -> Network:
 def clipiqa(folder: Path | None, device: torch.device) -> Network:
     """CLIP-IQA of pyiqa: scores, shape (image,).
 
-    The published file of CLIP is a TorchScript archive, which is opened only if its SHA-256 is the
-    published one; any other file must hold tensors by name.
+    The file of CLIP is a TorchScript archive, a program, and opened only if its SHA-256 is the
+    published one.
 
     Raises:
-        InputError: pyiqa or the weights are missing, or the weights are others.
+        InputError: pyiqa or the weights are missing, or the file is another.
     """
     library = import_extra("pyiqa.archs.clipiqa_arch", "clipiqa")
     clip = import_extra("pyiqa.archs.clip_model", "clipiqa")
     weights = find_weights("clipiqa", clip._MODELS["RN50"], folder)
-    if weights.published:
-        archive = torch.jit.load(weights.path, map_location="cpu")  # type: ignore[no-untyped-call]
-        state = archive.state_dict()
-    else:
-        state = load_state(weights)
-    try:
-        backbone = clip.build_model(dict(state)).float()
-    except (RuntimeError, KeyError, AssertionError) as error:
-        raise other_network(weights, error) from None
-    # pyiqa itself opens TorchScript archives only, of any origin
-    with patch.object(library, "load", lambda *_: backbone):
-        network = library.CLIPIQA()
-    return Network(_scores(network, device), weights)
+    if not weights.published:
+        raise InputError(f"{weights.path}: is not the published file, and no other is opened")
+    return Network(_scores(library.CLIPIQA(backbone=str(weights.path)), device), weights)
 
 
 def _scores(network: torch.nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
