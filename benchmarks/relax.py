@@ -31,7 +31,8 @@ from skild_physics.data_gen.wolff import bond_threshold, wolff_advance
 from skild_physics.observables.blocks import block_sums
 from skild_physics.observables.energy import energy_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
-from skild_physics.plots import Figure, save_figure
+from skild_physics.plots import Figure, looks, new_figure, save_figure
+from skild_physics.plots.style import BLACK, PAGE, bars, lettered
 from skild_physics.tables import with_error
 from skild_physics.xoshiro import seed_state
 
@@ -56,7 +57,6 @@ NAMES = {
     "shuffled": "shuffled within blocks",
     "more": "the same, four times as many",
 }
-COLORS = ["#2a6f97", "#8338ec", "#588157", "#9aa0a6", "#c8553d", "black", "#e09f3e"]
 
 
 def spins_of(fields: np.ndarray, like: xr.DataArray | None = None) -> xr.DataArray:
@@ -237,46 +237,57 @@ def show(data: xr.Dataset) -> None:
 
 
 def figure(data: xr.Dataset) -> Figure:
-    drawn = Figure(figsize=(12, 4.2), layout="constrained")
-    axes = drawn.subplots(1, 3)
-    shown = {name: NAMES[name] for name in MODELS} | {"more": NAMES["shuffled"]}
-    for (start, title), color in zip(shown.items(), COLORS, strict=False):
-        row = data.sel(start=start, side=1)
-        value, error = (row[f"kappa4_residual{end}"].values for end in ("", "_stderr"))
-        axes[0].errorbar(FEW, np.abs(value), error, fmt=".-", color=color, label=title)
-    axes[0].axhspan(0, 2 * float(error.mean()), color="black", alpha=0.08, lw=0)
-    axes[0].set_title(f"from block averages of {FACTOR} x {FACTOR}, exchanges")
-    axes[0].set(xlabel="sweeps", ylabel=r"$|\Delta\kappa_4(r = 1)|$")
-    about = data.attrs
-    titles = {
+    methods = {name: NAMES[name] for name in MODELS} | {"more": NAMES["shuffled"]}
+    starts = {
         "enlarged": "enlarged by the bundled model",
         "repeated": "every spin 8 x 8 times",
         "cold": "cold",
         "hot": "hot",
+        "Wolff, cold": "cold, Wolff",
     }
-    for (name, title), color in zip(titles.items(), COLORS, strict=False):
-        value, error = (data[f"{name}: energy{end}"].values for end in ("", ", stderr"))
-        axes[1].errorbar(MANY, np.abs(value), error, fmt=".-", color=color, label=title)
-        begun = about["seconds_per_enlarging"] if name == "enlarged" else 0
-        seconds = begun + np.array(MANY) * about["seconds_per_sweep"]
-        axes[2].plot(seconds, np.abs(data[f"{name}: kappa4"]), ".-", color=color, label=title)
-    row, seconds = np.abs(data["Wolff, cold: kappa4"]), data["Wolff, cold: seconds"]
-    axes[2].plot(seconds, row, ".--", color=COLORS[4], label="cold, Wolff")
-    typical = 2 * float(data["enlarged: kappa4, stderr"].mean())
-    axes[2].axhspan(0, typical, color="black", alpha=0.08, lw=0)
-    axes[1].axhspan(0, 2 * float(error[-1]), color="black", alpha=0.08, lw=0)
-    axes[1].set_title(f"{LARGE} x {LARGE}, heat bath")
-    axes[1].set(xlabel="sweeps", ylabel="|energy - exact| per spin")
-    axes[2].set_title(f"{LARGE} x {LARGE}, heat bath or Wolff")
-    axes[2].set(xlabel="seconds per field, one thread", ylabel=rf"$|\Delta\kappa_4(r = {SIDE})|$")
-    axes[0].set_xscale("symlog", linthresh=1)
-    axes[1].set_xscale("symlog", linthresh=1)
-    axes[2].set_xscale("symlog", linthresh=1e-3)
-    for ax, least in zip(axes, (2e-4, 4e-4, 2e-3), strict=True):
-        ax.set_yscale("log")
-        ax.set_ylim(bottom=least)
-        ax.title.set_fontsize(9)
-        ax.legend(frameon=False, fontsize=7)
+    # the models in the colours that their methods have everywhere
+    known = {NAMES["bundled"]: "SKILD, block averages", NAMES["SR3"]: "SR3, block averages"}
+    labels = [*methods.values(), *starts.values()]
+    looked = looks([known.get(label, label) for label in labels])
+    how = {
+        label: {"linestyle": "-", "label": label, **look}
+        for label, look in zip(labels, looked.values(), strict=True)
+    }
+    about, sweeps = data.attrs, np.array(MANY) * data.attrs["seconds_per_sweep"]
+    with new_figure(PAGE, 3.5) as drawn:
+        axes = drawn.subplots(1, 3)
+        for start, method in methods.items():
+            row = data.sel(start=start, side=1)
+            value, error = (row[f"kappa4_residual{end}"].values for end in ("", "_stderr"))
+            bars(axes[0], FEW, np.abs(value), error, **how[method])
+        shaded = [2 * float(error.mean())]
+        for name, title in starts.items():
+            seconds = sweeps + (about["seconds_per_enlarging"] if name == "enlarged" else 0)
+            if name.startswith("Wolff"):
+                seconds = data[f"{name}: seconds"].values
+            else:
+                value, error = (data[f"{name}: energy{end}"].values for end in ("", ", stderr"))
+                bars(axes[1], MANY, np.abs(value), error, **how[title])
+            value, error = (data[f"{name}: kappa4{end}"].values for end in ("", ", stderr"))
+            bars(axes[2], seconds, np.abs(value), error, **how[title])
+        shaded += [2 * float(data["hot: energy, stderr"][-1])]
+        shaded += [2 * float(data["enlarged: kappa4, stderr"].mean())]
+        axes[0].set_title(f"averages of {FACTOR} x {FACTOR}, exchanges")
+        axes[0].set(xlabel="sweeps", ylabel=r"$|\Delta\kappa_4(r = 1)|$")
+        axes[1].set_title(f"{LARGE} x {LARGE}, heat bath")
+        axes[1].set(xlabel="sweeps", ylabel="|energy - exact| per spin")
+        axes[2].set_title(f"{LARGE} x {LARGE}, heat bath or Wolff")
+        axes[2].set(xlabel="seconds per field", ylabel=rf"$|\Delta\kappa_4(r = {SIDE})|$")
+        edges = (1, 1, 1e-3), (2e-4, 4e-4, 2e-3)
+        for ax, top, linear, least in zip(axes, shaded, *edges, strict=True):
+            ax.axhspan(0, top, color=BLACK, alpha=0.08, lw=0)
+            ax.set_xscale("symlog", linthresh=linear)
+            ax.set_yscale("log")
+            ax.set_ylim(bottom=least)
+        lettered(axes, 24)
+        axes[2].set_xticks([0, 1e-3, 1e-1, 10], ["0", "0.001", "0.1", "10"])
+        handles = axes[0].get_legend_handles_labels()[0] + axes[2].get_legend_handles_labels()[0]
+        drawn.legend(handles=handles, loc="outside lower center", ncols=3)
     return drawn
 
 

@@ -1,6 +1,6 @@
 """Error against evaluations of the network for all samplers, with denoisers that are exact.
 
-    python benchmarks/samplers.py [--samples 60000] [--out benchmarks]
+    python benchmarks/samplers.py [--measure] [--samples 60000] [--out benchmarks]
 
 Weak error: every mode of an 8 x 8 field is +-0.95 sqrt(S0) blurred to variance S0, so that the
 exact denoiser, variance and fourth cumulant are known. Samples start from pure noise; the error is
@@ -12,6 +12,8 @@ square distance of deterministic results from those of 2,000 evaluations from th
 the orders observed.
 
 Also: the arithmetic that showing the network active modes only saves, computed from the schedules.
+
+Prints samplers.nc and draws samplers.png of it; with --measure it makes this file again first.
 """
 
 import argparse
@@ -30,14 +32,14 @@ from skild_physics.diffusion.oracle import GaussianMixture, TwoPoint
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
 from skild_physics.kspace import forward, wavenumbers
-from skild_physics.plots import Figure, save_figure
+from skild_physics.plots import Figure, looks, new_figure, save_figure
+from skild_physics.plots.style import BLACK, PAGE, lettered
 from skild_physics.spectrum.radial import radial_mean
 
 N = 8
 FEW = [4, 6, 8, 10, 14, 20, 30, 50, 100]
 MANY = [200, 500, 1000]
 LAST_SNR = 30.0
-COLORS = ["#9aa0a6", "black", "#c8553d", "#8338ec", "#2a6f97", "#588157", "#e09f3e", "#14213d"]
 
 
 class Noise:
@@ -177,42 +179,53 @@ def arithmetic() -> xr.Dataset:
 
 
 def figure(data: xr.Dataset) -> Figure:
-    drawn = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = drawn.subplots(1, 2)
-    for name, color in zip(data["sampler"].values, COLORS, strict=True):
-        row = data["weak_error"].sel(sampler=name).dropna("calls")
-        left.plot(row["calls"], row, ".-", color=color, label=name)
-    left.axhline(float(data["weak_error_floor"]), color="black", linestyle=":", linewidth=0.8)
-    left.set(title="variance and fourth cumulant, two-point data (dotted: noise floor)")
-    for order, color in zip(data["order"].values, (COLORS[2], *COLORS[4:6]), strict=True):
-        for corrected, style in ((True, ".-"), (False, ".:")):
-            row = data["strong_error"].sel(order=order, corrected=corrected)
-            label = f"flow, order {order}" + ("" if corrected else ", predicted")
-            right.plot(row["strong_calls"], row, style, color=color, label=label)
-    right.set(title="distance from the exact flow, stripes (median)")
-    for ax in (left, right):
-        ax.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel="error")
-        ax.title.set_fontsize(9)
-        ax.legend(frameon=False, fontsize=8)
+    looked = looks(data["sampler"].values.tolist())
+    with new_figure(PAGE, 3.6) as drawn:
+        left, right = drawn.subplots(1, 2)
+        for name, look in looked.items():
+            row = data["weak_error"].sel(sampler=name).dropna("calls")
+            left.plot(row["calls"], row, label=name, **look)
+        floor = float(data["weak_error_floor"])
+        left.axhline(floor, color=BLACK, linestyle=":", linewidth=0.8, label="noise floor")
+        left.set_title("variance and fourth cumulant, two-point data")
+        for order in data["order"].values:
+            for corrected, style in ((True, "-"), (False, ":")):
+                row = data["strong_error"].sel(order=order, corrected=corrected)
+                filled = {} if corrected else {"markerfacecolor": "none"}
+                look = looked[f"flow, order {order}"] | filled
+                right.plot(row["strong_calls"], row, linestyle=style, **look)
+        right.set_title("distance from the exact flow, stripes (median; open: predicted)")
+        for ax in (left, right):
+            ax.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel="error")
+        lettered((left, right), 42)
+        drawn.legend(loc="outside lower center", ncols=3)
     return drawn
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=60_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    arguments = parser.parse_args()
-    data = xr.merge([weak(arguments.samples), strong(), arithmetic()])
-    data.attrs = {"package_version": sk.__version__, "samples": arguments.samples, "N": N}
-    with replacing(arguments.out / "samplers.nc") as temporary:
-        data.to_netcdf(temporary, engine="h5netcdf")
-    save_figure(figure(data), arguments.out / "samplers.png")
+def show(data: xr.Dataset) -> None:
     print(data["weak_error"].round(4).to_pandas().to_string())
     print(f"noise floor {float(data['weak_error_floor']):.4f}")
     print(data["strong_error"].to_series().unstack().to_string())
     orders = -np.diff(np.log2(data["strong_error"].values), axis=-1)[..., -1]
     print("observed orders:", np.round(orders, 2).tolist())
     print(data["arithmetic_saved"].round(2).to_series().to_string())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=60_000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--measure", action="store_true", help="make the file again first")
+    given = parser.parse_args()
+    path = given.out / "samplers.nc"
+    if given.measure:
+        made = xr.merge([weak(given.samples), strong(), arithmetic()])
+        made.attrs = {"package_version": sk.__version__, "samples": given.samples, "N": N}
+        with replacing(path) as temporary:
+            made.to_netcdf(temporary, engine="h5netcdf")
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        save_figure(figure(data), path.with_suffix(".png"))
+        show(data)
 
 
 if __name__ == "__main__":
