@@ -133,10 +133,6 @@ def main() -> None:
 
     2 is for bad input, 1 for what failed: the machine, or this program.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # Before torch is imported: threads of GNU OpenMP that wait for each other spin, which makes
-        # steps of training several times as slow beside a busy neighbour. So little costs nothing.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if sys.stdout is None:
         # closed from the start: what is written would be dropped, but tables only repeat what files
         # hold, and JSON may be all that was asked for

@@ -10,6 +10,7 @@
 A command of the shell and its function here have the same name and the same arguments.
 """
 
+import os
 from importlib import import_module
 from pkgutil import extend_path
 
@@ -53,6 +54,11 @@ if TYPE_CHECKING:
 # Python started in a checkout finds this folder first; the installed package, which maps the
 # checkout's cli/ and data_gen/ to skild_physics.cli and skild_physics.data_gen, comes second
 __path__ = extend_path(__path__, __name__)
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Before torch is imported: threads of GNU OpenMP that wait for each other spin, which makes
+    # networks thirty times as slow beside a busy neighbour. So little costs nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # imported when they are asked for: most need xarray, many torch
 _WHERE = {

@@ -1,6 +1,8 @@
 """How numerical kernels are compiled."""
 
+import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,27 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             # as compiled integers do, those of NumPy are to wrap around without a warning
             return np.errstate(over="ignore")(function)
         try:
-            return njit(cache=True, **options)(function)
+            made = njit(cache=True, **options)(function)
         except RuntimeError:
             # neither the package nor the user's home can be written
-            return njit(**options)(function)
+            made = njit(**options)(function)
+        return _keeping_threads(made) if options.get("parallel") else made
 
     return compiled
+
+
+def _keeping_threads(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Afterwards torch, which may share Numba's OpenMP, has as many threads as before."""
+
+    @wraps(function)
+    def called(*arguments: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return function(*arguments)
+        threads = torch.get_num_threads()
+        try:
+            return function(*arguments)
+        finally:
+            torch.set_num_threads(threads)
+
+    return called

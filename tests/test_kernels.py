@@ -5,11 +5,13 @@ from math import factorial
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 from skild_physics import kspace
+from skild_physics.machine import kept_threads
 from skild_physics.observables.blockspins import block_spins
 from skild_physics.observables.clusters import cluster_bins, cluster_sizes
 from skild_physics.observables.corners import MOMENTS, corner_moments, kappa4
@@ -361,3 +363,11 @@ def test_no_fields():
     assert structure_factor(none).shape == (0, 8, 5)
     assert cluster_sizes(none, "open")[2].shape == (0, 7)
     assert block_spins(none).shape == (0, 4, 4)
+
+
+def test_torch_keeps_its_threads():
+    """Numba's OpenMP, which has as many as there are processors, may be that of torch."""
+    with kept_threads():
+        torch.set_num_threads(1)
+        corner_moments(random_fields((4, 8, 8), np.int8, 0), np.array([1, 2]), "periodic")
+        assert torch.get_num_threads() == 1
