@@ -17,6 +17,7 @@ from skild_physics.diffusion.prediction import (
     target_form,
 )
 from skild_physics.diffusion.process import Process
+from skild_physics.diffusion.renormalization import critical_process
 from skild_physics.diffusion.schedule import LinearSchedule
 
 kinds = st.sampled_from(PREDICTIONS)
@@ -172,3 +173,17 @@ def test_bad_input_is_named():
         estimate_form("v", process, 1001)
     with pytest.raises(ValueError, match=r"n must .* nan"):
         target_form("x0", process, float("nan"))
+
+
+@pytest.mark.parametrize("floor", [1e-6, 1e-2])
+def test_estimates_divide_by_no_less_than_the_floor(floor):
+    S0 = 1 / (1 + torch.as_tensor(kspace.wavenumbers(4, "periodic")))
+    process = Process(S0, LinearSchedule(0.1, 0.5, 1.0), "periodic", floor=floor)
+    x_n, eps = (torch.randn(1, 1, 4, 4, dtype=torch.float64) for _ in range(2))
+    for each in (process.cropped(2), process.resized(8), critical_process(process, 4)):
+        assert each.floor == floor
+    alpha, sigma = process.marginal(900)
+    assert bool((alpha < 1e-2).any())
+    found = estimate_x0("eps", process, 900, eps, x_n)
+    wanted = (x_n - sigma * eps) / alpha.clamp(min=floor)
+    torch.testing.assert_close(found[..., 1:, 1:], wanted[..., 1:, 1:], rtol=1e-12, atol=0)

@@ -139,6 +139,8 @@ class SkildConfig(AnyProcess):
     k_c: float = Field(default=0.0, ge=0)
     """Modes below k_c are attenuated like k_c, in radians per box side."""
     T: Steps = 1000
+    floor: PositiveFloat = 1e-6
+    """Smallest sqrt(abar) that an estimate of x_0 divides by, from predictions of eps and xprev."""
 
     @model_validator(mode="after")
     def _one_spectrum(self) -> "SkildConfig":
@@ -161,7 +163,7 @@ class SkildConfig(AnyProcess):
         """See :meth:`AnyProcess.build`."""
         N = S0.shape[-1]
         k_c = white_k_c(N) if self.is_white else self.k_c
-        return Process(S0, self.schedule.build(N, self.snr), basis, k_c, self.T)
+        return Process(S0, self.schedule.build(N, self.snr), basis, k_c, self.T, self.floor)
 
     @property
     def is_white(self) -> bool:

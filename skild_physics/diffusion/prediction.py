@@ -13,9 +13,9 @@ section on prediction targets):
 
 v is whitened: every mode of the target has unit variance, and its coefficient in x_0 vanishes
 where the signal is already known. That is preconditioning with the exact linear skip alpha x_n.
-Divisors alpha and A are floored at 1e-6, where the estimate is noise in any case. A mode that
-nothing attenuates is known: x_0 = x_n, whatever the network says. So is one without variance: its
-target and its x_0 are 0.
+Divisors alpha and A are floored at ``process.floor``, where the estimate is noise in any case. A
+mode that nothing attenuates is known: x_0 = x_n, whatever the network says. So is one without
+variance: its target and its x_0 are 0.
 
 The network works in pixel space, on fields of any size M, and is given how far the diffusion has
 proceeded in units of its own pixels, lambda M^2: what it sees of a lattice does not depend on how
@@ -40,8 +40,6 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """(modes x_n (B, C, N, N), step n) -> estimate of the modes x_0."""
-
-FLOOR = 1e-6
 
 
 class TargetForm(NamedTuple):
@@ -101,13 +99,13 @@ def estimate_form(prediction: Prediction, process: Process, n: Tensor | float) -
     alpha, sigma = process.marginal(n)
     match prediction:
         case "eps":
-            floored = alpha.clamp(min=FLOOR)
+            floored = alpha.clamp(min=process.floor)
             form = EstimateForm(-sigma / floored, 1 / floored)
         case "x0":
             form = EstimateForm(torch.ones_like(alpha), torch.zeros_like(alpha))
         case "xprev":
             A, C, _ = process.posterior(n, _previous(n))
-            A = A.clamp(min=FLOOR)
+            A = A.clamp(min=process.floor)
             form = EstimateForm(1 / A, -C / A)
         case "w":
             form = EstimateForm(-sigma / process.S0.sqrt(), alpha)

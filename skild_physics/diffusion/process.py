@@ -25,7 +25,7 @@ nothing ever changes and the limit is A = 0, C = 1, V = 0: keep x_n.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -72,6 +72,8 @@ class Process:
         basis: basis of the modes; "periodic" for lattices on a torus.
         k_c: modes below k_c are attenuated like k_c, in radians per box side.
         T: number of steps.
+        floor: smallest sqrt(abar), and weight of x_0 in the posterior's mean, that estimates of x_0
+            divide by.
 
     Raises:
         InputError: S0 is not square, is negative, infinite or zero everywhere; k_c < 0 or infinite;
@@ -83,6 +85,7 @@ class Process:
     basis: Basis
     k_c: float = 0.0
     T: int = 1000
+    floor: float = 1e-6
 
     def __post_init__(self) -> None:
         S0 = torch.as_tensor(self.S0, dtype=torch.float64)
@@ -137,7 +140,7 @@ class Process:
         if not 1 <= M <= self.N:
             raise InputError(f"M must lie in 1..{self.N}, got {M}")
         S0 = self.S0[:M, :M] * (M / self.N) ** 2
-        return Process(S0, self.schedule, self.basis, self.k_c, self.T)
+        return replace(self, S0=S0)
 
     def resized(self, N: int) -> "Process":
         """The process of larger or smaller lattices with the same lattice spacing.
@@ -165,12 +168,11 @@ class Process:
             wanted = np.log(k / N)
         new = np.where(wanted < q[0], ln_S[0] + slope * (wanted - q[0]), np.interp(wanted, q, ln_S))
         new[0, 0] = np.log(S[0]) - slope * np.log(ratio)
-        return Process(
-            torch.as_tensor(np.exp(new)).to(self.S0.device),
-            self.schedule.scaled(1 / ratio**2),
-            self.basis,
-            self.k_c * ratio,
-            self.T,
+        return replace(
+            self,
+            S0=torch.as_tensor(np.exp(new)).to(self.S0.device),
+            schedule=self.schedule.scaled(1 / ratio**2),
+            k_c=self.k_c * ratio,
         )
 
     def lam(self, n: Tensor | float) -> Tensor:

@@ -79,13 +79,8 @@ def critical_process(process: Process, N: int, eta: float = 0.25) -> Process:
         wider = min(2 * side, N)
         S0 = _continued(S0, process.basis, wider, eta)
         side = wider
-    return Process(
-        S0.to(process.S0.device),
-        _finer(process.schedule, N / M),
-        process.basis,
-        process.k_c,
-        process.T,
-    )
+    finer = _finer(process.schedule, N / M)
+    return replace(process, S0=S0.to(process.S0.device), schedule=finer)
 
 
 def critical_denoiser(
