@@ -28,7 +28,7 @@ whatever is uncertain. With ``condition.consistent`` the loss is that of the mov
 the network need not learn what the move knows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from typing import ClassVar
@@ -126,20 +126,9 @@ def by_rank(fields: Tensor, y: Tensor, f: int) -> Tensor:
     return out_of_blocks(torch.empty_like(blocks).scatter_(-1, order, 2.0 * up - 1), f)
 
 
-def moved(
-    estimates: Tensor, known: Tensor, project: Callable[[Tensor], Tensor], of_spins: Tensor
-) -> Tensor:
-    """Estimates D of fields, (B, C, N, N), moved to the known parts P x P of these.
-
-    Args:
-        estimates: D.
-        known: P x P.
-        project: x -> P x P.
-        of_spins: bool, (B, 1, 1, 1) or for all: whether P averages spins over whole blocks.
-    """
-    free = torch.where(of_spins, (1 - estimates.square()).clamp(min=LEAST_FREE), 1.0)
-    of_block = torch.where(of_spins, project(free), 1.0)
-    return estimates + (known - project(estimates)) * free / of_block
+def variances(means: Tensor) -> Tensor:
+    """Of spins of given means."""
+    return (1 - means.square()).clamp(min=LEAST_FREE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +209,9 @@ class Conditions:
         chosen = numbers.to(self.device)
         P = self._tables[0][chosen][:, None]
         of_spins = self._of_spins[chosen][:, None, None, None]
-        return moved(estimates, P @ fields @ P.mT, lambda x: P @ x @ P.mT, of_spins)
+        free = torch.where(of_spins, variances(estimates), 1.0)
+        of_block = torch.where(of_spins, P @ free @ P.mT, 1.0)
+        return estimates + P @ (fields - estimates) @ P.mT * free / of_block
 
     @cached_property
     @torch.inference_mode(False)
@@ -350,8 +341,11 @@ class CoarseStart(ObservedStart):
 
     def agreeing(self, fields: Tensor, y: Tensor) -> Tensor:
         """Estimates, moved so that their coarse fields are y."""
-        of_spins = torch.tensor(self.spins and self.block is not None, device=fields.device)
-        return moved(fields, self.lifted(y), lambda x: self.lifted(self.made_coarse(x)), of_spins)
+        lacking = self.lifted(y - self.made_coarse(fields))
+        if self.spins and self.block:
+            free = variances(fields)
+            lacking = lacking * free / self.lifted(self.made_coarse(free))
+        return fields + lacking
 
     def guided(self, denoise: Denoiser, y: Tensor) -> Denoiser:
         """The denoiser whose estimates have the coarse fields y."""
