@@ -12,8 +12,6 @@ import pytest
 from command_line import ROOT
 from packaging.metadata import Metadata
 
-pytestmark = pytest.mark.slow
-
 
 def _made(what, source, folder):
     """An archive of the package, and what was said while it was made."""
