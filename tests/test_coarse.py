@@ -342,6 +342,23 @@ def test_training_moves_estimates_as_sampling_does(model, truth, kernel, M):
     assert torch.equal(nothing, estimates)
 
 
+def test_modes_that_are_known_anyway_have_finite_gradients(truth):
+    """The zero mode, where k_c = 0."""
+    process = {**values_of()["process"], "k_c": 0.0}
+    model = model_of(process=process)
+    assert bool(model.process.frozen.any())
+    x_0 = torch.as_tensor(truth.values, dtype=torch.float32)[:, None]
+    n = torch.full((len(x_0),), 300.0, dtype=torch.float64)
+    numbers = torch.arange(len(x_0))
+    scale = torch.tensor(0.1, requires_grad=True)
+    losses = model.objective().losses(
+        lambda x, lam: scale * x[:, :1], CoarseTask(model.process, numbers), x_0, n, x_0
+    )
+    losses.sum().backward()
+    assert bool(losses.isfinite().all())
+    assert bool(scale.grad.isfinite())
+
+
 def test_what_the_coarse_field_says_need_not_be_learned(model, truth):
     """The loss does not see what an estimate says of P x P, unless the model is not consistent."""
     x_0 = torch.as_tensor(truth.values, dtype=torch.float32)[:, None]

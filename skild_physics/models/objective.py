@@ -88,8 +88,9 @@ def training_losses(
         fields_of_it = kspace.inverse(estimate, process.basis)
         change = kspace.forward(agree(fields_of_it) - fields_of_it, process.basis)
         on_output = estimate_form(settings.prediction, process, steps).on_output.float()
-        change = torch.where(on_output == 0, 0.0, change / on_output)
-        output = output + kspace.inverse(change, process.basis)
+        # modes that are known whatever the output is change nothing in it
+        of_output = on_output.reciprocal().masked_fill(on_output == 0, 0.0)
+        output = output + kspace.inverse(of_output * change, process.basis)
     if settings.shell_weight:
         away = kspace.forward(output, process.basis) - wanted
         weight = shell_weight(process, steps)
