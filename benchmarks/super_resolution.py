@@ -26,8 +26,7 @@ import torch
 import xarray as xr
 
 import skild_physics as sk
-from skild_physics import kspace
-from skild_physics.diffusion.noise import Noise, SampleNoise
+from skild_physics.diffusion.noise import Noise
 from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.reverse import sample
 from skild_physics.fields.downsampling import downsample
@@ -49,16 +48,13 @@ def from_within(
     """What is made of fields at resolution R and of their coarse fields."""
     x_0 = torch.as_tensor(truth.values, dtype=torch.float32)[:, None]
     y = downsample(x_0, kernel, round(model.size / factor), model.basis)
-    begin = model.observed(y.shape[-1], factor, kernel)
-    process, n = begin.process, begin.process.step_at_resolution(R, model.snr)
-    noise = SampleNoise(how["seed"], range(len(truth)))
+    known = model.observed(y.shape[-1], factor, kernel)
+    within = model.diffused(model.size, model.size / R)
 
-    def draw(given: torch.Tensor, later: Noise) -> tuple[torch.Tensor, Denoiser]:
-        alpha, sigma = process.marginal(n)
-        modes = kspace.forward(x_0.double(), process.basis)
-        return (alpha * modes + sigma * noise.like(modes)).float(), begin.draw(given, later)[1]
+    def draw(given: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, Denoiser]:
+        return within.draw(x_0, noise)[0], known.draw(given, noise)[1]
 
-    start = replace(begin, n=n, resolution=R, draw=draw)
+    start = replace(known, n=within.n, resolution=R, draw=draw)
     made = sample(start, y, how["sampler"], how["seed"], len(truth)).result[:, 0]
     return truth.copy(data=made.numpy())
 

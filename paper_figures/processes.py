@@ -45,35 +45,12 @@ Make = Callable[[], xr.DataArray]
 
 
 @dataclass(frozen=True)
-class Linear:
-    """lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2."""
+class Coloured:
+    """SKILD: a schedule as a configuration says it, k_c, and the statistic that is S0."""
 
-    theta: float
-    lambda_i: float
-    lambda_f: float
+    schedule: dict[str, Any]
     k_c: float
     statistic: str = "variance"
-
-    @property
-    def schedule(self) -> dict[str, Any]:
-        """As a configuration says it."""
-        ends = {"lambda_i": self.lambda_i, "lambda_f": self.lambda_f}
-        return {"kind": "linear", "theta": self.theta, **ends}
-
-
-@dataclass(frozen=True)
-class LogLinear:
-    """lambda(t) = t 10^(lambda_i + (lambda_f - lambda_i) t)."""
-
-    lambda_i: float
-    lambda_f: float
-    k_c: float
-    statistic: str = "variance"
-
-    @property
-    def schedule(self) -> dict[str, Any]:
-        """As a configuration says it."""
-        return {"kind": "log-linear", "lambda_i": self.lambda_i, "lambda_f": self.lambda_f}
 
 
 @dataclass(frozen=True)
@@ -84,14 +61,20 @@ class White:
     statistic: str = field(default="", init=False)
 
 
-LINEAR = (5.0, 137.7294, 1.57, 3.0)
+def log_linear(lambda_i: float, lambda_f: float) -> dict[str, Any]:
+    """lambda(t) = t 10^(lambda_i + (lambda_f - lambda_i) t)."""
+    return {"kind": "log-linear", "lambda_i": lambda_i, "lambda_f": lambda_f}
+
+
+# lambda(t) = theta t / (lambda_i (1 - t) + lambda_f)^2
+LINEAR = {"kind": "linear", "theta": 5.0, "lambda_i": 137.7294, "lambda_f": 1.57}
 PROCESSES = {
-    "linear, theta 5 (published)": Linear(*LINEAR),
-    "the same, S0 of |X|": Linear(*LINEAR, statistic="magnitude"),
-    "log-linear, k_c 31.2 (published)": LogLinear(-3.75, -2.0, 31.2),
+    "linear, theta 5 (published)": Coloured(LINEAR, 3.0),
+    "the same, S0 of |X|": Coloured(LINEAR, 3.0, "magnitude"),
+    "log-linear, k_c 31.2 (published)": Coloured(log_linear(-3.75, -2.0), 31.2),
     "DDPM, linear betas": White("linear"),
     "DDPM, cosine betas": White("cosine"),
-    "log-linear, k_c 3": LogLinear(-5.0, 0.3, 3.0),
+    "log-linear, k_c 3": Coloured(log_linear(-5.0, 0.3), 3.0),
 }
 OVER_TRAINING = (
     "linear, theta 5 (published)",

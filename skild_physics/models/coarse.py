@@ -28,7 +28,6 @@ whatever is uncertain. With ``condition.consistent`` the loss is that of the mov
 the network need not learn what the move knows.
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from typing import ClassVar
@@ -86,18 +85,18 @@ def labels(condition: CoarseConfig, kernel: Downsampling, factor: float) -> Tens
     return torch.tensor([*chosen, float(factor_of_two) / 2], dtype=torch.float64)
 
 
-def conditioning(lifted: Sequence[Tensor], where: Tensor, known: Tensor) -> Tensor:
+def conditioning(lifted: Tensor, where: Tensor, known: Tensor) -> Tensor:
     """Channels of the network's input.
 
     Args:
-        lifted: P x P, shape (B, C, N, N), and the mismatch, if that is shown.
+        lifted: P x P, and what x_n lacks of it if that is shown, shape (B, C or 2 C, N, N).
         where: see :func:`phases`, shape (B or 1, 2, N).
         known: see :func:`labels`, shape (B or 1, labels).
     """
-    B, _, N, _ = lifted[0].shape
+    B, _, N, _ = lifted.shape
     rows, columns = where[..., :, None], where[..., None, :]
     maps = (rows, columns, known[..., None, None])
-    return torch.cat([*lifted, *(each.to(lifted[0]).expand(B, -1, N, N) for each in maps)], dim=1)
+    return torch.cat([lifted, *(each.to(lifted).expand(B, -1, N, N) for each in maps)], dim=1)
 
 
 def in_blocks(fields: Tensor, f: int) -> Tensor:
@@ -199,9 +198,9 @@ class Conditions:
         """
         lifts, where, known = (table[numbers.to(self.device)] for table in self._tables)
         P = lifts[:, None]
-        lifted = [P @ fields @ P.mT]
+        lifted = P @ fields @ P.mT
         if self.condition.consistent:
-            lifted.append(P @ (fields - x_n) @ P.mT)
+            lifted = torch.cat([lifted, P @ (fields - x_n) @ P.mT], dim=1)
         return conditioning(lifted, where, known)
 
     def agreeing(self, fields: Tensor, numbers: Tensor, estimates: Tensor) -> Tensor:
@@ -438,14 +437,12 @@ class CoarseSkild(Skild):
             y = given.to(process.S0.device, torch.float32)
             if start.spins:
                 start.check(y)
-            known = start.lifted(y)
+            shown = conditioning(start.lifted(y), where.to(y), labelled.to(y))
+            known, maps = shown[:, : y.shape[1]], shown[:, y.shape[1] :]
 
             def network(x: Tensor, lam: Tensor) -> Tensor:
-                lifted = [known]
-                if condition.consistent:
-                    lifted.append(start.lifted(y - start.made_coarse(x)))
-                shown = conditioning(lifted, where.to(x), labelled.to(x))
-                return self.output(torch.cat([x, shown], dim=1), lam)
+                lacking = [start.lifted(y - start.made_coarse(x))] if condition.consistent else []
+                return self.output(torch.cat([x, known, *lacking, maps], dim=1), lam)
 
             denoise = denoiser(network, process, self.config.training.prediction)
             return seen.start(y, start.n, noise), start.guided(denoise, y)

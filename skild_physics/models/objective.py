@@ -16,7 +16,7 @@ from skild_physics import kspace
 from skild_physics.config.training import TrainingConfig
 from skild_physics.diffusion.adaptive import active_intervals
 from skild_physics.diffusion.loss import shell_weight
-from skild_physics.diffusion.prediction import Network, estimate_form, estimate_x0, target
+from skild_physics.diffusion.prediction import Network, estimate_form, target
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.scale_space import ScaleSpace
 from skild_physics.files import InputError
@@ -84,10 +84,10 @@ def training_losses(
         output = network(inputs.contiguous(memory_format=torch.channels_last), lam).float()
     if agree is not None:
         modes = kspace.forward(output, process.basis)
-        estimate = estimate_x0(settings.prediction, process, steps, modes, x_n)
-        fields_of_it = kspace.inverse(estimate, process.basis)
-        change = kspace.forward(agree(fields_of_it) - fields_of_it, process.basis)
-        on_output = estimate_form(settings.prediction, process, steps).on_output.float()
+        form = estimate_form(settings.prediction, process, steps)
+        on_output, on_xn = (c.float() for c in form)
+        estimate = kspace.inverse(on_output * modes + on_xn * x_n, process.basis)
+        change = kspace.forward(agree(estimate) - estimate, process.basis)
         # modes that are known whatever the output is change nothing in it
         of_output = on_output.reciprocal().masked_fill(on_output == 0, 0.0)
         output = output + kspace.inverse(of_output * change, process.basis)
