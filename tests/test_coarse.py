@@ -28,6 +28,7 @@ from skild_physics.models.coarse import (
     CoarseTask,
     Conditions,
 )
+from skild_physics.models.objective import SkildObjective
 from skild_physics.training.run import run
 from skild_physics.training.trainer import Trainer
 
@@ -156,12 +157,67 @@ def test_conditions_are_drawn_with_their_shares(model):
     counts = torch.bincount(task.numbers, minlength=len(conditions.shares)).double()
     chosen = [(kernel, M) for kernel, M in conditions.all]
     box_4 = 1 + chosen.index(("box", 8))
+    ends = torch.tensor([float(model.process.T), *conditions.steps(model.process)])
+    assert torch.all(n <= ends[task.numbers])
+    # they start where their coarse field leaves nothing to know of the next finer mode
+    at_8 = task.numbers == box_4
+    assert float(n[at_8].max()) > 0.99 * float(ends[box_4])
+    assert float(ends[box_4]) == pytest.approx(model.observed(8, 4, "box").n)
     # 3/4 coarse, a third of these box; the whole factors 2, 4, 8, half the time, and all the same
     expected = {0: 0.25, box_4: 0.25 * (0.5 / 3 + 0.5 / 8 / sum(1 / M for M in range(4, 22)))}
     for number, share in expected.items():
         sigma = (share * (1 - share) / 40_000) ** 0.5
         assert float(counts[number]) / 40_000 == pytest.approx(share, abs=4 * sigma)
     assert (counts > 0).all()
+
+
+def test_fields_that_are_not_conditioned_may_be_shown_as_active_modes():
+    model = model_of(training={"snr_threshold": 0.01})
+    objective, T = CoarseObjective(model), float(model.process.T)
+    intervals = SkildObjective(model.process, model.config.training).lattices
+    (_, _, end), *_ = intervals
+    drawn: dict[int, list[float]] = {at.N: [] for at, _, _ in intervals}
+    generator, batches, at_once = torch.Generator().manual_seed(8), 1500, 20
+    conditioned = 0
+    for _ in range(batches):
+        task, n = objective.draw(at_once, generator)
+        alone = task.numbers == 0
+        assert bool(alone.all()) or task.N == N
+        drawn[task.N] += n[alone].tolist()
+        conditioned += int((~alone).sum())
+    # a quarter of all fields has none, whatever their lattice, with n uniform in (0, T]
+    share = model.condition.unconditional
+    found = {M: len(steps) / (batches * at_once) for M, steps in drawn.items()}
+    for at, first, last in intervals:
+        steps, expected = drawn[at.N], share * (last - first) / T
+        assert all(first < n <= last for n in steps)
+        # batches are drawn together on the smaller lattices
+        sigma = (expected * (1 - expected) / batches) ** 0.5
+        assert found[at.N] == pytest.approx(expected, abs=4 * sigma)
+    assert len(intervals) > 1
+    assert 0 < end < T
+    full, *smaller = objective.examples(6)
+    assert full[0].N == N
+    assert [task.N for task, _ in smaller] == [at.N for at, _, _ in intervals[1:]]
+    n = (torch.arange(200, dtype=torch.float64) + 0.5) * T / 200
+    split = objective.split(n)
+    places = torch.cat([each for _, each in split])
+    assert places.sort().values.tolist() == list(range(200))
+    assert {task.N for task, _ in split if not task.numbers.any()} == set(drawn)
+    assert all(task.N == N for task, _ in split if task.numbers.any())
+
+
+def test_the_loss_on_active_modes_is_that_of_skild_without_a_coarse_field(truth):
+    model = model_of(training={"snr_threshold": 0.01})
+    x_0 = torch.as_tensor(truth.values, dtype=torch.float32)[:, None]
+    _, (small, first, last), *_ = SkildObjective(model.process, model.config.training).lattices
+    n = torch.full((len(x_0),), (first + last) / 2, dtype=torch.float64)
+    eps = torch.randn(len(x_0), 1, small.N, small.N, generator=torch.Generator().manual_seed(2))
+    task = CoarseTask(small, torch.zeros(len(x_0), dtype=torch.long))
+    found = model.objective().losses(model.network, task, x_0, n, eps)
+    alone = SkildObjective(model.process, model.config.training)
+    wanted = alone.losses(model.output, small, x_0, n, eps)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_part_of_a_batch_keeps_its_conditions(model):
@@ -494,8 +550,6 @@ def test_bad_configurations_are_named(changed, message):
 def test_options_that_do_not_go_with_it():
     with pytest.raises(InputError, match=r"needs training\.timesteps = 'uniform'"):
         parse_config(values_of(training={"timesteps": "second-moment"}))
-    with pytest.raises(InputError, match="snr_threshold: goes without condition"):
-        parse_config(values_of(training={"snr_threshold": 0.1}))
     far = values_of(condition=CONDITION | {"factors": [50, 60]})
     with pytest.raises(InputError, match="no coarse field of L = 32 has one between 50 and 60"):
         parse_config(far).check_sizes(N, N)

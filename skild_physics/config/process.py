@@ -186,8 +186,8 @@ class SkildConfig(AnyProcess):
         """See :meth:`AnyProcess.check`."""
         for name in training.snr_weights:
             raise InputError(f"training.{name}: goes with process.kind = 'scale-space'")
-        if training.snr_threshold is not None and condition is not None:
-            raise InputError("training.snr_threshold: goes without condition")
+        if training.snr_threshold is not None and condition is not None and not condition.optional:
+            raise InputError("training.snr_threshold: goes without condition.factor")
         if training.timesteps != "uniform" and condition is not None and condition.fixed_steps:
             raise InputError("condition.factors: needs training.timesteps = 'uniform'")
         if training.snr_threshold is not None and self.is_white:

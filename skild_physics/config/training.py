@@ -95,6 +95,8 @@ class AnyCondition(Section):
     """Of the models that have it."""
     fixed_steps: ClassVar[bool] = False
     """Steps n can only be drawn uniformly."""
+    optional: ClassVar[bool] = False
+    """Fields may have none."""
 
     @abstractmethod
     def check_size(self, N: int) -> None:
@@ -139,6 +141,7 @@ class CoarseConfig(AnyCondition):
 
     kind: ClassVar[str] = "coarse"
     fixed_steps: ClassVar[bool] = True
+    optional: ClassVar[bool] = True
 
     factors: tuple[float, float]
     """The smallest and the largest ratio of the sides of the full and the coarse field."""
@@ -210,7 +213,8 @@ class TrainingConfig(Section):
     level_changes: float = Field(default=0.1, gt=0, lt=1)
     """Scale space: share of the steps that learn to change the level."""
     snr_threshold: float | None = Field(default=None, gt=0)
-    """Show the network only modes of a larger signal-to-noise ratio, on a smaller lattice."""
+    """Show the network only modes of a larger signal-to-noise ratio, on a smaller lattice; all of
+    fields that are conditioned on coarse ones."""
     active_multiple: PositiveInt | None = None
     """Sides of the lattices of active modes are multiples of this; a quarter of the field's if not
     given."""

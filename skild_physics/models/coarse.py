@@ -34,7 +34,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from skild_physics import kspace
 from skild_physics.config.training import CoarseConfig
@@ -97,6 +96,12 @@ def conditioning(lifted: Tensor, where: Tensor, known: Tensor) -> Tensor:
     rows, columns = where[..., :, None], where[..., None, :]
     maps = (rows, columns, known[..., None, None])
     return torch.cat([lifted, *(each.to(lifted).expand(B, -1, N, N) for each in maps)], dim=1)
+
+
+def without_conditions(channels: int, fields: Tensor) -> Tensor:
+    """The channels that condition fields (B, C, N, N) on nothing."""
+    B, _, *sides = fields.shape
+    return fields.new_zeros(B, channels, *sides)
 
 
 def in_blocks(fields: Tensor, f: int) -> Tensor:
@@ -188,6 +193,10 @@ class Conditions:
         )
         return lifts, where, known
 
+    def steps(self, process: Process) -> list[float]:
+        """The step where sampling given coarse fields starts, of each of :attr:`all`."""
+        return [Observation(process, kernel, M).step(START_SNR) for kernel, M in self.all]
+
     def channels(self, fields: Tensor, numbers: Tensor, x_n: Tensor) -> Tensor:
         """What conditions the network on fields (B, C, N, N), given numbers (B,) or (1,).
 
@@ -239,6 +248,9 @@ class CoarseTask:
 class CoarseObjective:
     """That of SKILD, each field conditioned on a coarse one of its own kind, or on nothing.
 
+    Fields that are conditioned are shown whole, at the steps that sampling given their coarse field
+    passes; those that are not may be shown as active modes on smaller lattices.
+
     Args:
         model: whose process, conditions and settings.
         loss: of the network's output and its target.
@@ -254,29 +266,46 @@ class CoarseObjective:
             process.S0.device,
             model.channels == ("spin",),
         )
+        _, _, self._end = self._steps.lattices[0]
+        self._ends = torch.tensor(
+            [self._end, *self._conditions.steps(process)], dtype=torch.float64
+        )
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[CoarseTask, Tensor]:
-        """A condition of each field, and steps n uniform in the schedule."""
+        """A condition of each field, and steps n uniform among those where it may be."""
+        (full, _, _), unconditional = self._steps.lattices[0], self._conditions.shares[0]
         at, n = self._steps.draw(count, generator)
-        shares = self._conditions.shares
+        u = torch.rand(count + 1, generator=generator, dtype=torch.float64)
+        if at.N < full.N and float(u[0]) < float(unconditional):
+            return CoarseTask(at, torch.zeros(count, dtype=torch.long)), n
+        shares = self._conditions.shares.clone()
+        shares[0] *= self._end / full.T
         numbers = torch.multinomial(shares, count, replacement=True, generator=generator)
-        return CoarseTask(at, numbers), n
+        return CoarseTask(full, numbers), (1 - u[1:]) * self._ends[numbers]
 
     def examples(self, count: int) -> list[tuple[CoarseTask, Tensor]]:
-        """Steps from the middle of the schedule, with conditions in turns."""
-        numbers = torch.arange(count) % len(self._conditions.shares)
-        return [(CoarseTask(at, numbers), n) for at, n in self._steps.examples(count)]
+        """Every lattice, with steps from the middle of its interval, and conditions in turns."""
+        (full, n), *smaller = self._steps.examples(count)
+        numbers = torch.arange(count) % len(self._ends)
+        alone = [(CoarseTask(at, torch.zeros_like(numbers)), steps) for at, steps in smaller]
+        return [(CoarseTask(full, numbers), n.minimum(self._ends[numbers])), *alone]
 
     def split(self, n: Tensor) -> list[tuple[CoarseTask, Tensor]]:
-        """In turns: no condition, and each kernel at the middle factor."""
-        sides, kernels = len(self._conditions.sides), len(self._conditions.condition.kernels)
-        chosen = [0, *(1 + sides // 2 + i * sides for i in range(kernels))]
-        return [
-            (CoarseTask(at, torch.tensor([number])), mine)
-            for at, places in self._steps.split(n)
-            for i, number in enumerate(chosen)
-            if len(mine := places[places % len(chosen) == i])
+        """In turns: no condition, and each kernel at the middle factor, where it may be."""
+        (full, _, _), sides = self._steps.lattices[0], len(self._conditions.sides)
+        chosen = [0, *range(1 + sides // 2, len(self._ends), sides)]
+        numbers = torch.tensor(chosen)[torch.arange(len(n)) % len(chosen)]
+        numbers[n > self._ends[numbers]] = 0
+        found = [
+            (CoarseTask(full, torch.tensor([number])), (numbers == number).nonzero()[:, 0])
+            for number in chosen[1:]
         ]
+        alone = (numbers == 0).nonzero()[:, 0]
+        found += [
+            (CoarseTask(at, torch.tensor([0])), alone[places])
+            for at, places in self._steps.split(n[alone])
+        ]
+        return [(at, places) for at, places in found if len(places)]
 
     def losses(
         self,
@@ -289,7 +318,11 @@ class CoarseObjective:
     ) -> Tensor:
         """See :func:`training_losses`."""
         conditions, agree = self._conditions, None
-        if conditions.condition.consistent:
+        conditioning = partial(conditions.channels, fields, at.numbers)
+        if not at.numbers.any():
+            channels = conditions.condition.inputs(fields.shape[1])
+            conditioning = partial(without_conditions, channels)
+        elif conditions.condition.consistent:
             agree = partial(conditions.agreeing, fields, at.numbers)
         return training_losses(
             network,
@@ -299,7 +332,7 @@ class CoarseObjective:
             n,
             eps,
             dtype=dtype,
-            conditioning=partial(conditions.channels, fields, at.numbers),
+            conditioning=conditioning,
             agree=agree,
             loss=self._loss,
         )
@@ -406,7 +439,7 @@ class CoarseSkild(Skild):
         """See :meth:`Model.output`; fields alone are those without a coarse field."""
         channels = len(self.channels)
         if x.shape[1] == channels:
-            x = F.pad(x, (0, 0, 0, 0, 0, self.condition.inputs(channels)))
+            x = torch.cat([x, without_conditions(self.condition.inputs(channels), x)], dim=1)
         return super().output(x, *others)
 
     def observed(self, M: int, factor: float, kernel: Downsampling | None) -> Start:

@@ -148,6 +148,9 @@ class Objective(Protocol):
 class SkildObjective:
     """SKILD: lattices of active modes, each with the interval of steps that belongs to it.
 
+    Attributes:
+        lattices: each with the ends of its interval, the largest first.
+
     Args:
         process: the forward process.
         settings: says which modes are active; without a threshold there is one lattice.
@@ -172,7 +175,7 @@ class SkildObjective:
         if settings.snr_threshold is not None:
             multiple = settings.active_multiple_of(process.N)
             ends = active_intervals(process, settings.snr_threshold, multiple)
-        self._lattices = [
+        self.lattices: list[tuple[Process, float, float]] = [
             (process if M == process.N else process.cropped(M), start, end)
             for (M, end), start in zip(ends.items(), [0.0, *ends.values()], strict=False)
         ]
@@ -180,21 +183,21 @@ class SkildObjective:
     def draw(self, count: int, generator: torch.Generator) -> tuple[Process, Tensor]:
         """A lattice, as often as its steps are drawn, and steps n uniform among these."""
         u = 1 - torch.rand(count + 1, generator=generator, dtype=torch.float64)
-        chosen = float(u[0]) * self._lattices[-1][2]
-        at, start, end = next(level for level in self._lattices if chosen <= level[2])
+        chosen = float(u[0]) * self.lattices[-1][2]
+        at, start, end = next(level for level in self.lattices if chosen <= level[2])
         return at, start + u[1:] * (end - start)
 
     def examples(self, count: int) -> list[tuple[Process, Tensor]]:
         """Every lattice, the largest first, with steps from the middle of its interval."""
         return [
             (at, torch.full((count,), (start + end) / 2, dtype=torch.float64))
-            for at, start, end in self._lattices
+            for at, start, end in self.lattices
         ]
 
     def split(self, n: Tensor) -> list[tuple[Process, Tensor]]:
         """The lattices that steps n (B,) belong to, each with the places of its steps in n."""
         found = [
-            (at, ((n > start) & (n <= end)).nonzero()[:, 0]) for at, start, end in self._lattices
+            (at, ((n > start) & (n <= end)).nonzero()[:, 0]) for at, start, end in self.lattices
         ]
         return [(at, places) for at, places in found if len(places)]
 
