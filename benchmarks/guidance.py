@@ -30,7 +30,7 @@ import click
 import numpy as np
 import torch
 import xarray as xr
-from super_resolution import line, row
+from against_truth import line, measured
 from torch import Tensor
 
 import skild_physics as sk
@@ -186,9 +186,11 @@ def main(
     def judge(name: str, made: Tensor, seconds: float) -> None:
         spins = xr.DataArray(by_rank(made, y, factor)[:, 0].numpy().astype(np.int8), truth.coords)
         spins = spins.transpose(*truth.dims).assign_attrs(truth.attrs)
-        rows[name] = row(truth, spins, f"box:{factor}")
+        found = measured(truth, spins)
+        about = found.sel(source="made").data_vars.items()
+        rows[name] = {title: each.values.tolist() for title, each in about}
         rows[name]["seconds_per_field"] = seconds / fields
-        print(line(name, rows[name]), f"{1e3 * seconds / fields:.0f} ms", flush=True)
+        print(line(name, found), f"{1e3 * seconds / fields:.0f} ms", flush=True)
 
     calibrating = torch.as_tensor(others.values, dtype=torch.float32)[:, None]
     for name, make in ways(model, factor, calibrating).items():
