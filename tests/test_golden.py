@@ -1,10 +1,9 @@
 """Every shipped checkpoint makes the fields that it made when these were recorded.
 
-golden.npz was written at commit 09d3adb by ``python tests/test_golden.py`` (torch 2.13.0, an Intel
-Xeon with AMX, one thread), those of several levels (ssd) on an AMD EPYC, since the noise at a
-change of level no longer depends on the machine, and those of photographs there, too, when the
-model became one that is conditioned on coarse pixels. There the fields are the same bit for bit;
-elsewhere sums are rounded differently, which a trained network carries on.
+golden.npz was written by ``python tests/test_golden.py`` (torch 2.13.0, an AMD EPYC, one thread)
+when noise became a function of seed, draw and place. With the noise of before, the fields were
+those of the earlier recording, to 5e-5 of their size. On such a machine the fields are the same bit
+for bit; elsewhere sums are rounded differently, which a trained network carries on.
 """
 
 import contextlib

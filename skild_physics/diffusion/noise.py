@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skild_physics.diffusion.philox import key_words, normal_fields
 from skild_physics.files import InputError
 
 
@@ -19,7 +20,7 @@ class Noise(Protocol):
 
 
 class SampleNoise:
-    """Normal draws with one generator per sample, so that batches do not change results.
+    """Normal draws of each sample by itself, so that neither batches nor devices change them.
 
     Args:
         seed: integer root seed.
@@ -27,17 +28,20 @@ class SampleNoise:
     """
 
     def __init__(self, seed: int, indices: Sequence[int]):
-        self._generators = []
+        keys = []
         for index in indices:
             word = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)
-            self._generators.append(torch.Generator().manual_seed(int(word[0])))
+            keys.append(int(word[0]))
+        self._words, self._draw = key_words(keys, torch.device("cpu")), 0
 
     def like(self, x: Tensor) -> Tensor:
-        """Independent N(0, 1) draws, shape, dtype and device of x, one generator per x[i]."""
-        if len(x) != len(self._generators):
-            raise InputError(f"x must hold {len(self._generators)} samples, got {len(x)}")
-        draws = [torch.randn(x.shape[1:], generator=g) for g in self._generators]
-        return torch.stack(draws).to(x)
+        """Independent N(0, 1) draws, shape, dtype and device of x, those of a sample in x[i]."""
+        if len(x) != len(self._words):
+            raise InputError(f"x must hold {len(self._words)} samples, got {len(x)}")
+        self._words = self._words.to(x.device, non_blocking=True)
+        draws = normal_fields(self._words, x.shape[1:], self._draw)
+        self._draw += 1
+        return draws.to(x.dtype)
 
 
 class Twice:

@@ -24,6 +24,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from skild_physics.config import Config
+from skild_physics.diffusion.philox import BIT_GENERATOR
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.reverse import BATCH_SIZE, Sampled, Start, nothing, sample
 from skild_physics.diffusion.sampler import Multistep, Sampler
@@ -584,7 +585,8 @@ class Model(ABC):
         states = None if begin is None else self._states(begin, start, count, how)
         if states is not None:
             made = {**made, GIVEN_START: content(states)}
-        attributes = {**made, **self._provenance(how.sampler), "seed": how.seed}
+        drawn = {"bit_generator": BIT_GENERATOR, "seed": how.seed}
+        attributes = {**made, **self._provenance(how.sampler), **drawn}
         attributes = {name: value for name, value in attributes.items() if value is not None}
         logger.info(
             f"{count} fields of {start.size} x {start.size}, {how.sampler.n_evals} evaluations "

@@ -16,6 +16,7 @@ from skild_physics import kspace
 from skild_physics.config.training import TrainingConfig
 from skild_physics.diffusion.adaptive import active_intervals
 from skild_physics.diffusion.loss import shell_weight
+from skild_physics.diffusion.philox import key_words, normal_fields
 from skild_physics.diffusion.prediction import Network, estimate_form, target
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.scale_space import ScaleSpace
@@ -27,11 +28,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def field_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Standard normal noise (B, *shape), each field's from its own seed, whatever the batch."""
-    eps = torch.empty(len(seeds), *shape, device=device)
-    generator = torch.Generator(device)
-    for one, seed in zip(eps, seeds, strict=True):
-        torch.randn(shape, generator=generator.manual_seed(seed), out=one)
-    return eps
+    return normal_fields(key_words(seeds, device), shape)
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
