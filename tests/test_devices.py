@@ -57,7 +57,8 @@ KINDS = {
     "published scale space": {
         "process": small_runs.SCALE_SPACE["process"]
         | {"schedule": {"kind": "betas"}, "change_takes": 1, "ends_at": 1, "clip": True},
-        "network": {"kind": "guided", "channels": 32, "multipliers": [1, 1], "blocks": 1},
+        # with one channel a group, biases before it would have no gradient but rounding
+        "network": {"kind": "guided", "channels": 64, "multipliers": [1, 1], "blocks": 1},
         "training": {"prediction": "x0", "level_changes": 0.5},
     },
     "published": {
