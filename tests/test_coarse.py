@@ -216,8 +216,31 @@ def test_the_loss_on_active_modes_is_that_of_skild_without_a_coarse_field(truth)
     task = CoarseTask(small, torch.zeros(len(x_0), dtype=torch.long))
     found = model.objective().losses(model.network, task, x_0, n, eps)
     alone = SkildObjective(model.process, model.config.training)
-    wanted = alone.losses(model.output, small, x_0, n, eps)
+    wanted = alone.losses(model.of_active_modes(N), small, x_0, n, eps)
     torch.testing.assert_close(found, wanted)
+    # and the network is told how small the lattice is
+    untold = alone.losses(model.output, small, x_0, n, eps)
+    assert bool((untold != wanted).all())
+
+
+def test_sampling_from_nothing_shows_what_training_shows(truth):
+    model = model_of(training={"snr_threshold": 0.01})
+    seen = {}
+
+    def network(x, lam):
+        seen[x.shape[-1]] = x
+        return torch.zeros_like(x[:, :1])
+
+    network.multiple = 2
+    lattices = SkildObjective(model.process, model.config.training).lattices
+    x = torch.randn(2, 1, N, N)
+    denoise = replace(model, network=network).denoiser()
+    for _, start, end in lattices:
+        denoise(x, (start + end) / 2)
+    assert sorted(seen, reverse=True) == [at.N for at, _, _ in lattices]
+    for M, shown in seen.items():
+        assert not shown[:, 1:-1].any()
+        assert torch.equal(shown[:, -1], torch.full_like(shown[:, -1], np.log2(M / N) / 2))
 
 
 def test_a_part_of_a_batch_keeps_its_conditions(model):

@@ -9,7 +9,9 @@ the part of x that y determines (R^+ is the pseudo-inverse; for averages over wh
 blocks at their averages), beside where each site lies in its coarse cell, and labels: the kernel
 and the factor. With ``condition.consistent`` it sees P (x - x_n) P, too: what x_n lacks in every
 block, which a network would have to learn to sum for each factor on its own. All of these are zero
-where there is no coarse field.
+where there is no coarse field, but for the label of the factor where M x M active modes of N x N
+fields are shown, which is then that of M / N. Lambda in units of pixels may be the same for a
+lattice of spins and for the low modes of a larger one, and these are not alike.
 
 The posterior mean of x_0 given x_n and y has R D R^T = y exactly, so every estimate D is moved to
 the nearest field that has,
@@ -28,6 +30,7 @@ whatever is uncertain. With ``condition.consistent`` the loss is that of the mov
 the network need not learn what the move knows.
 """
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from typing import ClassVar
@@ -77,11 +80,15 @@ def phases(N: int, M: int) -> Tensor:
     return torch.stack([phase.cos(), phase.sin()])
 
 
+def label_of_factor(factor: float) -> float:
+    """Half its binary logarithm."""
+    return math.log2(factor) / 2
+
+
 def labels(condition: CoarseConfig, kernel: Downsampling, factor: float) -> Tensor:
     """The kernel, one-hot, and half the binary logarithm of the factor; float64."""
     chosen = [float(kernel == each) for each in condition.kernels]
-    factor_of_two = torch.tensor(factor, dtype=torch.float64).log2()
-    return torch.tensor([*chosen, float(factor_of_two) / 2], dtype=torch.float64)
+    return torch.tensor([*chosen, label_of_factor(factor)], dtype=torch.float64)
 
 
 def conditioning(lifted: Tensor, where: Tensor, known: Tensor) -> Tensor:
@@ -98,10 +105,18 @@ def conditioning(lifted: Tensor, where: Tensor, known: Tensor) -> Tensor:
     return torch.cat([lifted, *(each.to(lifted).expand(B, -1, N, N) for each in maps)], dim=1)
 
 
-def without_conditions(channels: int, fields: Tensor) -> Tensor:
-    """The channels that condition fields (B, C, N, N) on nothing."""
-    B, _, *sides = fields.shape
-    return fields.new_zeros(B, channels, *sides)
+def without_conditions(channels: int, N: int, fields: Tensor) -> Tensor:
+    """The channels that condition on nothing.
+
+    Args:
+        channels: their number.
+        N: side of the full fields.
+        fields: of their active modes, (B, C, M, M).
+    """
+    B, _, M, _ = fields.shape
+    nothing = fields.new_zeros(B, channels, M, M)
+    nothing[:, -1] = label_of_factor(M / N)
+    return nothing
 
 
 def in_blocks(fields: Tensor, f: int) -> Tensor:
@@ -279,6 +294,7 @@ class CoarseObjective:
         if at.N < full.N and float(u[0]) < float(unconditional):
             return CoarseTask(at, torch.zeros(count, dtype=torch.long)), n
         shares = self._conditions.shares.clone()
+        # fields without a coarse one have their other steps on the smaller lattices
         shares[0] *= self._end / full.T
         numbers = torch.multinomial(shares, count, replacement=True, generator=generator)
         return CoarseTask(full, numbers), (1 - u[1:]) * self._ends[numbers]
@@ -321,7 +337,7 @@ class CoarseObjective:
         conditioning = partial(conditions.channels, fields, at.numbers)
         if not at.numbers.any():
             channels = conditions.condition.inputs(fields.shape[1])
-            conditioning = partial(without_conditions, channels)
+            conditioning = partial(without_conditions, channels, fields.shape[-1])
         elif conditions.condition.consistent:
             agree = partial(conditions.agreeing, fields, at.numbers)
         return training_losses(
@@ -436,11 +452,22 @@ class CoarseSkild(Skild):
         return condition
 
     def output(self, x: Tensor, *others: Tensor) -> Tensor:
-        """See :meth:`Model.output`; fields alone are those without a coarse field."""
+        """See :meth:`Model.output`; fields alone are full ones without a coarse field."""
         channels = len(self.channels)
         if x.shape[1] == channels:
-            x = torch.cat([x, without_conditions(self.condition.inputs(channels), x)], dim=1)
+            x = torch.cat([x, self._nothing(x.shape[-1], x)], dim=1)
         return super().output(x, *others)
+
+    def _nothing(self, N: int, x: Tensor) -> Tensor:
+        return without_conditions(self.condition.inputs(len(self.channels)), N, x)
+
+    def of_active_modes(self, N: int) -> Network:
+        """See :meth:`Skild.of_active_modes`."""
+
+        def network(x: Tensor, lam: Tensor) -> Tensor:
+            return self.output(torch.cat([x, self._nothing(N, x)], dim=1), lam)
+
+        return network
 
     def observed(self, M: int, factor: float, kernel: Downsampling | None) -> Start:
         """See :meth:`Model.observed`."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from skild_physics.diffusion.adaptive import adaptive_denoiser
 from skild_physics.diffusion.observation import observed
-from skild_physics.diffusion.prediction import Denoiser, denoiser
+from skild_physics.diffusion.prediction import Denoiser, Network, denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.renormalization import (
     critical_denoiser,
@@ -69,6 +69,10 @@ class Skild(Model):
         """
         return float(self.process.largest_snr(self.process.T)) <= self.snr
 
+    def of_active_modes(self, N: int) -> Network:
+        """The network for active modes of N x N fields, on lattices of any side up to N."""
+        return self.output
+
     def denoiser(self, process: Process | None = None) -> Denoiser:
         """The estimate of x_0, for the model's process or that of fields of another size."""
         training, process = self.config.training, process or self.process
@@ -78,9 +82,8 @@ class Skild(Model):
         multiple = training.active_multiple_of(self.process.N) * process.N // self.process.N
         if process.N % max(multiple, 1) or multiple % self.multiple:
             multiple = self.multiple
-        return adaptive_denoiser(
-            self.output, process, training.prediction, self.threshold, multiple
-        )
+        network = self.of_active_modes(process.N)
+        return adaptive_denoiser(network, process, training.prediction, self.threshold, multiple)
 
     def critical(self, L: int) -> tuple[Process, Denoiser]:
         """The process and the estimate of x_0 of critical fields of another size.
