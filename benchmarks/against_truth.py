@@ -1,6 +1,6 @@
 """How far made Ising lattices are from the truth, in every observable, each with its error.
 
-To what `eval_correlators` measures come, jackknifed on the same blocks of fields,
+To what `eval_correlators` measures come, jackknifed on as many blocks of fields,
 
     S(k)        structure factor in shells half an octave of |k| wide, made / true
     |m|         shares of fields below the octiles of the truth's |m|
@@ -84,6 +84,8 @@ def p_value(difference: Replicas) -> float:
     z = Replicas(*(each[..., varies] / scale[varies] for each in difference))
     variances, directions = np.linalg.eigh(z.covariance)
     inside = variances > SMALLEST * variances.max()
+    if inside.sum() >= len(z.replicas) - 1:
+        return float("nan")
     value = z.value @ directions[:, inside]
     return chi_square(value, np.diag(variances[inside]), len(z.replicas)).p_value
 
@@ -173,6 +175,8 @@ def cell(mean: float, error: float, spread: float) -> str:
 def furthest(trainings: Trainings, value: str, stderr: str, where: str, scale: float) -> str:
     """The difference of most standard errors, in units of 1 / scale, and where it is."""
     mean, spread = across(trainings, value, stderr)
+    if mean.value.any() and not (mean.stderr > 0).any():
+        return "nan"
     sigma = np.divide(*mean, out=np.zeros_like(mean.value), where=mean.stderr > 0)
     i = int(np.abs(sigma).argmax())
     at = float(trainings[0][where][i])
@@ -214,15 +218,16 @@ def read(folders: Sequence[Path]) -> dict[str, list[xr.Dataset]]:
     """What was measured in folders, by settings.
 
     Raises:
-        InputError: nothing was.
+        InputError: nothing was in one of them.
     """
     found: dict[str, list[xr.Dataset]] = {}
     for folder in folders:
-        for path in folder.glob(f"*{ENDING}"):
+        paths = list(folder.glob(f"*{ENDING}"))
+        if not paths:
+            raise sk.InputError(f"{folder}: nothing was measured there")
+        for path in paths:
             each = xr.load_dataset(path, engine="h5netcdf")
             found.setdefault(each.attrs["setting"], []).append(each)
-    if not found:
-        raise sk.InputError(f"nothing was measured in {', '.join(map(str, folders))}")
     return found
 
 
@@ -230,11 +235,18 @@ def table(settings: Mapping[str, Trainings]) -> str:
     """In Markdown: a column for each setting, of one training or several.
 
     Raises:
-        InputError: a setting was compared with different true fields.
+        InputError: a setting was compared with different true fields, made in different ways, or
+            by one training twice.
     """
     for setting, trainings in settings.items():
-        if len({each.attrs["truth_sha256"] for each in trainings}) > 1:
+        about = [each.attrs for each in trainings]
+        if len({each["truth_sha256"] for each in about}) > 1:
             raise sk.InputError(f"{setting}: was compared with different true fields")
+        if len({(each.get("sampler"), each.get("n_evals")) for each in about}) > 1:
+            raise sk.InputError(f"{setting}: was made with different samplers")
+        weights = [each["checkpoint_sha256"] for each in about if "checkpoint_sha256" in each]
+        if len(set(weights)) < len(weights):
+            raise sk.InputError(f"{setting}: was made by the same training twice")
     columns = [rows_of(settings[setting]) for setting in sorted(settings)]
     # that of the largest lattices has every row
     titles = max(columns, key=len)

@@ -9,7 +9,8 @@ super-resolution from coarse fields; of a factor that leaves no whole sites, the
 `reconstruct:F` goes on from diffused fields, as the paper does; `generate` makes as many from
 nothing; `enlarge:F` makes lattices F times as wide, which those of --larger are the truth of.
 `box:4@32` starts from true fields that were diffused to an effective resolution of 32, given their
-averages as well: nothing is wrong there yet, so what is wrong in the end was made from there on.
+averages as well: nothing is wrong there yet, so what is wrong in the end was made from there on;
+such fields are made all at once, and anew every time.
 
 The spins are the signs. The held-out lattices may be larger than those that the checkpoint was
 trained on. Averages over whole blocks have exact draws of the spins, which have no residuals: their
@@ -64,10 +65,12 @@ class Setting:
         except ValueError:
             raise click.BadParameter(f"{text}: not a word:number or word:number@number") from None
         ways = (*DOWNSAMPLINGS, "reconstruct", "enlarge", "generate")
-        if way not in ways or bool(factor) == (way == "generate") or not found.factor >= 1:
+        if way not in ways or bool(factor) == (way == "generate") or not 1 <= found.factor < np.inf:
             raise click.BadParameter(f"{text}: not generate, or WORD:FACTOR of {', '.join(ways)}")
-        if found.within and not found.of_coarse:
+        if found.within is not None and not found.of_coarse:
             raise click.BadParameter(f"{text}: @ is for coarse fields")
+        if found.within is not None and not 0 < found.within < np.inf:
+            raise click.BadParameter(f"{text}: an effective resolution is positive")
         return found
 
     @property
@@ -79,7 +82,8 @@ class Setting:
 
     def has_exact(self, L: int) -> bool:
         """Whether exact draws of its spins are known."""
-        return self.way == "box" and self.within is None and L % self.factor == 0
+        is_whole = self.factor.is_integer() and L % self.factor == 0
+        return self.way == "box" and self.within is None and is_whole
 
 
 def signs(fields: xr.DataArray, truth: xr.DataArray) -> xr.DataArray:
@@ -97,6 +101,8 @@ def from_within(
     y = downsample(x_0, setting.way, M, model.basis)
     known = model.observed(M, L / M, setting.way)
     within = model.diffused(L, L / R)
+    if within.n > known.n:
+        raise sk.InputError(f"coarse fields say more than an effective resolution of {R:g}")
 
     def draw(given: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, Denoiser]:
         return within.draw(x_0, noise)[0], known.draw(given, noise)[1]
@@ -186,7 +192,7 @@ def results(
     out, path = Path(f"{begins}.h5"), Path(f"{begins}{ENDING}")
     is_new = not out.exists() and not work_folder(out).exists()
     began = time.perf_counter()
-    if setting.within:
+    if setting.within is not None:
         made = from_within(model, setting, setting.within, given, **how)
     else:
         made = fields_of(model, setting, given, out, progress=sk.bar, **how).load()
@@ -238,10 +244,13 @@ def make(
     if larger is None and any(each.way == "enlarge" for each in wanted):
         raise click.UsageError("enlarge needs --larger, lattices to compare with")
     folder.mkdir(parents=True, exist_ok=True)
-    model, truth = sk.load(checkpoint), sk.open(held_out)[:samples].load()
-    sampler = (sk.Stochastic if stochastic else sk.Multistep)(n_evals)
-    if ancestral:
-        sampler = sk.Ancestral(n_evals, spacing="log-resolution")
+    try:
+        model, truth = sk.load(checkpoint), sk.open(held_out)[:samples].load()
+        sampler = (sk.Stochastic if stochastic else sk.Multistep)(n_evals)
+        if ancestral:
+            sampler = sk.Ancestral(n_evals, spacing="log-resolution")
+    except sk.InputError as error:
+        raise click.ClickException(str(error)) from error
     how = {"sampler": sampler, "seed": seed}
     found: dict[str, list[xr.Dataset]] = {}
     for setting in wanted:

@@ -76,6 +76,10 @@ def test_p_values_do_not_depend_on_how_the_same_is_said(scripts):
     few = against_truth.replicas(np.eye(4)[bins[0]], 4)
     other = against_truth.replicas(np.eye(4)[bins[1]], 4)
     assert np.isnan(against_truth.p_value(few - other))
+    # nor are there enough blocks for as many statistics
+    wide = np.random.default_rng(5).normal(size=(16, 30))
+    assert np.isnan(against_truth.p_value(against_truth.replicas(wide, 16)))
+    assert not np.isnan(against_truth.p_value(against_truth.replicas(wide[:, :10], 16)))
 
 
 def test_independent_ensembles_agree_and_a_warmer_one_does_not(scripts):
@@ -190,7 +194,8 @@ def test_the_table_of_several_trainings_has_mean_error_and_spread(scripts):
     against_truth, _ = scripts
     truth, *others = (sk.generate_ising(L=8, samples=32, seed=seed) for seed in range(4))
     trainings = [
-        against_truth.measured(truth, each).assign_attrs(truth_sha256="0") for each in others
+        against_truth.measured(truth, each).assign_attrs(truth_sha256="0", checkpoint_sha256=str(i))
+        for i, each in enumerate(others)
     ]
     said = against_truth.table({"box:4": trainings})
     cells = dict(row.strip("| ").split(" | ") for row in said.splitlines())
@@ -205,9 +210,14 @@ def test_the_table_of_several_trainings_has_mean_error_and_spread(scripts):
     # of one there is no spread
     alone = against_truth.table({"box:4": trainings[:1]})
     assert f"| energy per spin | {with_error(values[0], errors[0])} |" in alone
-    trainings.append(trainings[0].assign_attrs(truth_sha256="1"))
-    with pytest.raises(sk.InputError, match="different true fields"):
-        against_truth.table({"box:4": trainings})
+    for changed, message in (
+        ({"truth_sha256": "1"}, "different true fields"),
+        ({"n_evals": 5}, "different samplers"),
+        ({}, "the same training twice"),
+    ):
+        other = trainings[0].assign_attrs(changed)
+        with pytest.raises(sk.InputError, match=message):
+            against_truth.table({"box:4": [*trainings, other]})
 
 
 @pytest.mark.parametrize(
@@ -222,6 +232,9 @@ def test_the_table_of_several_trainings_has_mean_error_and_spread(scripts):
         ("box:32", "box:32: `factor`: this model was trained on 1.5 to 8"),
         ("box:0.5", "box:0.5: not generate"),
         ("box:nan", "box:nan: not generate"),
+        ("box:inf", "box:inf: not generate"),
+        ("box:4@0", "box:4@0: an effective resolution is positive"),
+        ("box:4@1", "box:4@1: coarse fields say more than an effective resolution of 1"),
     ],
 )
 def test_settings_that_there_are_not(scripts, inputs, tmp_path, settings, message):
@@ -231,7 +244,21 @@ def test_settings_that_there_are_not(scripts, inputs, tmp_path, settings, messag
     assert "Traceback" not in said
 
 
-def test_a_table_of_nothing(scripts, tmp_path):
-    code, said = called(scripts, "table", tmp_path)
-    assert code == 1
-    assert "nothing was measured" in said
+def test_what_is_not_there(scripts, inputs, tmp_path):
+    held, model = inputs / f"{N}.h5", inputs / "model.safetensors"
+    for words, message in (
+        (("table", tmp_path), "nothing was measured there"),
+        (("make", tmp_path / "no", held, tmp_path), "no such file"),
+        (("make", model, tmp_path / "no.h5", tmp_path), "no such file"),
+        (("make", model, held, tmp_path, "--n-evals", 0), "must be at least 1"),
+    ):
+        code, said = called(scripts, *words)
+        assert code == 1
+        assert message in said
+        assert "Traceback" not in said
+
+
+def test_no_exact_draws_of_fractions_of_blocks(scripts):
+    parsed = scripts[1].Setting.parsed
+    assert parsed("box:4").has_exact(48)
+    assert not parsed("box:1.5").has_exact(48)

@@ -178,22 +178,27 @@ def test_fields_that_are_not_conditioned_may_be_shown_as_active_modes():
     (_, _, end), *_ = intervals
     drawn: dict[int, list[float]] = {at.N: [] for at, _, _ in intervals}
     generator, batches, at_once = torch.Generator().manual_seed(8), 1500, 20
-    conditioned = 0
     for _ in range(batches):
         task, n = objective.draw(at_once, generator)
         alone = task.numbers == 0
         assert bool(alone.all()) or task.N == N
         drawn[task.N] += n[alone].tolist()
-        conditioned += int((~alone).sum())
-    # a quarter of all fields has none, whatever their lattice, with n uniform in (0, T]
+    # a quarter of all fields has none, with n uniform in (0, T]
     share = model.condition.unconditional
-    found = {M: len(steps) / (batches * at_once) for M, steps in drawn.items()}
+    of_full = 1 - share * (1 - end / T)
     for at, first, last in intervals:
-        steps, expected = drawn[at.N], share * (last - first) / T
-        assert all(first < n <= last for n in steps)
-        # batches are drawn together on the smaller lattices
-        sigma = (expected * (1 - expected) / batches) ** 0.5
-        assert found[at.N] == pytest.approx(expected, abs=4 * sigma)
+        steps, expected = torch.tensor(drawn[at.N]), share * (last - first) / T
+        assert bool(((first < steps) & (steps <= last)).all())
+        middle, spread = (first + last) / 2, (last - first) / 12**0.5
+        assert float(steps.mean()) == pytest.approx(middle, abs=4 * spread / len(steps) ** 0.5)
+        # batches are drawn together on the smaller lattices, fields in those that are left
+        variance = expected * (1 - expected)
+        if at.N == N:
+            within = expected / of_full
+            variance = of_full * within * (1 - within) / at_once
+            variance += within**2 * of_full * (1 - of_full)
+        found = len(steps) / (batches * at_once)
+        assert found == pytest.approx(expected, abs=4 * (variance / batches) ** 0.5)
     assert len(intervals) > 1
     assert 0 < end < T
     full, *smaller = objective.examples(6)

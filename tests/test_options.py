@@ -137,7 +137,7 @@ REFUSED = [
     ("train {}.toml --set process.spectrum_kind=fit", "sr3", "process.spectrum_kind goes with"),
     ("train {}.toml --set process.degradation=box", "ddpm", "process.degradation goes with"),
     ("train {}.toml --set process.levels.gamma=0.5", "ddpm", "process.levels goes with"),
-    ("train {}.toml --set condition.factor=2", "active", "snr_threshold: goes without condition.f"),
+    ("train {}.toml --set condition.factor=2", "active", "snr_threshold: is for fields without a"),
     ("reproduce --samples 40000", "", "--samples goes with --retrain"),
     ("reproduce --set training.steps=3", "", "--set goes with --retrain"),
     ("reproduce photographs --samples 40000 --retrain", "", "--samples goes with the case ising"),

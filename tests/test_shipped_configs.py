@@ -102,7 +102,7 @@ def test_one_network_for_coarse_fields_of_any_factor():
         update={"spectrum": None, "law": LawConfig(**LAW, size=64, basis="periodic")}
     )
     network = config.build_network(process.build(*process.modes()), 1)
-    assert sum(p.numel() for p in network.parameters()) < 1.6e6
+    assert sum(p.numel() for p in network.parameters()) == 399_908
 
 
 def test_predictions_in_pixels_want_an_orthonormal_output():

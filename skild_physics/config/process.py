@@ -187,7 +187,7 @@ class SkildConfig(AnyProcess):
         for name in training.snr_weights:
             raise InputError(f"training.{name}: goes with process.kind = 'scale-space'")
         if training.snr_threshold is not None and condition is not None and not condition.optional:
-            raise InputError("training.snr_threshold: goes without condition.factor")
+            raise InputError("training.snr_threshold: is for fields without a coarse one")
         if training.timesteps != "uniform" and condition is not None and condition.fixed_steps:
             raise InputError("condition.factors: needs training.timesteps = 'uniform'")
         if training.snr_threshold is not None and self.is_white:

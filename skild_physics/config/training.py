@@ -95,8 +95,11 @@ class AnyCondition(Section):
     """Of the models that have it."""
     fixed_steps: ClassVar[bool] = False
     """Steps n can only be drawn uniformly."""
-    optional: ClassVar[bool] = False
-    """Fields may have none."""
+
+    @property
+    def optional(self) -> bool:
+        """Whether some fields are trained on without one."""
+        return False
 
     @abstractmethod
     def check_size(self, N: int) -> None:
@@ -141,8 +144,6 @@ class CoarseConfig(AnyCondition):
 
     kind: ClassVar[str] = "coarse"
     fixed_steps: ClassVar[bool] = True
-    optional: ClassVar[bool] = True
-
     factors: tuple[float, float]
     """The smallest and the largest ratio of the sides of the full and the coarse field."""
     kernels: dict[Downsampling, PositiveFloat]
@@ -164,6 +165,11 @@ class CoarseConfig(AnyCondition):
         if not self.kernels:
             raise InputError("kernels must name one at least")
         return self
+
+    @property
+    def optional(self) -> bool:
+        """See :attr:`AnyCondition.optional`."""
+        return self.unconditional > 0
 
     def sides(self, N: int) -> tuple[int, ...]:
         """Sides of the coarse fields of N x N ones."""

@@ -455,17 +455,16 @@ class CoarseSkild(Skild):
         """See :meth:`Model.output`; fields alone are full ones without a coarse field."""
         channels = len(self.channels)
         if x.shape[1] == channels:
-            x = torch.cat([x, self._nothing(x.shape[-1], x)], dim=1)
+            return self.of_active_modes(x.shape[-1])(x, *others)
         return super().output(x, *others)
-
-    def _nothing(self, N: int, x: Tensor) -> Tensor:
-        return without_conditions(self.condition.inputs(len(self.channels)), N, x)
 
     def of_active_modes(self, N: int) -> Network:
         """See :meth:`Skild.of_active_modes`."""
 
+        channels = self.condition.inputs(len(self.channels))
+
         def network(x: Tensor, lam: Tensor) -> Tensor:
-            return self.output(torch.cat([x, self._nothing(N, x)], dim=1), lam)
+            return self.output(torch.cat([x, without_conditions(channels, N, x)], dim=1), lam)
 
         return network
 

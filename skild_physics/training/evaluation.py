@@ -29,7 +29,7 @@ class HeldoutLoss:
 
     @property
     def mean(self) -> float:
-        """Mean over bands, as training minimises it where steps are uniform."""
+        """Mean over bands, which training minimises where the steps of all fields are uniform."""
         return float(np.mean(self.loss))
 
     @property
