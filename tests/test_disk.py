@@ -22,6 +22,7 @@ table = xr.Dataset({"a": (("x", "y"), fields[0])})
 model = sk.load("bundled")
 # kernels are compiled, and kept, before the disk is full
 sk.generate_ising(16, samples=20, workers=1)
+model.generate(1, sampler=sk.Multistep(1))
 writers = {
     "a.h5": lambda out: sk.save(fields, out, overwrite=True),
     "a.npz": lambda out: sk.save(fields, out, overwrite=True),
