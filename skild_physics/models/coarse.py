@@ -281,10 +281,11 @@ class CoarseObjective:
             process.S0.device,
             model.channels == ("spin",),
         )
-        _, _, self._end = self._steps.lattices[0]
-        self._ends = torch.tensor(
-            [self._end, *self._conditions.steps(process)], dtype=torch.float64
-        )
+        _, _, end = self._steps.lattices[0]
+        self._ends = torch.tensor([end, *self._conditions.steps(process)], dtype=torch.float64)
+        self._shares = self._conditions.shares.clone()
+        # fields without a coarse one have their other steps on the smaller lattices
+        self._shares[0] *= end / process.T
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[CoarseTask, Tensor]:
         """A condition of each field, and steps n uniform among those where it may be."""
@@ -293,10 +294,7 @@ class CoarseObjective:
         u = torch.rand(count + 1, generator=generator, dtype=torch.float64)
         if at.N < full.N and float(u[0]) < float(unconditional):
             return CoarseTask(at, torch.zeros(count, dtype=torch.long)), n
-        shares = self._conditions.shares.clone()
-        # fields without a coarse one have their other steps on the smaller lattices
-        shares[0] *= self._end / full.T
-        numbers = torch.multinomial(shares, count, replacement=True, generator=generator)
+        numbers = torch.multinomial(self._shares, count, replacement=True, generator=generator)
         return CoarseTask(full, numbers), (1 - u[1:]) * self._ends[numbers]
 
     def examples(self, count: int) -> list[tuple[CoarseTask, Tensor]]:
@@ -460,7 +458,6 @@ class CoarseSkild(Skild):
 
     def of_active_modes(self, N: int) -> Network:
         """See :meth:`Skild.of_active_modes`."""
-
         channels = self.condition.inputs(len(self.channels))
 
         def network(x: Tensor, lam: Tensor) -> Tensor:
