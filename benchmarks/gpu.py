@@ -2,10 +2,12 @@
 
     python benchmarks/gpu.py [--seconds 85] [--json FILE]
 
-step        of the compact network of `ising64` on 64 x 64 fields, all modes seen: eager, compiled,
-            and as CUDA graphs, in float32 (with TF32 in convolutions, as torch has it) and
-            bfloat16, at several batch sizes; with peak memory, and seconds of some parts
-active      the same with active modes, as `ising64` trains, one after another lattice
+step        of the compact network of `ising64` on 64 x 64 fields, all modes seen: as thousands of
+            launches (plain), as CUDA graphs, and these compiled, in float32 (with TF32 in
+            convolutions, as torch has it) and bfloat16, at several batch sizes; with peak memory,
+            and seconds of some parts
+coarse      of `ising64-coarse`, which may be conditioned and takes lattices of four sizes in turn,
+            and of wider networks in its place
 sampling    fields per second of the bundled model at 20 evaluations, and the share of the time
             that is not the network's
 published   a step of the published configurations, in bfloat16, uncompiled
@@ -17,6 +19,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,21 @@ from skild_physics.models.objective import field_noise
 from skild_physics.training.trainer import Trainer
 
 LAW = {"size": 64, "C": 0.26641, "k0_squared": 3.0, "alpha": 0.875, "basis": "periodic"}
-EAGER = [(precision, batch) for batch in (16, 64, 256) for precision in ("float32", "bfloat16")]
-COMPILED = [("bfloat16", 256, "default"), ("bfloat16", 64, "reduce-overhead")]
+STEPS = [
+    ("plain", "float32", 16),
+    ("graphs", "float32", 16),
+    ("plain", "float32", 256),
+    ("graphs", "float32", 256),
+    ("graphs", "bfloat16", 256),
+]
+COARSE = [
+    ("graphs", "bfloat16", 128, (48, 64)),
+    ("graphs", "bfloat16", 128, (64, 96)),
+    ("graphs", "float32", 128, (64, 96)),
+    ("graphs", "bfloat16", 256, (64, 96)),
+    ("graphs", "bfloat16", 64, (64, 96)),
+    ("graphs", "bfloat16", 128, (96, 128)),
+]
 PUBLISHED = {
     "cifar10-log-linear": (128, 32, 3),
     "ising128-x4": (32, 128, 1),
@@ -78,6 +94,21 @@ def config(batch: int, precision: str, **training: Any) -> Config:
     )
 
 
+def coarse(batch: int, precision: str, channels: tuple[int, ...], compile: bool = False) -> Config:
+    made = sk.load_config(
+        "ising64-coarse",
+        (
+            *("data.source=random spins", "data.heldout=16", "process.spectrum=unused"),
+            *(f"training.batch_size={batch}", f"training.precision={precision}"),
+            *(f"training.compile={str(compile).lower()}", f"network.channels={list(channels)}"),
+        ),
+    )
+    values = made.to_json()
+    del values["process"]["spectrum"]
+    values["process"]["law"] = LAW
+    return parse_config(values)
+
+
 def waited(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -94,23 +125,21 @@ def seconds(work: Callable[[], object], device: torch.device, count: int = 20) -
     return statistics.median(times)
 
 
-def steps_of(made: Config, fields: Any, how: str = "eager") -> Row:
+def steps_of(made: Config, fields: Any, how: str = "graphs", warm: int = 5) -> Row:
     device = default_device()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(made, World(0, 1, device), lambda line: click.echo(line), fields=fields)
     began = time.perf_counter()
-    if how != "eager":
-        mode = None if how == "default" else how
-        compiled = torch.compile(trainer.network, dynamic=False, mode=mode)
-        trainer.runner = compiled  # type: ignore[assignment]
+    if how == "plain":
+        trainer._graphs = None
     numbers = iter(range(10**9))
-    for _ in range(5):
+    for _ in range(warm):
         trainer.step(next(numbers))
     waited(device)
     first = time.perf_counter() - began
     batch = made.training.batch_size
-    count = 20 if first < 5 or how != "eager" else 3
+    count = 20 if first < 5 or how != "plain" else 3
     each = seconds(lambda: trainer.step(next(numbers)), device, count)
     began, running = time.perf_counter(), 3 * count
     for _ in range(running):
@@ -122,15 +151,16 @@ def steps_of(made: Config, fields: Any, how: str = "eager") -> Row:
         "noise": lambda: field_noise(
             range(batch), (trainer.fields.size, trainer.fields.size), device
         ),
-        "optimizer": trainer.optimizer.step,
+        "optimizer": trainer._optimize,
     }
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return {
-        "how": how,
+        "how": how + (" compiled" if made.training.compile else ""),
+        "channels": list(made.network.channels) if made.network.kind == "compact" else None,
         "precision": made.training.precision,
         "batch": batch,
         "parameters": trainer.parameters,
-        "seconds_first_five": first,
+        "seconds_before": first,
         "seconds_per_step": each,
         "seconds_per_step_running": steady,
         "fields_per_second": batch / steady,
@@ -189,17 +219,17 @@ def published(name: str, batch: int, L: int, channels: int) -> Row:
 
 def rows() -> Iterator[tuple[str, Callable[[], Row]]]:
     fields = spins(64, 2048)
-    for precision, batch in EAGER:
-        yield "step", lambda p=precision, b=batch: steps_of(config(b, p), fields)  # type: ignore[misc]
+    for how, precision, batch in STEPS:
+        yield "step", partial(steps_of, config(batch, precision), fields, how)
+    for how, precision, batch, channels in COARSE:
+        yield "coarse", partial(steps_of, coarse(batch, precision, channels), fields, how, 80)
     for precision, batch in (("bfloat16", 64), ("bfloat16", 256), ("float32", 256)):
-        yield "sampling", lambda p=precision, b=batch: sampling(b, p, sk.Multistep(20))  # type: ignore[misc]
-    yield "sampling", lambda: sampling(256, "bfloat16", sk.Stochastic(20))
-    active = {"snr_threshold": 0.01}
-    yield "active", lambda: steps_of(config(64, "bfloat16", **active), fields)
-    for precision, batch, how in COMPILED:
-        yield "step", lambda p=precision, b=batch, h=how: steps_of(config(b, p), fields, h)  # type: ignore[misc]
-    for name, values in PUBLISHED.items():
-        yield "published", lambda n=name, v=values: published(n, *v)  # type: ignore[misc]
+        yield "sampling", partial(sampling, batch, precision, sk.Multistep(20))
+    yield "sampling", partial(sampling, 256, "bfloat16", sk.Stochastic(20))
+    compiled = coarse(128, "bfloat16", (64, 96), compile=True)
+    yield "coarse", partial(steps_of, compiled, fields, "graphs", 80)
+    for name, (batch, L, colours) in PUBLISHED.items():
+        yield "published", partial(published, name, batch, L, colours)
 
 
 @click.command()

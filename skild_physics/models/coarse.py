@@ -259,6 +259,10 @@ class CoarseTask:
     def __getitem__(self, rows: slice) -> "CoarseTask":
         return CoarseTask(self.process, self.numbers[rows])
 
+    def with_tensors(self, numbers: Tensor) -> "CoarseTask":
+        """The same with other numbers of conditions, of any device."""
+        return CoarseTask(self.process, numbers)
+
 
 class CoarseObjective:
     """That of SKILD, each field conditioned on a coarse one of its own kind, or on nothing.
@@ -333,7 +337,9 @@ class CoarseObjective:
         """See :func:`training_losses`."""
         conditions, agree = self._conditions, None
         conditioning = partial(conditions.channels, fields, at.numbers)
-        if not at.numbers.any():
+        # numbers on a GPU are not waited for
+        known = at.numbers.device.type == "cpu"
+        if fields.shape[-1] > at.N or (known and not at.numbers.any()):
             channels = conditions.condition.inputs(fields.shape[1])
             conditioning = partial(without_conditions, channels, fields.shape[-1])
         elif conditions.condition.consistent:

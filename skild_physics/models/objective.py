@@ -5,7 +5,7 @@ equals that over sites (Parseval), and the network's output needs no transform u
 weighed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -109,6 +109,11 @@ def snr_weight(settings: TrainingConfig, snr: Tensor) -> Tensor:
 def rows_of(at: Any, rows: Any) -> Any:
     """What an objective's ``at`` says of some fields of a batch: all, unless it can be indexed."""
     return at[rows] if hasattr(at, "__getitem__") else at
+
+
+def parts_of_task(at: Any) -> tuple[Hashable, list[Tensor]]:
+    """What an objective's ``at`` is whatever the batch, and the tensors that it says of a batch."""
+    return (at.process, [at.numbers]) if hasattr(at, "with_tensors") else (at, [])
 
 
 class Objective(Protocol):

@@ -5,6 +5,8 @@ Muon (K. Jordan et al., 2024; Liu et al., arXiv 2502.16982) replaces the momentu
 that of AdamW's steps: one learning rate serves both.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,6 +101,21 @@ def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+@contextmanager
+def captured(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """While a CUDA graph is captured, tell AdamW so, which otherwise refuses."""
+    groups = [group for part in parts_of(optimizer).values() for group in part.param_groups]
+    asked = [group for group in groups if "capturable" in group]
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    for group in asked:
+        group["capturable"] = capturing
+    try:
+        yield
+    finally:
+        for group in asked:
+            group["capturable"] = False
 
 
 def parts_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:

@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from skild_physics.config import Config
 from skild_physics.config.training import TrainingConfig
 from skild_physics.diffusion.loss import LossSecondMomentSteps
+from skild_physics.diffusion.philox import key_words, normal_fields
 from skild_physics.fields.lazy import digest
 from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError
@@ -32,14 +33,15 @@ from skild_physics.models.making import parameters_of
 from skild_physics.models.objective import (
     Loss,
     Objective,
-    field_noise,
+    parts_of_task,
     rows_of,
     squared_error,
 )
 from skild_physics.training.agreement import check_process, some_of
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.execution import Execution, choose, compiling
-from skild_physics.training.optimizer import build_optimizer, parts_of
+from skild_physics.training.graphs import Graphs
+from skild_physics.training.optimizer import build_optimizer, captured, parts_of
 from skild_physics.training.runner import Runner, reason
 from skild_physics.training.state import check_like, check_moments
 
@@ -157,11 +159,13 @@ class Trainer:
         )
         self._pool, self._ahead = ThreadPoolExecutor(1), dict[int, Future[Tensor]]()
 
+        enabled = settings.precision == "float16"
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
         self._switch = Runner(self.network)
         self.runner: nn.Module = self._switch
+        self._graphs = self._capturing() if objective is None else None
+        self._before: list[Tensor] = []
         self._execute_as(execution or self._chosen())
-        enabled = self.execution.precision == "float16"
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
         if world.size > 1:
             # a step on a small field leaves the levels of a Flexi-UNet above it without a gradient
             several = config.network.takes_levels
@@ -215,8 +219,33 @@ class Trainer:
                 found.append(time.perf_counter() - start)
         return [min(times.get(way, [math.inf])) for way in ways]
 
+    def _capturing(self) -> Graphs | None:
+        """Graphs to hold steps, where they serve."""
+        world, config = self.world, self.config
+        # a small field leaves levels of a Flexi-UNet without a gradient, another one each time
+        if world.device.type != "cuda" or world.size > 1 or config.network.takes_levels:
+            return None
+        return Graphs() if config.training.precision != "float16" else None
+
+    def _uncaptured(self, error: Exception) -> None:
+        self._log(f"training without CUDA graphs: {reason(error)}")
+        self._graphs = None
+
+    def _clear(self) -> None:
+        """No gradients; graphs add to tensors that stay."""
+        if self._graphs is None:
+            self.optimizer.zero_grad()
+            return
+        weights = list(self.network.parameters())
+        for weight in weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        torch._foreach_zero_([weight.grad for weight in weights])
+
     def _take(self, way: Execution) -> None:
         self.execution = way
+        if self._graphs is not None:
+            self._graphs.forget()
         torch.set_num_threads(way.threads)
         self._switch.compiled = way.compile
 
@@ -238,7 +267,7 @@ class Trainer:
     def _go_on_eagerly(self, error: Exception) -> None:
         self._log(f"training without torch.compile, which failed: {reason(error)}")
         self._take(replace(self.execution, compile=False))
-        self.optimizer.zero_grad()
+        self._clear()
 
     def _rehearse(self, at: Any, n: Tensor) -> None:
         """A forward and a backward pass, as in a step, that change nothing."""
@@ -246,10 +275,9 @@ class Trainer:
         fields = self._model.pictured(
             self.fields.take(torch.arange(self.part) % self.fields.count).to(device)
         )
-        eps = field_noise(range(self.part), (fields.shape[1], at.N, at.N), device)
-        losses = self.objective.losses(self.runner, at, fields, n, eps, self.dtype)
-        torch.autograd.backward(losses.sum())
-        self.optimizer.zero_grad()
+        words = key_words(range(self.part), device)
+        self._add_gradients(at, fields, n, torch.ones(self.part), words)
+        self._clear()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -318,38 +346,90 @@ class Trainer:
             raise FloatingPointError(f"the gradient became {norm} at step {step}")
         if self.important is not None:
             self.important.update(n, every)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self._optimize()
         _update(self.average, self.network, settings.ema)
         return Step(value, norm)
+
+    def _optimize(self) -> None:
+        """A step of the optimiser with the gradients there are."""
+        if self._graphs is None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        weights = [weight.detach() for weight in self.network.parameters()]
+        self._before = self._before or [weight.clone() for weight in weights]
+        before, groups = self._before, self.optimizer.param_groups
+        rate, whole = groups[0]["lr"], self.config.training.learning_rate
+
+        def work() -> None:
+            torch._foreach_copy_(before, weights)
+            with captured(self.optimizer):
+                self.optimizer.step()
+
+        # a graph has one rate; its change of the weights is linear in it
+        for group in groups:
+            group["lr"] = whole
+        try:
+            self._graphs("optimizer", work)
+        except Exception as error:
+            self._uncaptured(error)
+            work()
+        if rate != whole:
+            torch._foreach_lerp_(weights, before, 1 - rate / whole)
 
     def _backward(
         self, at: Any, n: Tensor, factor: Tensor, fields: Tensor, seeds: list[int]
     ) -> Tensor:
         """Gradients of this process's part of a batch, and the losses of its fields."""
         world, mine = self.world, len(fields)
-        shape = (fields.shape[1], at.N, at.N)
         torch.manual_seed(seeds[2] + world.rank)
-        self.optimizer.zero_grad()
+        self._clear()
         losses = []
         for first in range(0, mine, self.part):
             rows = slice(world.rank * mine + first, world.rank * mine + first + self.part)
             whole = first + self.part == mine
             wait = isinstance(self.runner, DistributedDataParallel) and not whole
             with self.runner.no_sync() if wait else nullcontext():  # type: ignore[operator]
-                part = fields[first : first + self.part].to(world.device)
-                loss = self.objective.losses(
-                    self.runner,
+                loss = self._add_gradients(
                     rows_of(at, rows),
-                    part,
+                    fields[first : first + self.part].to(world.device),
                     n[rows],
-                    field_noise(seeds[3:][rows], shape, world.device),
-                    self.dtype,
+                    factor[rows] / mine,
+                    key_words(seeds[3:][rows], world.device),
                 )
-                weighted = (loss * factor[rows].to(loss)).sum() / mine
-                torch.autograd.backward(self.scaler.scale(weighted))
-            losses.append(loss.detach())
+            losses.append(loss)
         return torch.cat(losses)
+
+    def _add_gradients(
+        self, at: Any, fields: Tensor, n: Tensor, factor: Tensor, words: Tensor
+    ) -> Tensor:
+        """A forward and a backward pass of a part of a batch: its losses.
+
+        Args:
+            at: see :class:`Objective`.
+            fields: x_0, on the device.
+            n: their steps.
+            factor: of each loss in the sum whose gradients are added.
+            words: keys of the noise of each.
+        """
+
+        def work(fields: Tensor, n: Tensor, factor: Tensor, words: Tensor, *rest: Tensor) -> Tensor:
+            eps = normal_fields(words, (fields.shape[1], at.N, at.N))
+            task = at.with_tensors(*rest) if rest else at
+            losses = self.objective.losses(self.runner, task, fields, n, eps, self.dtype)
+            torch.autograd.backward(self.scaler.scale((losses * factor.to(losses)).sum()))
+            return losses.detach()
+
+        if self._graphs is not None:
+            task, rest = parts_of_task(at)
+            device = self.world.device
+            inputs = [fields, *(each.to(device) for each in (n, factor, words, *rest))]
+            try:
+                found: Tensor = self._graphs((task, len(fields)), work, *inputs)
+                return found.clone()
+            except Exception as error:
+                self._uncaptured(error)
+        return work(fields, n, factor, words)
 
     def state(self) -> dict[str, Any]:
         """What the next step depends on."""
@@ -393,6 +473,8 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._graphs is not None:
+            self._graphs.forget()
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.important is not None:
