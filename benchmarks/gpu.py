@@ -155,7 +155,8 @@ def steps_of(made: Config, fields: Any, how: str = "graphs", warm: int = 5) -> R
     }
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return {
-        "how": how + (" compiled" if made.training.compile else ""),
+        "how": ("plain" if trainer._graphs is None else "graphs")
+        + (" compiled" if trainer.execution.compile else ""),
         "channels": list(made.network.channels) if made.network.kind == "compact" else None,
         "precision": made.training.precision,
         "batch": batch,

@@ -42,7 +42,7 @@ basis, which the paper does not use, both are f = sqrt(2/N).
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -101,7 +101,8 @@ def basis_matrix(N: int, basis: Basis) -> NDArray[np.float64]:
     return B
 
 
-@lru_cache(maxsize=32)
+# never let go: a CUDA graph may read one
+@cache
 def _torch_matrix(
     N: int, basis: Basis, dtype: "torch.dtype", device: "torch.device"
 ) -> "torch.Tensor":

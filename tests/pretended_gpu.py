@@ -113,6 +113,9 @@ def _run(func, args, kwargs):
             raise DeviceError(f"{func}: a generator of another device")
     if wanted:
         _counts["launches"] += 1
+        sources = args[1:] if func is aten.copy_.default else args
+        if func in (aten._to_copy.default, aten.copy_.default):
+            _counts["uploads"] += not any(isinstance(x, OnGPU) for x in sources)
     real = [x.held if isinstance(x, OnGPU) else x for x in flat]
     args_, kwargs_ = pytree.tree_unflatten(real, spec)
     if _is_gpu(device):

@@ -21,6 +21,7 @@ from skild_physics.machine import World
 from skild_physics.models.checkpoint import load, save_model
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.evaluation import heldout_loss
+from skild_physics.training.graphs import WARM, Graphs, NotCapturedError
 from skild_physics.training.state import load_state, save_state
 from skild_physics.training.trainer import Trainer
 
@@ -232,6 +233,83 @@ def test_a_step_waits_for_the_device_once(inputs, tmp_path, gpu, kind):
     gpu.clear()
     trainer.step(1)
     assert gpu["reads"] == 1
+
+
+class Replayed(Graphs):
+    """What a CUDA graph does: the first work of a name is done again on tensors of its own."""
+
+    def __init__(self, counts):
+        super().__init__(torch.device("gpu"))
+        self.counts, self.held = counts, {}
+
+    def __call__(self, name, work, *inputs):
+        work, own, done = self.held.setdefault(name, (work, [each.clone() for each in inputs], []))
+        for one, given in zip(own, inputs, strict=True):
+            assert one.device == given.device
+            one.copy_(given)
+        before = dict(self.counts)
+        output = work(*own)
+        done.append(1)
+        if len(done) > WARM:
+            for what in ("reads", "uploads"):
+                assert self.counts[what] == before.get(what, 0), f"a graph holds no {what}"
+        return output
+
+
+CAPTURED = [
+    *("active modes", "weighed", "whitened", "coarse fields", "coarse fields, whitened", "muon"),
+]
+
+
+@pytest.mark.parametrize("kind", CAPTURED)
+def test_steps_that_are_captured_are_the_same(inputs, tmp_path, monkeypatch, kind):
+    config = configured(inputs, tmp_path, kind)
+    plain = trainer_on("cpu", config)
+    with pretended_gpu.pretended(monkeypatch) as counts:
+        trainer = trainer_on("gpu", config)
+        trainer._graphs = graphs = Replayed(counts)
+        for step in range(4):
+            one, other = trainer.step(step), plain.step(step)
+            assert one.loss == pytest.approx(other.loss, rel=1e-4)
+            assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-3)
+        # the optimiser, and each lattice that was drawn
+        assert len(graphs.held) > 1
+        assert max(len(done) for _, _, done in graphs.held.values()) > WARM
+        weights = on_cpu(trainer.model(4))
+    for name, w in on_cpu(plain.model(4)).items():
+        torch.testing.assert_close(weights[name], w, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_is_known_to_serve_is_captured(inputs, tmp_path, monkeypatch, kind):
+    trainer = trainer_on("cpu", configured(inputs, tmp_path, kind))
+    assert trainer._graphs is None
+    monkeypatch.setattr(trainer, "world", World(0, 1, torch.device("cuda")))
+    assert (trainer._capturing() is not None) == (kind in ("skild", *CAPTURED))
+    monkeypatch.setattr(trainer, "world", World(0, 2, torch.device("cuda")))
+    assert trainer._capturing() is None
+
+
+@pytest.mark.parametrize("which", ["passes", "optimizer"])
+def test_steps_that_cannot_be_captured_go_on_without(inputs, tmp_path, gpu, capsys, which):
+    class Refused(Graphs):
+        def __call__(self, name, work, *inputs):
+            if (name == "optimizer") == (which == "optimizer"):
+                raise NotCapturedError("refused\nbecause")
+            return work(*inputs)
+
+    config = configured(inputs, tmp_path, "coarse fields")
+    plain, trainer = trainer_on("gpu", config), trainer_on("gpu", config)
+    trainer._graphs = Refused(torch.device("gpu"))
+    for step in range(2):
+        one, other = trainer.step(step), plain.step(step)
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-5)
+    assert trainer._graphs is None
+    assert capsys.readouterr().out.count("training without CUDA graphs: refused\n") == 1
+    weights = on_cpu(trainer.model(2))
+    for name, w in on_cpu(plain.model(2)).items():
+        torch.testing.assert_close(weights[name], w, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("symmetry", ["torus", "mirror", "none"])

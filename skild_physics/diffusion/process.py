@@ -179,10 +179,9 @@ class Process:
         """lambda at steps n in 0..T, which need not be whole numbers.
 
         Raises:
-            InputError: a step outside 0..T.
+            InputError: a step outside 0..T, unless a GPU would have to be waited for to see it.
         """
         n = torch.as_tensor(n, dtype=torch.float64)
-        # a GPU is not waited for
         if n.device.type == "cpu" and not bool(((n >= 0) & (n <= self.T)).all()):
             raise InputError(
                 f"n must lie in 0..{self.T}, got {n.min().item():g} .. {n.max().item():g}"
@@ -209,7 +208,7 @@ class Process:
             InputError: not 0 <= m < n <= T.
         """
         lam_n, lam_m = self.lam(n), self.lam(m)
-        if lam_n.device.type == "cpu" and bool((lam_m >= lam_n).any()):
+        if bool((lam_m >= lam_n).any()):
             raise InputError(f"m must be smaller than n, got m = {m}, n = {n}")
         k2 = self._k2
         u_n, u_m, d = (self._each(lam) * k2 for lam in (lam_n, lam_m, lam_n - lam_m))

@@ -55,9 +55,8 @@ class Schedule(Protocol):
 
 
 def as_time(t: Tensor | float) -> Tensor:
-    """Times as float64; InputError if one lies outside [0, 1]."""
+    """Times as float64; InputError if one of the CPU lies outside [0, 1]."""
     t = torch.as_tensor(t, dtype=torch.float64)
-    # a GPU is not waited for
     if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
         raise InputError(f"t must lie in [0, 1], got {t.min().item()} .. {t.max().item()}")
     return t

@@ -291,6 +291,11 @@ class CoarseObjective:
         # fields without a coarse one have their other steps on the smaller lattices
         self._shares[0] *= end / process.T
 
+    @property
+    def is_fixed(self) -> bool:
+        """See :attr:`SkildObjective.is_fixed`."""
+        return True
+
     def draw(self, count: int, generator: torch.Generator) -> tuple[CoarseTask, Tensor]:
         """A condition of each field, and steps n uniform among those where it may be."""
         (full, _, _), unconditional = self._steps.lattices[0], self._conditions.shares[0]

@@ -182,6 +182,11 @@ class SkildObjective:
             for (M, end), start in zip(ends.items(), [0.0, *ends.values()], strict=False)
         ]
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a loss needs nothing but tensors that stay where they are."""
+        return self._conditioning is None
+
     def draw(self, count: int, generator: torch.Generator) -> tuple[Process, Tensor]:
         """A lattice, as often as its steps are drawn, and steps n uniform among these."""
         u = 1 - torch.rand(count + 1, generator=generator, dtype=torch.float64)

@@ -16,6 +16,10 @@ WARM = 2
 """Times that work is done as it is before it is captured: libraries allocate on first use."""
 
 
+class NotCapturedError(RuntimeError):
+    """Work that no graph can hold; nothing of it was done."""
+
+
 @dataclass(eq=False)
 class _Graph:
     done: int = 0
@@ -28,11 +32,14 @@ class Graphs:
     """Work by name, captured once it has been done a few times, and replayed then.
 
     All share memory, so an output holds until other work is done.
+
+    Args:
+        device: a GPU.
     """
 
-    def __init__(self) -> None:
-        self._graphs: dict[Hashable, _Graph] = {}
-        self._pool: Any = None
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.forget()
 
     @property
     def count(self) -> int:
@@ -41,7 +48,8 @@ class Graphs:
 
     def forget(self) -> None:
         """Capture anew, since tensors that work changes have been replaced."""
-        self._graphs.clear()
+        self._graphs: dict[Hashable, _Graph] = {}
+        self._pool: Any = None
 
     def __call__(self, name: Hashable, work: Callable[..., Any], *inputs: Tensor) -> Any:
         """What work gives of tensors, on their device.
@@ -52,7 +60,7 @@ class Graphs:
             inputs: on the GPU.
 
         Raises:
-            RuntimeError: the work cannot be captured.
+            NotCapturedError: this is not so.
         """
         held = self._graphs.setdefault(name, _Graph())
         if held.done < WARM:
@@ -60,12 +68,22 @@ class Graphs:
             return work(*inputs)
         if held.graph is None:
             held.inputs = [each.clone() for each in inputs]
-            graph = torch.cuda.CUDAGraph()
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(graph, pool=self._pool):
-                held.output = work(*held.inputs)
-            held.graph = graph
+            self._capture(held, work)
         for own, given in zip(held.inputs, inputs, strict=True):
             own.copy_(given)
         held.graph.replay()
         return held.output
+
+    def _capture(self, held: _Graph, work: Callable[..., Any]) -> None:
+        with torch.cuda.device(self._device):
+            before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            try:
+                own = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                with torch.cuda.graph(graph, pool=self._pool, stream=own):
+                    held.output = work(*held.inputs)
+            except Exception as error:
+                # a capture that fails leaves its own stream behind
+                torch.cuda.set_stream(before)
+                raise NotCapturedError(str(error)) from error
+        held.graph = graph

@@ -26,13 +26,16 @@ from skild_physics.diffusion.philox import key_words, normal_fields
 from skild_physics.fields.lazy import digest
 from skild_physics.fields.sources import Opening
 from skild_physics.files import InputError
+from skild_physics.kspace import LARGEST_MATRIX
 from skild_physics.machine import World
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model
+from skild_physics.models.coarse import CoarseObjective
 from skild_physics.models.making import parameters_of
 from skild_physics.models.objective import (
     Loss,
     Objective,
+    SkildObjective,
     parts_of_task,
     rows_of,
     squared_error,
@@ -40,7 +43,7 @@ from skild_physics.models.objective import (
 from skild_physics.training.agreement import check_process, some_of
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.execution import Execution, choose, compiling
-from skild_physics.training.graphs import Graphs
+from skild_physics.training.graphs import Graphs, NotCapturedError
 from skild_physics.training.optimizer import build_optimizer, captured, parts_of
 from skild_physics.training.runner import Runner, reason
 from skild_physics.training.state import check_like, check_moments
@@ -163,7 +166,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
         self._switch = Runner(self.network)
         self.runner: nn.Module = self._switch
-        self._graphs = self._capturing() if objective is None else None
+        is_own = objective is None and network is None and loss is squared_error
+        self._graphs = self._capturing() if is_own else None
         self._before: list[Tensor] = []
         self._execute_as(execution or self._chosen())
         if world.size > 1:
@@ -222,14 +226,16 @@ class Trainer:
     def _capturing(self) -> Graphs | None:
         """Graphs to hold steps, where they serve."""
         world, config = self.world, self.config
-        # a small field leaves levels of a Flexi-UNet without a gradient, another one each time
-        if world.device.type != "cuda" or world.size > 1 or config.network.takes_levels:
+        if world.device.type != "cuda" or world.size > 1 or config.training.precision == "float16":
             return None
-        return Graphs() if config.training.precision != "float16" else None
-
-    def _uncaptured(self, error: Exception) -> None:
-        self._log(f"training without CUDA graphs: {reason(error)}")
-        self._graphs = None
+        # what is known to wait for nothing, to draw nothing, and to use every weight
+        serves = (
+            config.network.kind == "compact"
+            and isinstance(self.objective, SkildObjective | CoarseObjective)
+            and self.objective.is_fixed
+            and self.process.N <= LARGEST_MATRIX
+        )
+        return Graphs(world.device) if serves else None
 
     def _clear(self) -> None:
         """No gradients; graphs add to tensors that stay."""
@@ -244,8 +250,6 @@ class Trainer:
 
     def _take(self, way: Execution) -> None:
         self.execution = way
-        if self._graphs is not None:
-            self._graphs.forget()
         torch.set_num_threads(way.threads)
         self._switch.compiled = way.compile
 
@@ -253,6 +257,8 @@ class Trainer:
         """Compute steps in a way from now on; without the compiler if that fails."""
         try:
             self._take(way)
+            if self._graphs is not None:
+                self._graphs.forget()
             if way.compile:
                 # all that may come, since nothing is to be compiled outside
                 self._switch.forget()
@@ -260,14 +266,24 @@ class Trainer:
                     for at, n in self.objective.examples(self.part):
                         self._rehearse(at, n)
         except Exception as error:
-            if not way.compile:
+            if not self._simpler(error):
                 raise
-            self._go_on_eagerly(error)
 
-    def _go_on_eagerly(self, error: Exception) -> None:
-        self._log(f"training without torch.compile, which failed: {reason(error)}")
-        self._take(replace(self.execution, compile=False))
+    def _uncaptured(self, error: Exception) -> None:
+        self._log(f"training without CUDA graphs: {reason(error)}")
+        self._graphs = None
+
+    def _simpler(self, error: Exception) -> bool:
+        """Compute steps without graphs from now on, or without the compiler; False: neither was."""
+        if isinstance(error, NotCapturedError):
+            self._uncaptured(error)
+        elif self.execution.compile:
+            self._log(f"training without torch.compile, which failed: {reason(error)}")
+            self._take(replace(self.execution, compile=False))
+        else:
+            return False
         self._clear()
+        return True
 
     def _rehearse(self, at: Any, n: Tensor) -> None:
         """A forward and a backward pass, as in a step, that change nothing."""
@@ -276,7 +292,10 @@ class Trainer:
             self.fields.take(torch.arange(self.part) % self.fields.count).to(device)
         )
         words = key_words(range(self.part), device)
-        self._add_gradients(at, fields, n, torch.ones(self.part), words)
+        try:
+            self._add_gradients(at, fields, n, torch.ones(self.part), words)
+        except NotCapturedError as error:
+            self._uncaptured(error)
         self._clear()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -323,13 +342,13 @@ class Trainer:
         fields = self._fields(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
-        try:
-            losses = self._backward(at, n, factor, fields, seeds)
-        except Exception as error:
-            if not self.execution.compile:
-                raise
-            self._go_on_eagerly(error)
-            losses = self._backward(at, n, factor, fields, seeds)
+        losses = None
+        while losses is None:
+            try:
+                losses = self._backward(at, n, factor, fields, seeds)
+            except Exception as error:
+                if not self._simpler(error):
+                    raise
         self.scaler.unscale_(self.optimizer)
         of_gradient = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         # a GPU is waited for once
@@ -366,12 +385,12 @@ class Trainer:
             with captured(self.optimizer):
                 self.optimizer.step()
 
-        # a graph has one rate; its change of the weights is linear in it
+        # Muon waits for a rate that is a tensor, so a graph has one; its change is linear in it
         for group in groups:
             group["lr"] = whole
         try:
             self._graphs("optimizer", work)
-        except Exception as error:
+        except NotCapturedError as error:
             self._uncaptured(error)
             work()
         if rate != whole:
@@ -423,12 +442,10 @@ class Trainer:
         if self._graphs is not None:
             task, rest = parts_of_task(at)
             device = self.world.device
-            inputs = [fields, *(each.to(device) for each in (n, factor, words, *rest))]
-            try:
-                found: Tensor = self._graphs((task, len(fields)), work, *inputs)
-                return found.clone()
-            except Exception as error:
-                self._uncaptured(error)
+            drawn = (each.to(device, non_blocking=True) for each in (n, factor, words, *rest))
+            name = (task, len(fields), self.execution)
+            found: Tensor = self._graphs(name, work, fields, *drawn)
+            return found.clone()
         return work(fields, n, factor, words)
 
     def state(self) -> dict[str, Any]:
