@@ -179,3 +179,16 @@ print("spins", os.environ.get("GOMP_SPINCOUNT"))
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.splitlines()[-1] == f"spins {expected}"
+
+
+def test_who_only_looks_at_a_model_does_not_wait_for_the_compiler():
+    program = """
+import sys
+import skild_physics as sk
+print(sk.load("bundled"))
+print("numba" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"

@@ -18,12 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import float32, int32, njit, uint32
-from numba.extending import register_jitable
-from numpy.typing import NDArray
 from torch import Tensor
-
-from skild_physics.kernels import PLAIN, kernel
 
 BIT_GENERATOR = "Philox4x32-10"
 F: Any = np.float32
@@ -51,18 +46,17 @@ def normal_fields(words: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tenso
     """
     count, values = len(words), math.prod(shape)
     blocks = -(-values // 4)
-    if words.device.type == "cpu" and not PLAIN:
-        whole = torch.empty(count, 4 * blocks)
-        _fill(whole.numpy(), words.numpy(), draw)
-    else:
-        whole = _computed(words, blocks, draw)
+    fill = computed
+    if words.device.type == "cpu":
+        # imported here so that what draws nothing need not wait for the compiler
+        from skild_physics.diffusion.philox_compiled import filled as fill
+    whole = fill(words, blocks, draw)
     return whole.narrow(1, 0, values).reshape(count, *shape)
 
 
 # the same source for integers and float32 numbers of a compiled loop and for tensors of torch
 
 
-@register_jitable(forceinline=True)
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """The four random words of a counter and a key: 32 bits each, held in int64."""
     mask = 2**32 - 1
@@ -74,16 +68,14 @@ def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     return c0, c1 & mask, c2, c3 & mask
 
 
-@register_jitable(forceinline=True)
-def _log(m: Any) -> Any:
+def log_near_one(m: Any) -> Any:
     """The logarithm of m in [sqrt(1/2), sqrt(2)): 2 artanh((m - 1) / (m + 1))."""
     s = (m - F(1)) / (m + F(1))
     z = s * s
     return s * ((((z * F(2 / 9) + F(2 / 7)) * z + F(2 / 5)) * z + F(2 / 3)) * z + F(2))
 
 
-@register_jitable(forceinline=True)
-def _sin_cos(t: Any) -> Any:
+def sin_cos(t: Any) -> Any:
     """Sine and cosine of t in [-pi / 4, pi / 4]."""
     z = t * t
     s = ((z * F(1 / 362880) - F(1 / 5040)) * z + F(1 / 120)) * z - F(1 / 6)
@@ -91,34 +83,8 @@ def _sin_cos(t: Any) -> Any:
     return s * z * t + t, c * z + F(1)
 
 
-@njit(forceinline=True)
-def _pair(w, v):  # type: ignore[no-untyped-def]
-    """Two normal values of two random words."""
-    bits = np.float32(float32(uint32(w)) + F(0.5)).view(np.int32)
-    # u = m 2^(exponent - 32)
-    exponent = int32(int32(bits - int32(ROOT_HALF)) >> int32(23))
-    m = np.int32(bits - int32(exponent << int32(23))).view(np.float32)
-    r = np.sqrt((float32(int32(exponent - int32(32))) * LOG_2 + _log(m)) * F(-2))
-    quarters = (v + 2**29) >> 30
-    s, c = _sin_cos(float32(int32(v - (quarters << 30))) * ANGLE)
-    x, y = (s, c) if quarters & 1 else (c, s)
-    x = -x if (quarters + 1) & 2 else x
-    y = -y if quarters & 2 else y
-    return r * x, r * y
-
-
-@kernel(error_model="numpy")
-def _fill(out: NDArray[np.float32], words: NDArray[np.int64], draw: int) -> None:
-    for i in range(len(words)):
-        k0, k1, row = words[i, 0], words[i, 1], out[i]
-        for block in range(len(row) // 4):
-            w0, v0, w1, v1 = philox(block, 0, draw, 0, k0, k1)
-            row[4 * block], row[4 * block + 1] = _pair(w0, v0)
-            row[4 * block + 2], row[4 * block + 3] = _pair(w1, v1)
-
-
-def _computed(words: Tensor, blocks: int, draw: int) -> Tensor:
-    """As :func:`_fill`, by operations of torch: values (B, 4 blocks)."""
+def computed(words: Tensor, blocks: int, draw: int) -> Tensor:
+    """Values (B, 4 blocks) by operations of torch."""
     block = torch.arange(blocks, device=words.device).expand(len(words), -1)
     zero = torch.zeros_like(block)
     w0, v0, w1, v1 = philox(block, zero, zero + draw, zero, *words.unsqueeze(1).unbind(-1))
@@ -126,11 +92,11 @@ def _computed(words: Tensor, blocks: int, draw: int) -> Tensor:
     bits = (w.float() + 0.5).view(torch.int32)
     exponent = (bits - ROOT_HALF) >> 23
     m = (bits - (exponent << 23)).view(torch.float32)
-    square = ((exponent - 32).float() * LOG_2 + _log(m)) * F(-2)
+    square = ((exponent - 32).float() * LOG_2 + log_near_one(m)) * F(-2)
     # the square root of float32 is not that of IEEE 754 everywhere
     r = square.double().sqrt().float()
     quarters = (v + 2**29) >> 30
-    s, c = _sin_cos((v - (quarters << 30)).float() * ANGLE)
+    s, c = sin_cos((v - (quarters << 30)).float() * ANGLE)
     odd = (quarters & 1).bool()
     x = torch.where(odd, s, c) * (1 - ((quarters + 1) & 2))
     y = torch.where(odd, c, s) * (1 - (quarters & 2))
