@@ -41,7 +41,7 @@ from skild_physics.diffusion.observation import Observation
 from skild_physics.models.coarse import by_rank
 from skild_physics.models.skild import Skild
 
-CONDITIONED = str(Path(__file__).parents[1] / "paper_figures" / "ising64_coarse")
+UNCONDITIONAL = str(Path(__file__).parents[1] / "paper_figures" / "ising64_unconditional")
 CALIBRATED = 128
 """Fields that V is measured on."""
 MOST_CERTAIN = 1e-4
@@ -167,8 +167,8 @@ def ways(model: Skild, factor: int, others: Tensor) -> dict[str, Callable[[Tenso
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @click.option("--fields", default=512, show_default=True)
 @click.option("--factor", default=4, show_default=True)
-@click.option("--unconditional", default="bundled", show_default=True)
-@click.option("--conditioned", default=CONDITIONED)
+@click.option("--unconditional", default=UNCONDITIONAL)
+@click.option("--conditioned", default="bundled", show_default=True)
 @click.option("--seed", default=5, show_default=True, help="Of the held-out lattices.")
 @click.option("--out", type=Path, help="JSON file.")
 def main(

@@ -1,7 +1,7 @@
 """How far made Ising lattices are from the truth, in every observable.
 
     python benchmarks/lattices.py make CHECKPOINT HELD_OUT.h5 FOLDER [--samples 1024]
-        [--n-evals 20] [--settings "box:4 box:2 spectral:4 reconstruct:4 generate"]
+        [--n-evals 20] [--order 2] [--settings "box:4 box:2 spectral:4 reconstruct:4 generate"]
     python benchmarks/lattices.py table FOLDER...
 
 Every setting makes one field from each held-out one. A kernel and a factor, as `box:4`, are of
@@ -220,6 +220,7 @@ def main() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--samples", default=1024, show_default=True, help="Of the held-out fields.")
 @click.option("--n-evals", default=20, show_default=True, help="Evaluations of the network.")
+@click.option("--order", default=2, show_default=True, help="Of the deterministic sampler.")
 @click.option("--stochastic", is_flag=True, help="The reversed SDE.")
 @click.option("--ancestral", is_flag=True, help="The paper's steps, for SR3.")
 @click.option("--settings", default=SETTINGS, show_default=True)
@@ -232,6 +233,7 @@ def make(
     folder: Path,
     samples: int,
     n_evals: int,
+    order: int,
     stochastic: bool,
     ancestral: bool,
     settings: str,
@@ -246,7 +248,7 @@ def make(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         model, truth = sk.load(checkpoint), sk.open(held_out)[:samples].load()
-        sampler = (sk.Stochastic if stochastic else sk.Multistep)(n_evals)
+        sampler = (sk.Stochastic if stochastic else sk.Multistep)(n_evals, order=order)
         if ancestral:
             sampler = sk.Ancestral(n_evals, spacing="log-resolution")
     except sk.InputError as error:

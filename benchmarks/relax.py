@@ -44,7 +44,7 @@ MANY = (0, *(2**n for n in range(12)))
 CLUSTERS = (0, *(2**n for n in range(13)))
 MODELS: dict[str, tuple[str, sk.Multistep | sk.Ancestral]] = {
     "bundled": ("bundled", sk.Multistep(20)),
-    "coarse": (str(ROOT / "paper_figures" / "ising64_coarse"), sk.Multistep(20)),
+    "unconditional": (str(ROOT / "paper_figures" / "ising64_unconditional"), sk.Multistep(20)),
     "SR3": (
         str(ROOT / "paper_figures" / "ising64_sr3"),
         sk.Ancestral(100, spacing="log-resolution"),
@@ -52,7 +52,7 @@ MODELS: dict[str, tuple[str, sk.Multistep | sk.Ancestral]] = {
 }
 NAMES = {
     "bundled": "SKILD, bundled",
-    "coarse": "SKILD, conditioned",
+    "unconditional": "SKILD, unconditional",
     "SR3": "SR3, 100 steps",
     "shuffled": "shuffled within blocks",
     "more": "the same, four times as many",

@@ -32,8 +32,8 @@ def command(
     imagenet128-x4, imagenet128-x8, imagenet256-x4, ising128-x4. Scale Space Diffusion as
     published: celeba64-ssd, celeba64-ssd4, celeba128-ssd3, celeba128-ssd5, celeba256-ssd3,
     celeba256-ssd6, imagenet64-ssd, and their baseline celeba64-ddpm. For two CPU cores:
-    ising64, the bundled SKILD model; ising64-sr3, its baseline; ising64-coarse, conditioned on
-    coarse fields; ising64-ssd; ising64-ddpm, with one level; photographs64.
+    ising64-coarse and photographs64, the bundled SKILD models; ising64, which is not conditioned on
+    coarse fields; ising64-sr3, its baseline; ising64-ssd; ising64-ddpm, with one level.
 
     \b
     Example:

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 import xarray as xr
-from ising import script, truth
+from ising import SKILD, script, truth
 from torch.utils.flop_counter import FlopCounterMode
 
 import skild_physics as sk
@@ -102,4 +102,4 @@ def draw(results: xr.Dataset) -> Figure:
 
 
 if __name__ == "__main__":
-    script("convergence", measure, draw, model="bundled")
+    script("convergence", measure, draw, model=SKILD)

@@ -10,7 +10,7 @@ must not.
 
 import numpy as np
 import xarray as xr
-from ising import script, signs, truth
+from ising import SKILD, script, signs, truth
 
 import skild_physics as sk
 from skild_physics.diffusion.reverse import nothing, sample
@@ -82,4 +82,4 @@ def draw(results: xr.Dataset) -> Figure:
 
 
 if __name__ == "__main__":
-    script("effective_resolution", measure, draw, model="bundled")
+    script("effective_resolution", measure, draw, model=SKILD)

@@ -17,6 +17,9 @@ from skild_physics.plots import Figure, save_figure
 HERE = Path(__file__).parent
 MADE = HERE.parent / "runs" / "figures"
 SR3 = str(HERE / "ising64_sr3")
+SKILD = str(HERE / "ising64_unconditional")
+WHOLE = sk.Multistep(30, order=3)
+"""From nothing there are more octaves to make than from coarse fields."""
 
 
 def truth(L: int, samples: int, seed: int = 2) -> xr.DataArray:

@@ -66,10 +66,13 @@ def test_lattices_of_another_temperature(bundled, caplog, beta):
 
 def test_fields_of_another_amplitude(bundled, lattices, caplog):
     coarse = sk.coarse_grain(lattices[:24], factor=4)
-    bundled.super_resolve(coarse * 0.5, 4, kernel="box", sampler=SAMPLER)
+    bundled.super_resolve(coarse * 0.5, 4, kernel="gaussian", sampler=SAMPLER)
     assert f"{OTHER}: its variance is 0.2" in caplog.text
     caplog.clear()
-    bundled.super_resolve(coarse.copy(data=5 * coarse[:1].values.repeat(24, 0)), 4, sampler=SAMPLER)
+    checks = coarse.copy(
+        data=np.broadcast_to(np.indices((16, 16)).sum(0) % 2 * 2.0 - 1, (24, 16, 16))
+    )
+    bundled.super_resolve(checks, 4, sampler=SAMPLER)
     assert OTHER in caplog.text
 
 

@@ -1,5 +1,6 @@
 """Critical Ising lattices made again from less and less, and their four-point correlators."""
 
+import math
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -114,6 +115,8 @@ class IsingCase:
         L, factor = self.L, self.factor
         stages = Stages(5 if self.retrain else 4)
         how: dict[str, Any] = {"sampler": Multistep(self.n_evals), "progress": progress}
+        # from nothing there are more octaves to make
+        whole = Multistep(math.ceil(1.5 * self.n_evals), order=3)
 
         with stages.next("critical Ising fields: Wolff clusters from an ordered start"):
             ensembles = {"heldout": (HELDOUT, self.heldout)}
@@ -158,7 +161,7 @@ class IsingCase:
             if model.size == L and model.can_generate:
                 sources["unconditional"] = once(
                     out / "generated.h5",
-                    lambda to: model.generate(self.heldout, out=to, **how),
+                    lambda to: model.generate(self.heldout, out=to, **(how | {"sampler": whole})),
                 )
 
         with stages.next("connected four-point correlators against the truth"):
