@@ -1,9 +1,9 @@
 """Every shipped checkpoint makes the fields that it made when these were recorded.
 
 golden.npz was written by ``python tests/test_golden.py`` (torch 2.13.0, an AMD EPYC, one thread)
-when noise became a function of seed, draw and place. With the noise of before, the fields were
-those of the earlier recording, to 5e-5 of their size. On such a machine the fields are the same bit
-for bit; elsewhere sums are rounded differently, which a trained network carries on.
+when the bundled lattice model became another; the fields of all others were those of the recording
+before it, bit for bit, as they are on such a machine. Elsewhere sums are rounded differently, which
+a trained network carries on.
 """
 
 import contextlib
