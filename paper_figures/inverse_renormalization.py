@@ -9,7 +9,7 @@ held against direct Wolff ensembles: nothing but the 64 x 64 training set was ev
 """
 
 import xarray as xr
-from ising import script, signs, truth
+from ising import WHOLE, script, signs, truth
 
 import skild_physics as sk
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
@@ -41,7 +41,7 @@ def measure(fields: int, model: str) -> xr.Dataset:
         x = signs(skild.enlarge(x[:count], 2, **how))
         sources = {"truth": truth(L, 2 * fields), "doubled": x}
         if L < 512:
-            sources[UNCONDITIONAL] = skild.generate(count, L=L, **how)
+            sources[UNCONDITIONAL] = skild.generate(count, L=L, sampler=WHOLE, **how)
         found = sk.eval_correlators(sources, binarize="sign", progress=sk.bar)
         print(f"L = {L}", found, sep="\n")
         results = found.dataset

@@ -246,5 +246,5 @@ def test_again_and_again_from_the_command_line(tmp_path):
         assert done.exit_code == 0
         fields = open_fields(out)
         assert fields.shape == (4, L, L)
-        assert fields.attrs["effective_resolution"] == pytest.approx(L / 4)
+        assert fields.attrs["effective_resolution"] == pytest.approx(L / 8)
         source = out

@@ -59,7 +59,8 @@ from skild_physics.progress import Progress, logger, silent
 
 SamplingPrecision = Literal["float32", "bfloat16"]
 SAMPLING_PRECISIONS: tuple[str, ...] = get_args(SamplingPrecision)
-KEEP = 0.5
+KEEP = 0.25
+"""Of the resolution of a lattice: its artefacts fall with the square of a mode's wavenumber."""
 MOST_UNLIKE = 4.0
 """Factor between the variance of given states and the process', which few of them may miss by."""
 SAMPLES = 64

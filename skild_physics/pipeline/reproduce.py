@@ -13,7 +13,7 @@ from skild_physics.pipeline.photographs import PhotographsCase, PhotographsRun
 from skild_physics.pipeline.stages import run_folder
 from skild_physics.progress import Progress, logger, silent
 
-HELDOUT, FACTOR, SAMPLES = 512, 4.0, 40_000
+HELDOUT, FACTOR, SAMPLES = 384, 4.0, 40_000
 
 
 def reproduce(
@@ -38,7 +38,7 @@ def reproduce(
             four-point correlators against the truth. "photographs": super-resolution by 2, 3 and 4
             of photographs the model was not trained on, and its quality.
         L: ising: side of the lattice; None: 64, or 32 to retrain.
-        heldout: ising: fields to evaluate on; None: 512.
+        heldout: ising: fields to evaluate on; None: 384.
         factor: ising: ratio of resolutions; None: 4.
         n_evals: evaluations of the network per field, of unconditional ones half as many more.
         retrain: train a model instead of using the bundled one.
