@@ -191,7 +191,7 @@ def test_what_does_not_apply_is_not_written(run, folder, kind, options, expected
     assert found.keys() >= COMMON
 
 
-@pytest.mark.parametrize(("options", "keep"), [("", 0.5), ("--keep 0.25", 0.25)])
+@pytest.mark.parametrize(("options", "keep"), [("", 0.25), ("--keep 0.5", 0.5)])
 def test_what_the_rescaled_protocol_keeps_is_written(run, folder, options, keep):
     spins = np.sign(np.random.default_rng(0).normal(size=(1, 1, 64, 64)))
     np.save(folder / "large.npy", spins)
