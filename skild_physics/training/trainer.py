@@ -30,12 +30,10 @@ from skild_physics.kspace import LARGEST_MATRIX
 from skild_physics.machine import World
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model
-from skild_physics.models.coarse import CoarseObjective
 from skild_physics.models.making import parameters_of
 from skild_physics.models.objective import (
     Loss,
     Objective,
-    SkildObjective,
     parts_of_task,
     rows_of,
     squared_error,
@@ -231,8 +229,7 @@ class Trainer:
         # what is known to wait for nothing, to draw nothing, and to use every weight
         serves = (
             config.network.kind == "compact"
-            and isinstance(self.objective, SkildObjective | CoarseObjective)
-            and self.objective.is_fixed
+            and getattr(self.objective, "is_fixed", False)
             and self.process.N <= LARGEST_MATRIX
         )
         return Graphs(world.device) if serves else None
