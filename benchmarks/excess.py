@@ -1,6 +1,6 @@
 """What a network loses against the exact denoiser of critical Ising fields, at every resolution.
 
-    python benchmarks/excess.py [CHECKPOINT] [--fields 12] [--sweeps 150]
+    python benchmarks/excess.py [CHECKPOINT] [--fields 12] [--sweeps 150] [--block 4]
 
 For held-out fields diffused to an effective resolution R, D is the network's estimate and m_1, m_2
 are posterior means by Monte Carlo, of two chains that start from the true fields, draws of the
@@ -9,8 +9,9 @@ posterior themselves, and part for as many sweeps as are measured then. Per site
     MMSE   = E (s - m)^2 = 1 - E s m
     excess = E (D - m)^2 = E (D - m_1)(D - m_2)
 
-and the loss of training is their sum: only the excess can be removed. Errors are those of the
-fields.
+and the loss of training is their sum: only the excess can be removed. With --block, averages over
+blocks of so many sites a side are known as well, to the network and to the chains. Errors are those
+of the fields.
 """
 
 from collections.abc import Sequence
@@ -26,33 +27,50 @@ import skild_physics as sk
 from skild_physics import kspace
 from skild_physics.diffusion.ising_posterior import IsingPosterior
 from skild_physics.diffusion.noise import SampleNoise
+from skild_physics.diffusion.prediction import Denoiser
+from skild_physics.fields.downsampling import downsample
 from skild_physics.models.skild import Skild
 from skild_physics.tables import with_error
 
 Array = NDArray[np.float64]
 
 
+def denoiser(model: Skild, x_0: torch.Tensor, block: int | None) -> Denoiser:
+    """Of a model that knows averages over blocks of spins (B, 1, L, L), or nothing of them."""
+    if block is None:
+        return model.denoiser()
+    M = x_0.shape[-1] // block
+    y = downsample(x_0, "box", M, model.basis)
+    return model.observed(M, block, "box").draw(y, SampleNoise(0, range(len(y))))[1]
+
+
 @torch.no_grad()
 def measured(
-    models: Sequence[Skild], spins: NDArray[np.int8], resolution: float, beta: float, sweeps: int
+    models: Sequence[Skild],
+    spins: NDArray[np.int8],
+    resolution: float,
+    beta: float,
+    sweeps: int,
+    block: int | None = None,
 ) -> tuple[Array, list[Array]]:
     """MMSE per site of every field (B,), and the excess of every model, all of one process."""
     process = models[0].process
     n = process.step_at_resolution(resolution, models[0].snr)
-    x_0 = kspace.forward(torch.as_tensor(spins, dtype=torch.float64), process.basis)[:, None]
+    fields = torch.as_tensor(spins, dtype=torch.float64)[:, None]
+    x_0 = kspace.forward(fields, process.basis)
     alpha, sigma = process.marginal(n)
     x = alpha * x_0 + sigma * SampleNoise(0, range(len(spins))).like(x_0)
     posterior = IsingPosterior(beta, sweeps)
     means = []
     for chain in (1, 2):
         # so that the chains have forgotten where both of them started
-        apart = posterior.given(process, x, n, spins, (chain, 0)).spins
-        means.append(posterior.given(process, x, n, apart, (chain, 1)).mean)
+        apart = posterior.given(process, x, n, spins, (chain, 0), block).spins
+        means.append(posterior.given(process, x, n, apart, (chain, 1), block).mean)
     one, other = means
     mmse = 1 - (spins * (one + other) / 2).mean(axis=(1, 2))
     excess = []
     for model in models:
-        modes = model.denoiser()(x.float(), n)
+        modes = denoiser(model, fields.float(), block)(x.float(), n)
         D = kspace.inverse(modes.double(), process.basis)[:, 0].numpy()
         excess.append(((D - one) * (D - other)).mean(axis=(1, 2)))
     return mmse, excess
@@ -68,9 +86,19 @@ def shown(values: Array) -> str:
 @click.option("--fields", default=12, show_default=True, help="Number of fields.")
 @click.option("--sweeps", default=150, show_default=True, help="Of each of the two chains.")
 @click.option("--resolutions", default="8,16,24,32,48,64", show_default=True, help="R of the rows.")
-def main(checkpoint: str, data: str | None, fields: int, sweeps: int, resolutions: str) -> None:
-    names = ("as trained", "all modes")
-    models = [sk.load(checkpoint), sk.load(checkpoint, snr_threshold=0.0)]
+@click.option("--block", type=int, help="Sites a side of blocks whose averages are known.")
+def main(
+    checkpoint: str,
+    data: str | None,
+    fields: int,
+    sweeps: int,
+    resolutions: str,
+    block: int | None,
+) -> None:
+    names, models = ["as trained"], [sk.load(checkpoint)]
+    if block is None:
+        names.append("all modes")
+        models.append(sk.load(checkpoint, snr_threshold=0.0))
     made = (
         sk.open(data, samples=fields)
         if data
@@ -79,7 +107,7 @@ def main(checkpoint: str, data: str | None, fields: int, sweeps: int, resolution
     table = Table("R", "MMSE", *(f"excess, {name}" for name in names), "relative, as trained")
     console = Console()
     for R in map(float, resolutions.split(",")):
-        mmse, excess = measured(models, made.values, R, made.attrs["beta"], sweeps)
+        mmse, excess = measured(models, made.values, R, made.attrs["beta"], sweeps, block)
         relative = f"{100 * excess[0].mean() / mmse.mean():.2g} %"
         table.add_row(f"{R:g}", shown(mmse), *map(shown, excess), relative)
     console.print(table)

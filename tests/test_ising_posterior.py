@@ -58,6 +58,30 @@ def test_the_mean_is_that_of_all_states(n, beta):
     assert (abs(drawn - wanted) < 4.5 * spread / np.sqrt(64) + 0.05).all()
 
 
+@pytest.mark.parametrize("n", [500, 800])
+def test_given_block_sums_the_mean_is_that_of_the_states_that_have_them(n):
+    process, truth = process_of(4), STATES[23456]
+    sums = STATES.reshape(-1, 2, 2, 2, 2).sum(axis=(2, 4))
+    states = STATES[(sums == truth.reshape(2, 2, 2, 2).sum(axis=(1, 3))).all(axis=(1, 2))]
+    assert len(states) == 384
+    x = noisy(process, truth[None], n, n)
+    alpha, sigma = (c.numpy() for c in process.marginal(n))
+    log_p = -BETA_CRITICAL * 16 * energy_per_spin(states)
+    modes = kspace.forward(states.astype(np.float64), "periodic")
+    log_p -= ((x[0].numpy() - alpha * modes) ** 2 / (2 * sigma**2)).sum(axis=(1, 2))
+    p = np.exp(log_p - log_p.max())
+    wanted = np.tensordot(p / p.sum(), states, 1)
+    posterior = IsingPosterior(BETA_CRITICAL, sweeps=400, seed=1)
+    start = np.repeat(truth[None], 64, axis=0)
+    relaxed = posterior.given(process, x.repeat(64, 1, 1, 1), n, start, (0,), block=2).spins
+    found = posterior.given(process, x.repeat(64, 1, 1, 1), n, relaxed, (1,), block=2)
+    error = found.mean.std(axis=0) / np.sqrt(63)
+    assert (abs(found.mean.mean(axis=0) - wanted) < 4.5 * error + 1e-4).all()
+    assert (1 - wanted**2).max() > 0.02
+    of_found = found.spins.reshape(-1, 2, 2, 2, 2).sum(axis=(2, 4))
+    assert (of_found == truth.reshape(2, 2, 2, 2).sum(axis=(1, 3))).all()
+
+
 def test_sites_without_coupling_have_a_tanh():
     """White noise at beta = 0, from a single sweep."""
     process = white_process(6, linear_to_resolution(6, 0.5, 3.0, 0.1), "periodic")
@@ -105,6 +129,9 @@ def test_what_cannot_be_is_refused():
     for other, modes, said in cases:
         with pytest.raises(InputError, match=said):
             posterior.given(other, modes, 500.0)
+    for start, block in ((None, 2), (STATES[:1], 3), (STATES[:1], 0)):
+        with pytest.raises(InputError, match="`block`"):
+            posterior.given(process, x, 500.0, start, block=block)
     with pytest.raises(InputError, match="`sweeps`"):
         IsingPosterior(0.4, sweeps=0)
     with pytest.raises(InputError, match="`beta`"):

@@ -11,6 +11,10 @@ on the distance alone, and the local field f = h - C s is kept up to date at the
 every spin that changes. In a sweep each site in turn is given the spin +1 with its conditional
 probability (1 + m) / 2, m = tanh(f + C_0 s), and then all spins are turned over, or not, with
 theirs. E[s | x_n] is the mean of m.
+
+Where the sums of blocks are known as well, two unlike spins of a block change places with
+Metropolis' probability instead, as many proposals a sweep as there are sites. The spin i up and
+j down, log p grows by 2 (f_j - f_i) - 4 (C_0 - C_ij). E[s | x_n, sums] is the mean over sweeps.
 """
 
 import os
@@ -30,7 +34,7 @@ from skild_physics.diffusion.prediction import Denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.files import InputError
 from skild_physics.kernels import kernel
-from skild_physics.xoshiro import keep, next_bits, seed_state
+from skild_physics.xoshiro import below, keep, next_bits, seed_state
 
 RELAXED = 0.5
 """Sweeps before those that count, over the latter."""
@@ -81,6 +85,39 @@ def _sweeps(spins, h, tiled, rng, n_sweeps, means):  # type: ignore[no-untyped-d
     keep(rng, state)
 
 
+@kernel(nogil=True)
+def _exchanges(spins, side, h, tiled, rng, n_sweeps, means):  # type: ignore[no-untyped-def]
+    """The same for given sums of blocks of ``side`` x ``side`` sites; means of s."""
+    L = spins.shape[0]
+    sites = uint64(side * side)
+    state = rng.copy()
+    f = h.copy()
+    means[:] = 0.0
+    for y in range(L):
+        for x in range(L):
+            _add(f, tiled, y, x, -spins[y, x])
+    for _ in range(n_sweeps):
+        for top in range(0, L, side):
+            for left in range(0, L, side):
+                for _ in range(sites):
+                    i, j = int(below(state, sites)), int(below(state, sites))
+                    y, x = top + i // side, left + i % side
+                    v, u = top + j // side, left + j % side
+                    if spins[y, x] <= spins[v, u]:
+                        continue
+                    change = 2.0 * (f[v, u] - f[y, x])
+                    change -= 4.0 * (tiled[L, L] - tiled[L + v - y, L + u - x])
+                    if change >= 0.0 or _uniform(state) < np.exp(change):
+                        spins[y, x], spins[v, u] = -1, 1
+                        _add(f, tiled, y, x, 2.0)
+                        _add(f, tiled, v, u, -2.0)
+        for y in range(L):
+            for x in range(L):
+                means[y, x] += spins[y, x]
+    means /= n_sweeps
+    keep(rng, state)
+
+
 @kernel(inline="always")
 def _uniform(state):  # type: ignore[no-untyped-def]
     return (next_bits(state) >> uint64(11)) * 2.0**-53
@@ -97,7 +134,7 @@ def _add(f, tiled, y, x, times):  # type: ignore[no-untyped-def]
 
 
 class Posterior(NamedTuple):
-    """Of a batch of fields: E[s | x_n], (B, L, L), and the last spins of the chains, int8."""
+    """Of a batch of fields: means of spins, (B, L, L), and the last spins of the chains, int8."""
 
     mean: NDArray[np.float64]
     spins: NDArray[np.int8]
@@ -130,6 +167,7 @@ class IsingPosterior:
         n: float,
         start: NDArray[np.int8] | None = None,
         stream: Sequence[int] = (0,),
+        block: int | None = None,
     ) -> Posterior:
         """Monte Carlo of the spins of a batch, one chain each, on as many threads as there are.
 
@@ -141,15 +179,19 @@ class IsingPosterior:
                 draws of the posterior, as the true fields are; None: the signs of the site field,
                 which have.
             stream: which random numbers.
+            block: side of the blocks whose sums are known to be those of ``start``.
 
         Raises:
-            InputError: a process that is not periodic, lets modes pass without noise, or differs
-                between modes that translations mix; or fields of other sizes or several channels.
+            InputError: a block that does not divide L, or without spins to start from; a process
+                that is not periodic, lets modes pass without noise, or differs between modes that
+                translations mix; or fields of other sizes or several channels.
         """
         alpha, sigma = (c.double().cpu().numpy() for c in process.marginal(n))
         L = process.N
         if tuple(x.shape[1:]) != (1, L, L):
             raise InputError(f"the modes must have shape (B, 1, {L}, {L}), got {tuple(x.shape)}")
+        if block is not None and (start is None or not 1 <= block <= L or L % block):
+            raise InputError(f"`block` must divide {L} and goes with `start`, got {block}")
         tiled = self._coupling(process, alpha, sigma)
         seen = x[:, 0].detach().double().cpu().numpy()
         fields = kspace.inverse(alpha / sigma**2 * seen, process.basis)
@@ -160,6 +202,9 @@ class IsingPosterior:
 
         def run(i: int) -> None:
             rng = seed_state(self.seed, *stream, step, i)
+            if block is not None:
+                _exchanges(spins[i], block, fields[i], tiled, rng, self.sweeps, means[i])
+                return
             if relaxing:
                 _sweeps(spins[i], fields[i], tiled, rng, relaxing, means[i])
             _sweeps(spins[i], fields[i], tiled, rng, self.sweeps, means[i])
