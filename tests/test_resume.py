@@ -63,9 +63,11 @@ def torchrun(request, inputs, tmp_path_factory):
     )
 
     def stop():
-        small_runs.wait_until((folder / "run" / "state.pt").exists)
+        # three processes import torch beside other tests
+        saved = small_runs.wait_until((folder / "run" / "state.pt").exists, seconds=300)
         command.send_signal(signal.SIGTERM)
-        printed, said = command.communicate(timeout=60)
+        printed, said = command.communicate(timeout=120)
+        assert saved, f"no state after five minutes: {said}"
         return command.returncode, printed, said
 
     with ThreadPoolExecutor(1) as pool:
