@@ -393,7 +393,7 @@ def test_the_spins_of_a_block_are_set_by_rank(model):
         assert torch.equal(fields[where][spins[where] > 0].sort(descending=True).values, largest)
 
 
-def test_uncertain_spins_take_what_a_block_lacks(model):
+def test_to_first_order_uncertain_spins_share_what_a_block_lacks(model):
     f, start = 4, model.observed(N // 4, 4, "box")
     h = torch.randn(3, 1, N, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sums = partial(downsample, kind="box", M=N // f, basis="periodic")
@@ -403,16 +403,26 @@ def test_uncertain_spins_take_what_a_block_lacks(model):
         found = start.agreeing(torch.tanh(h), sums(tilted))
         torch.testing.assert_close(found, tilted, atol=c**2, rtol=0)
         torch.testing.assert_close(sums(found), sums(tilted), atol=1e-12, rtol=0)
-    # of blocks with one uncertain spin, that one takes the change
+
+
+@pytest.mark.parametrize("canonical", [False, True])
+def test_the_uncertain_spin_of_a_block_takes_what_it_lacks(canonical):
+    model = model_of(condition={**CONDITION, "canonical": canonical})
+    f, start = 4, model.observed(N // 4, 4, "box")
+    sums = partial(downsample, kind="box", M=N // f, basis="periodic")
     certain = torch.ones(1, 1, N, N)
     uncertain = certain.clone()
     uncertain[..., 1::f, 2::f] = -0.2
     certain[..., 1::f, 2::f] = -1
-    torch.testing.assert_close(start.agreeing(uncertain, sums(certain)), certain, atol=0.02, rtol=0)
+    found = start.agreeing(uncertain, sums(certain))
+    torch.testing.assert_close(found, certain, atol=0.02, rtol=0)
+    torch.testing.assert_close(sums(found), sums(certain), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("canonical", [False, True])
 @pytest.mark.parametrize(("kernel", "M"), [("box", 8), ("box", 13), ("gaussian", 8)])
-def test_training_moves_estimates_as_sampling_does(model, truth, kernel, M):
+def test_training_moves_estimates_as_sampling_does(truth, kernel, M, canonical):
+    model = model_of(condition={**CONDITION, "canonical": canonical})
     x_0 = torch.as_tensor(truth.values, dtype=torch.float32)[:, None]
     estimates = 0.5 * x_0.roll(1, -1) + 0.1
     conditions = Conditions(model.condition, N, "periodic", torch.device("cpu"), spins=True)

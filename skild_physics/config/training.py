@@ -156,6 +156,9 @@ class CoarseConfig(AnyCondition):
     consistent: bool = False
     """Train on estimates that agree with the coarse field, as sampling uses them, and show the
     network by how much its input does not."""
+    canonical: bool = False
+    """Estimates of spins agree with averages over whole blocks as the means of independent spins
+    whose sum is known, not to first order in what they lack."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
