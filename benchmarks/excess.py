@@ -10,11 +10,13 @@ posterior themselves, and part for as many sweeps as are measured then. Per site
     excess = E (D - m)^2 = E (D - m_1)(D - m_2)
 
 and the loss of training is their sum: only the excess can be removed. With --block, averages over
-blocks of so many sites a side are known as well, to the network and to the chains. Errors are those
-of the fields.
+blocks of so many sites a side are known as well, to the network and to the chains. Beside it is
+what exact means that do not know them lose once they are moved to agree, in the two ways of
+`skild_physics.models.coarse`. Errors are those of the fields.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 import numpy as np
@@ -27,21 +29,36 @@ import skild_physics as sk
 from skild_physics import kspace
 from skild_physics.diffusion.ising_posterior import IsingPosterior
 from skild_physics.diffusion.noise import SampleNoise
-from skild_physics.diffusion.prediction import Denoiser
+from skild_physics.diffusion.process import Process
 from skild_physics.fields.downsampling import downsample
+from skild_physics.models.coarse import CoarseStart
 from skild_physics.models.skild import Skild
 from skild_physics.tables import with_error
 
 Array = NDArray[np.float64]
 
 
-def denoiser(model: Skild, x_0: torch.Tensor, block: int | None) -> Denoiser:
-    """Of a model that knows averages over blocks of spins (B, 1, L, L), or nothing of them."""
-    if block is None:
-        return model.denoiser()
-    M = x_0.shape[-1] // block
-    y = downsample(x_0, "box", M, model.basis)
-    return model.observed(M, block, "box").draw(y, SampleNoise(0, range(len(y))))[1]
+def two_means(
+    posterior: IsingPosterior,
+    process: Process,
+    x: torch.Tensor,
+    n: float,
+    spins: NDArray[np.int8],
+    block: int | None,
+) -> list[Array]:
+    """Posterior means (B, L, L) by two chains, given averages of the spins over blocks or not."""
+    means = []
+    for chain in (1, 2):
+        # so that the chains have forgotten where both of them started
+        apart = posterior.given(process, x, n, spins, (chain, 0), block).spins
+        means.append(posterior.given(process, x, n, apart, (chain, 1), block).mean)
+    return means
+
+
+def moved(start: CoarseStart, means: Array, y: torch.Tensor, canonical: bool) -> Array:
+    """Means that knew nothing of the averages y, moved to agree."""
+    given = torch.as_tensor(means)[:, None]
+    return replace(start, canonical=canonical).agreeing(given, y)[:, 0].numpy()
 
 
 @torch.no_grad()
@@ -53,27 +70,41 @@ def measured(
     sweeps: int,
     block: int | None = None,
 ) -> tuple[Array, list[Array]]:
-    """MMSE per site of every field (B,), and the excess of every model, all of one process."""
-    process = models[0].process
-    n = process.step_at_resolution(resolution, models[0].snr)
+    """MMSE per site of every field (B,), and the excess of every model, all of one process.
+
+    With blocks also that of exact means without their averages, moved in two ways to agree.
+    """
+    process, snr = models[0].process, models[0].snr
+    n = process.step_at_resolution(resolution, snr)
     fields = torch.as_tensor(spins, dtype=torch.float64)[:, None]
     x_0 = kspace.forward(fields, process.basis)
     alpha, sigma = process.marginal(n)
-    x = alpha * x_0 + sigma * SampleNoise(0, range(len(spins))).like(x_0)
+    noise = SampleNoise(0, range(len(spins)))
+    x = alpha * x_0 + sigma * noise.like(x_0)
     posterior = IsingPosterior(beta, sweeps)
-    means = []
-    for chain in (1, 2):
-        # so that the chains have forgotten where both of them started
-        apart = posterior.given(process, x, n, spins, (chain, 0), block).spins
-        means.append(posterior.given(process, x, n, apart, (chain, 1), block).mean)
-    one, other = means
-    mmse = 1 - (spins * (one + other) / 2).mean(axis=(1, 2))
-    excess = []
+    exact = two_means(posterior, process, x, n, spins, block)
+    mmse = 1 - (spins * np.mean(exact, axis=0)).mean(axis=(1, 2))
+
+    def excess(one: Array, other: Array) -> Array:
+        found: Array = ((one - exact[0]) * (other - exact[1])).mean(axis=(1, 2))
+        return found
+
+    found, y = [], torch.empty(0)
+    if block is not None:
+        y = downsample(fields.float(), "box", process.N // block, process.basis)
     for model in models:
-        modes = denoiser(model, fields.float(), block)(x.float(), n)
-        D = kspace.inverse(modes.double(), process.basis)[:, 0].numpy()
-        excess.append(((D - one) * (D - other)).mean(axis=(1, 2)))
-    return mmse, excess
+        denoise = model.denoiser()
+        if block is not None:
+            start = model.observed(process.N // block, block, "box")
+            denoise = start.draw(y, noise)[1]
+        D = kspace.inverse(denoise(x.float(), n).double(), process.basis)[:, 0].numpy()
+        found.append(excess(D, D))
+    if block is not None:
+        assert isinstance(start, CoarseStart)
+        untold = two_means(posterior, process, x, n, spins, None)
+        for canonical in (False, True):
+            found.append(excess(*(moved(start, each, y, canonical) for each in untold)))
+    return mmse, found
 
 
 def shown(values: Array) -> str:
@@ -99,6 +130,8 @@ def main(
     if block is None:
         names.append("all modes")
         models.append(sk.load(checkpoint, snr_threshold=0.0))
+    else:
+        names += ["exact untold, to first order", "exact untold, canonical"]
     made = (
         sk.open(data, samples=fields)
         if data

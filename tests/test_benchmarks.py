@@ -262,3 +262,16 @@ def test_the_plain_step_is_plain(tmp_path, monkeypatch):
     assert not kept
     training.build("compact process", tmp_path)()
     assert kept
+
+
+def test_exact_means_lose_less_as_a_canonical_ensemble():
+    """At R = 48, from averages of 4 x 4 spins that they do not know; not far from the network's."""
+    excess = loaded(ROOT / "benchmarks" / "excess.py")
+    truth = sk.generate_ising(64, samples=2, seed=5)
+    mmse, (network, to_first_order, canonical) = excess.measured(
+        [sk.load("bundled")], truth.values, 48.0, truth.attrs["beta"], 60, block=4
+    )
+    assert 0.05 < mmse.mean() < 0.12
+    assert 0.003 < to_first_order.mean() < 0.007
+    assert abs(canonical.mean()) < 0.002
+    assert abs(network.mean()) < 0.003
