@@ -653,3 +653,17 @@ def test_every_kernel_can_be_trained_on():
         0.0,
         *(1.0 + 9 + 18 * i for i in range(6)),
     }
+
+
+def test_fields_are_trained_on_up_to_where_sampling_starts():
+    model, sooner = (model_of(condition={**CONDITION, "start_snr": snr}) for snr in (0.01, 0.0001))
+    conditions = Conditions(sooner.condition, N, "periodic", torch.device("cpu"), spins=True)
+    at = conditions.all.index(("box", 8))
+    start = sooner.observed(8, 4, "box")
+    assert start.n == conditions.steps(sooner.process)[at]
+    assert start.n > model.observed(8, 4, "box").n
+    # in terms of what is missing, k = 4 waves and more
+    alpha, sigma = sooner.process.marginal(start.n)
+    missing = torch.isinf(start.coarse.alias_variance)
+    snr = ((alpha / sigma) ** 2 * sooner.process.S0)[missing].max()
+    assert float(snr) == pytest.approx(1e-4, rel=0.05)

@@ -156,6 +156,9 @@ class CoarseConfig(AnyCondition):
     consistent: bool = False
     """Train on estimates that agree with the coarse field, as sampling uses them, and show the
     network by how much its input does not."""
+    start_snr: PositiveFloat = 0.01
+    """Signal-to-noise ratio, where sampling starts, of the modes that a coarse field does not hold;
+    fields that have one are trained on up to there."""
     canonical: bool = False
     """Estimates of spins agree with averages over whole blocks as the means of independent spins
     whose sum is known, not to first order in what they lack."""

@@ -67,8 +67,6 @@ ROUNDING = 0.1
 """Spins by which the sum of a block may be off, in coarse fields of low precision."""
 LEAST_FREE = 1e-3
 """Variance that every spin is taken to have at least, to first order."""
-START_SNR = 0.01
-"""Signal-to-noise ratio, at the start, of the modes that a coarse field does not hold."""
 
 
 def pseudo_inverse(kernel: Downsampling, N: int, M: int, basis: Basis) -> Tensor:
@@ -214,7 +212,9 @@ class Conditions:
 
     def steps(self, process: Process) -> list[float]:
         """The step where sampling given coarse fields starts, of each of :attr:`all`."""
-        return [Observation(process, kernel, M).step(START_SNR) for kernel, M in self.all]
+        return [
+            Observation(process, kernel, M).step(self.condition.start_snr) for kernel, M in self.all
+        ]
 
     def channels(self, fields: Tensor, numbers: Tensor, x_n: Tensor) -> Tensor:
         """What conditions the network on fields (B, C, N, N), given numbers (B,) or (1,).
@@ -545,7 +545,7 @@ class CoarseSkild(Skild):
             denoise = denoiser(network, process, self.config.training.prediction)
             return seen.start(y, start.n, noise), start.guided(denoise, y)
 
-        n = seen.step(START_SNR)
+        n = seen.step(condition.start_snr)
         start = CoarseStart(
             process,
             n,
