@@ -257,11 +257,12 @@ class Conditions:
         """Of the whole blocks of spins whose averages each is, or 0."""
         return torch.tensor([0, *(b**2 for b in self._blocks)]).to(self.device)
 
-    @cached_property
+    @property
     def _blocks(self) -> list[int]:
-        are = [self.spins and kernel == "box" and self.N % M == 0 for kernel, M in self.all]
+        """Sites a side of these blocks, or 0, from number 1 on."""
         return [
-            self.N // M if is_block else 0 for (_, M), is_block in zip(self.all, are, strict=True)
+            self.N // M if self.spins and kernel == "box" and self.N % M == 0 else 0
+            for kernel, M in self.all
         ]
 
     @property
