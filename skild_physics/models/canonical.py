@@ -39,7 +39,7 @@ def canonical_means(means: Tensor, P: Tensor, ups: Tensor, sites: Tensor | int, 
 
     Args:
         means: D, those of independent spins, (B, C, N, N).
-        P: averages over blocks as P x P^T, at every site, float32 (B or 1, 1, N, N).
+        P: averages over blocks as P x P^T, at every site, (N, N) or (B, 1, N, N).
         ups: k of each site's block, (B, C, N, N).
         sites: of a block, or (B, 1, 1, 1).
         J: harmonics, at least :func:`harmonics` of the largest block.

@@ -27,8 +27,8 @@ over whole blocks the uncertain ones take the change, as independent spins of me
 
 or, with ``condition.canonical``, D becomes the means of independent spins of means D given how many
 of a block are up (:mod:`skild_physics.models.canonical`). Moved so, exact posterior means given x_n
-alone lose a sixth of what they lose to first order. A constant added to all leaves a few per cent
-of the blocks of the result with a spin too many, whatever is uncertain. With
+alone lose a sixth of what they lose to first order, from R = 32 on. A constant added to all leaves
+a few per cent of the blocks of the result with a spin too many, whatever is uncertain. With
 ``condition.consistent`` the loss is that of the moved estimate, so that the network need not learn
 what the move knows.
 """
