@@ -57,11 +57,8 @@ def _sweeps(spins, h, tiled, rng, n_sweeps, means):  # type: ignore[no-untyped-d
     L = spins.shape[0]
     state = rng.copy()
     own = tiled[L, L]
-    f = h.copy()
+    f = _local(spins, h, tiled)
     means[:] = 0.0
-    for y in range(L):
-        for x in range(L):
-            _add(f, tiled, y, x, -spins[y, x])
     for _ in range(n_sweeps):
         aligned = 0.0
         for y in range(L):
@@ -91,11 +88,8 @@ def _exchanges(spins, side, h, tiled, rng, n_sweeps, means):  # type: ignore[no-
     L = spins.shape[0]
     sites = uint64(side * side)
     state = rng.copy()
-    f = h.copy()
+    f = _local(spins, h, tiled)
     means[:] = 0.0
-    for y in range(L):
-        for x in range(L):
-            _add(f, tiled, y, x, -spins[y, x])
     for _ in range(n_sweeps):
         for top in range(0, L, side):
             for left in range(0, L, side):
@@ -121,6 +115,17 @@ def _exchanges(spins, side, h, tiled, rng, n_sweeps, means):  # type: ignore[no-
 @kernel(inline="always")
 def _uniform(state):  # type: ignore[no-untyped-def]
     return (next_bits(state) >> uint64(11)) * 2.0**-53
+
+
+@kernel(nogil=True)
+def _local(spins, h, tiled):  # type: ignore[no-untyped-def]
+    """The local field f = h - C s."""
+    L = spins.shape[0]
+    f = h.copy()
+    for y in range(L):
+        for x in range(L):
+            _add(f, tiled, y, x, -spins[y, x])
+    return f
 
 
 @kernel(nogil=True)
