@@ -266,3 +266,36 @@ def test_the_periodic_basis_goes_around_the_torus():
     moved = space.degraded(x.roll((2, 4), (-2, -1)), 1)
     assert torch.allclose(moved, space.degraded(x, 1).roll((1, 2), (-2, -1)), atol=1e-12)
     assert BASES == ("cosine", "periodic")
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_means_have_the_average_gradient_of_the_fields_that_they_are_of(prediction):
+    """Two fields that noise took to the same x_n, and their mean."""
+    process, settings = steep_process(k_c=3.0), TrainingConfig(prediction=prediction)
+    n = torch.tensor([600.0, 900.0], dtype=torch.float64)
+    alpha, sigma = (each.float() for each in process.marginal(n[:, None]))
+    fields = torch.randn(2, 2, 1, 8, 8, generator=seeded())
+    first = forward(fields[0], "periodic")
+    eps = torch.randn(2, 1, 8, 8, generator=seeded(1))
+    x_n = alpha * first + sigma * eps
+    other = (x_n - alpha * forward(fields[1], "periodic")) / sigma
+
+    def gradient(fields, eps, means=None):
+        weight = torch.tensor(0.3, requires_grad=True)
+        losses = training_losses(
+            lambda x, lam: weight * torch.tanh(x), process, settings, fields, n, eps, means=means
+        )
+        losses.mean().backward()
+        return weight.grad
+
+    each = [gradient(fields[0], eps), gradient(fields[1], other)]
+    seen = []
+
+    def means(x):
+        seen.append(x)
+        return fields.mean(dim=0)
+
+    found = gradient(fields[0], eps, means)
+    torch.testing.assert_close(seen[0], x_n)
+    torch.testing.assert_close(found, sum(each) / 2, rtol=1e-4, atol=1e-5)
+    assert abs(each[0] - each[1]) > 5e-3 * abs(found)

@@ -34,6 +34,7 @@ what the move knows.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from typing import ClassVar
@@ -296,6 +297,11 @@ class CoarseObjective:
     Fields that are conditioned are shown whole, at the steps that sampling given their coarse field
     passes; those that are not may be shown as active modes on smaller lattices.
 
+    Attributes:
+        conditions: all that fields can be conditioned on.
+        ends: the last step of each on the full lattice, float64.
+        shares: how often each is drawn there, float64.
+
     Args:
         model: whose process, conditions and settings.
         loss: of the network's output and its target.
@@ -304,7 +310,7 @@ class CoarseObjective:
     def __init__(self, model: "CoarseSkild", loss: Loss = squared_error):
         self._settings, self._loss, process = model.config.training, loss, model.process
         self._steps = SkildObjective(process, self._settings, loss=loss)
-        self._conditions = Conditions(
+        self.conditions = Conditions(
             model.condition,
             process.N,
             process.basis,
@@ -312,10 +318,10 @@ class CoarseObjective:
             model.channels == ("spin",),
         )
         _, _, end = self._steps.lattices[0]
-        self._ends = torch.tensor([end, *self._conditions.steps(process)], dtype=torch.float64)
-        self._shares = self._conditions.shares.clone()
+        self.ends = torch.tensor([end, *self.conditions.steps(process)], dtype=torch.float64)
+        self.shares = self.conditions.shares.clone()
         # fields without a coarse one have their other steps on the smaller lattices
-        self._shares[0] *= end / process.T
+        self.shares[0] *= end / process.T
 
     @property
     def is_fixed(self) -> bool:
@@ -324,27 +330,27 @@ class CoarseObjective:
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[CoarseTask, Tensor]:
         """A condition of each field, and steps n uniform among those where it may be."""
-        (full, _, _), unconditional = self._steps.lattices[0], self._conditions.shares[0]
+        (full, _, _), unconditional = self._steps.lattices[0], self.conditions.shares[0]
         at, n = self._steps.draw(count, generator)
         u = torch.rand(count + 1, generator=generator, dtype=torch.float64)
         if at.N < full.N and float(u[0]) < float(unconditional):
             return CoarseTask(at, torch.zeros(count, dtype=torch.long)), n
-        numbers = torch.multinomial(self._shares, count, replacement=True, generator=generator)
-        return CoarseTask(full, numbers), (1 - u[1:]) * self._ends[numbers]
+        numbers = torch.multinomial(self.shares, count, replacement=True, generator=generator)
+        return CoarseTask(full, numbers), (1 - u[1:]) * self.ends[numbers]
 
     def examples(self, count: int) -> list[tuple[CoarseTask, Tensor]]:
         """Every lattice, with steps from the middle of its interval, and conditions in turns."""
         (full, n), *smaller = self._steps.examples(count)
-        numbers = torch.arange(count) % len(self._ends)
+        numbers = torch.arange(count) % len(self.ends)
         alone = [(CoarseTask(at, torch.zeros_like(numbers)), steps) for at, steps in smaller]
-        return [(CoarseTask(full, numbers), n.minimum(self._ends[numbers])), *alone]
+        return [(CoarseTask(full, numbers), n.minimum(self.ends[numbers])), *alone]
 
     def split(self, n: Tensor) -> list[tuple[CoarseTask, Tensor]]:
         """In turns: no condition, and each kernel at the middle factor, where it may be."""
-        (full, _, _), sides = self._steps.lattices[0], len(self._conditions.sides)
-        chosen = [0, *range(1 + sides // 2, len(self._ends), sides)]
+        (full, _, _), sides = self._steps.lattices[0], len(self.conditions.sides)
+        chosen = [0, *range(1 + sides // 2, len(self.ends), sides)]
         numbers = torch.tensor(chosen)[torch.arange(len(n)) % len(chosen)]
-        numbers[n > self._ends[numbers]] = 0
+        numbers[n > self.ends[numbers]] = 0
         found = [
             (CoarseTask(full, torch.tensor([number])), (numbers == number).nonzero()[:, 0])
             for number in chosen[1:]
@@ -366,7 +372,7 @@ class CoarseObjective:
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """See :func:`training_losses`."""
-        conditions, agree = self._conditions, None
+        conditions, agree = self.conditions, None
         conditioning = partial(conditions.channels, fields, at.numbers)
         # numbers on a GPU are not waited for
         known = at.numbers.device.type == "cpu"
@@ -385,8 +391,17 @@ class CoarseObjective:
             dtype=dtype,
             conditioning=conditioning,
             agree=agree,
+            means=self.means(at, fields, n),
             loss=self._loss,
         )
+
+    def means(self, at: CoarseTask, fields: Tensor, n: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Gives posterior means of the fields for their modes x_n, if any are known.
+
+        Training on them in place of the fields has the same average gradient, with less scatter.
+        Here none are.
+        """
+        return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,7 @@ def training_losses(
     dtype: torch.dtype = torch.float32,
     conditioning: Callable[[Tensor], Tensor] | None = None,
     agree: Callable[[Tensor], Tensor] | None = None,
+    means: Callable[[Tensor], Tensor] | None = None,
     loss: Loss = squared_error,
 ) -> Tensor:
     """The loss of the prediction for each field of a batch, shape (B,).
@@ -64,6 +65,8 @@ def training_losses(
             space.
         agree: moves estimates of x_0, in pixel space, to what is used of them; the loss is that of
             the moved ones.
+        means: gives posterior means of x_0, in pixel space, for the modes x_n; the target is that
+            of these, whose gradient is the same on average and scatters less.
         loss: of the output and the target, unless modes are weighed.
     """
     device = process.S0.device
@@ -71,8 +74,11 @@ def training_losses(
     x_0 = kspace.forward(fields, process.basis)[..., :M, :M] * (M / N)
     steps = n[:, None]
     alpha, sigma = (c.float() for c in process.marginal(steps))
-    wanted = target(settings.prediction, process, steps, x_0, eps)
     x_n = alpha * x_0 + sigma * eps
+    if means is not None:
+        x_0 = kspace.forward(means(x_n), process.basis)
+        eps = (x_n - alpha * x_0) / sigma
+    wanted = target(settings.prediction, process, steps, x_0, eps)
     inputs = kspace.inverse(x_n, process.basis)
     if conditioning is not None:
         inputs = torch.cat([inputs, conditioning(inputs)], dim=1)
