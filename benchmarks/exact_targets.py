@@ -1,7 +1,7 @@
-"""Train a model of critical Ising fields further, on exact posterior means in place of the fields.
+"""How well a network of this size could do one thing: train it further on that alone, exactly.
 
     python benchmarks/exact_targets.py ising64.h5 OUT [--model paper_figures/ising64_canonical]
-        [--steps 10000] [--sweeps 16] [--set KEY=VALUE]
+        [--block 4] [--resolutions 29,52] [--steps 1500] [--sweeps 30] [--set KEY=VALUE]
 
 The best answer to x_n, and to the averages over blocks that the network is told, is the mean of all
 spins that fit them. A training field is one draw of these, and most of a gradient is its noise. Of
@@ -9,11 +9,11 @@ the Ising model at a known temperature more can be drawn: a Markov chain of thei
 (`skild_physics.diffusion.ising_posterior`) that starts from the field itself, a draw already, has
 nothing to relax, so its mean over however few sweeps is right on average and scatters less (stable
 target fields, arXiv 2302.00670, and target score matching, 2402.08667, lower the same variance in
-other ways). For other kernels, and on lattices of active modes, the targets are the fields.
+other ways). With --sweeps 0 the targets are the fields, as in `skild-physics train`.
 
-Half of the fields are at steps where x_n resolves 14 to 64 pixels a side, where what is wrong in
-the end comes from, and among the factors that are whole, 4 and 2 come first. What is trained so
-knows the Hamiltonian, by its targets; `skild-physics train` knows fields alone.
+All fields are given averages over blocks of one size (--block 0: none), at steps where x_n resolves
+--resolutions pixels a side. What `benchmarks/excess.py` then finds there is what the network can
+do; what it found before was what it does beside everything else.
 """
 
 import os
@@ -31,81 +31,60 @@ import skild_physics as sk
 from skild_physics.diffusion.ising_posterior import IsingPosterior
 from skild_physics.models.coarse import CoarseObjective, CoarseSkild, CoarseTask
 
-FOCUS = (14.0, 64.0)
-"""Effective resolutions at which half of the fields are."""
-OPEN = (8.0, 96.0)
-"""Those at which a few sweeps tell more than the field."""
-FACTORS = {2: 0.3, 4: 0.4, 8: 0.2, 16: 0.1}
-"""Shares of the factors that are whole."""
-OVERRIDES = (
-    "condition.unconditional=0.15",
-    "condition.whole=0.9",
-    "condition.kernels.box=6",
-    "condition.kernels.spectral=1.5",
-    "condition.kernels.gaussian=1.2",
-    "condition.kernels.bicubic=0.4",
-    "condition.kernels.lanczos=0.4",
-    "training.learning_rate=1e-3",
-    "training.hold=0.2",
-)
+OVERRIDES = ("training.learning_rate=1e-3", "training.hold=0", "training.ema=0.995")
 
 
 class ExactTargets(CoarseObjective):
-    """A model's own objective, with posterior means of so many sweeps for its targets."""
+    """A model's own objective for one size of blocks, with posterior means for its targets.
 
-    def __init__(self, model: CoarseSkild, beta: float, sweeps: int):
+    Args:
+        model: of critical Ising fields.
+        beta: their inverse temperature.
+        block: sites a side of the blocks whose averages are known; 0: none are.
+        resolutions: of x_n, the lowest and the highest.
+        sweeps: that means are over; 0: targets are the fields.
+    """
+
+    def __init__(
+        self,
+        model: CoarseSkild,
+        beta: float,
+        block: int,
+        resolutions: tuple[float, float],
+        sweeps: int,
+    ):
         super().__init__(model)
-        process, conditions = model.process, self.conditions
-        self._N = process.N
-        self._posterior = IsingPosterior(beta, sweeps)
-        self._focus, self._open = (
-            [process.step_at_resolution(R, model.snr) for R in reversed(ends)]
-            for ends in (FOCUS, OPEN)
+        process = model.process
+        self._at, self._block = process, block or None
+        known = ("box", process.N // block) if block else None
+        self._number = 1 + self.conditions.all.index(known) if known else 0
+        self._low, self._high = (
+            process.step_at_resolution(R, model.snr) for R in reversed(resolutions)
         )
-        self._blocks = [
-            0,
-            *(
-                self._N // M if kernel == "box" and self._N % M == 0 else 0
-                for kernel, M in conditions.all
-            ),
-        ]
-        of_factor = torch.tensor([0, *(FACTORS.get(self._N / M, 0.0) for _, M in conditions.all)])
-        for kernel in conditions.condition.kernels:
-            own = torch.tensor([False, *(each == kernel for each, _ in conditions.all)])
-            whole = own & (of_factor > 0)
-            share = of_factor[whole].double()
-            self.shares[whole] = self.shares[whole].sum() * share / share.sum()
+        self._posterior = IsingPosterior(beta, sweeps) if sweeps else None
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[CoarseTask, Tensor]:
-        at, n = super().draw(count, generator)
-        low, high = self._focus
-        u = torch.rand(2, count, generator=generator, dtype=torch.float64)
-        if at.N < self._N:
-            return at, n
-        focused = low + (self.ends[at.numbers].clamp(max=high) - low) * u[1]
-        return at, torch.where((u[0] < 0.5) & (focused > low), focused, n)
+        u = torch.rand(count, generator=generator, dtype=torch.float64)
+        numbers = torch.full((count,), self._number)
+        return CoarseTask(self._at, numbers), self._low + (self._high - self._low) * u
+
+    def examples(self, count: int) -> list[tuple[CoarseTask, Tensor]]:
+        return [self.draw(count, torch.Generator().manual_seed(0))]
 
     def means(self, at: CoarseTask, fields: Tensor, n: Tensor) -> Callable[[Tensor], Tensor] | None:
-        if at.N < self._N:
+        posterior, block = self._posterior, self._block
+        if posterior is None or at.N < self._at.N or bool((at.numbers != self._number).any()):
             return None
-        numbers = at.numbers.expand(len(fields)).tolist()
-        low, high = self._open
+        spins = fields[:, 0].numpy().astype(np.int8)
 
         def of_modes(x_n: Tensor) -> Tensor:
-            found = fields.clone()
+            def mean(i: int) -> Tensor:
+                one = slice(i, i + 1)
+                made = posterior.given(at.process, x_n[one], float(n[i]), spins[one], block=block)
+                return torch.as_tensor(made.mean).to(fields)
 
-            def run(i: int) -> None:
-                number, step = numbers[i], float(n[i])
-                block = self._blocks[number] or None
-                if (number and not block) or not low < step < high:
-                    return
-                spins = fields[i].numpy().astype(np.int8)
-                made = self._posterior.given(at.process, x_n[i : i + 1], step, spins, block=block)
-                found[i] = torch.as_tensor(made.mean).to(found)
-
-            list(self._pool.map(run, range(len(fields))))
-            return found
+            return torch.stack(list(self._pool.map(mean, range(len(fields)))))
 
         return of_modes
 
@@ -114,20 +93,31 @@ class ExactTargets(CoarseObjective):
 @click.argument("data")
 @click.argument("out")
 @click.option("--model", default="paper_figures/ising64_canonical", show_default=True)
-@click.option("--steps", default=10_000, show_default=True)
-@click.option("--sweeps", default=16, show_default=True, help="Of the chain of every field.")
+@click.option("--block", default=4, show_default=True, help="Sites a side; 0: nothing is known.")
+@click.option("--resolutions", default="29,52", show_default=True, help="Of x_n.")
+@click.option("--steps", default=1500, show_default=True)
+@click.option("--sweeps", default=30, show_default=True, help="Of a chain; 0: the fields.")
 @click.option("--set", "changes", multiple=True, help="Of the configuration.")
 def main(
-    data: str, out: str, model: str, steps: int, sweeps: int, changes: tuple[str, ...]
+    data: str,
+    out: str,
+    model: str,
+    block: int,
+    resolutions: str,
+    steps: int,
+    sweeps: int,
+    changes: tuple[str, ...],
 ) -> None:
     before = cast(CoarseSkild, sk.load(model))
-    channels = f"network.channels={list(before.config.network.channels)}"
-    given = (f"out={out}", f"data.source={data}", channels, f"training.steps={steps}")
-    config = sk.load_config("ising64-coarse", (*given, *OVERRIDES, *changes))
-    network = config.build_network(before.process, 1)
-    network.load_state_dict(before.network.state_dict())
-    objective = ExactTargets(replace(before, config=config), sk.open(data).attrs["beta"], sweeps)
-    sk.train(config, network=network, objective=objective, progress=sk.bar)
+    given = (f"out={out}", f"data.source={data}", f"training.steps={steps}")
+    network = f"network.channels={list(before.config.network.channels)}"
+    config = sk.load_config("ising64-coarse", (*given, network, *OVERRIDES, *changes))
+    started = config.build_network(before.process, 1)
+    started.load_state_dict(before.network.state_dict())
+    low, high = map(float, resolutions.split(","))
+    beta = sk.open(data).attrs["beta"]
+    objective = ExactTargets(replace(before, config=config), beta, block, (low, high), sweeps)
+    sk.train(config, network=started, objective=objective, progress=sk.bar)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from skild_physics.diffusion.integrators import step_grid
 from skild_physics.diffusion.ising_posterior import IsingPosterior
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.schedule import LinearSchedule, linear_to_resolution
-from skild_physics.models.coarse import CoarseTask
 from skild_physics.observables.exact import BETA_CRITICAL
 
 ROOT = Path(__file__).parents[1]
@@ -281,52 +280,34 @@ def test_exact_means_lose_less_as_a_canonical_ensemble():
 
 
 def test_exact_targets_are_means_of_what_fits_the_noise_and_the_sums_of_blocks():
-    """As many sweeps as one pleases; those of other kernels are the fields."""
     exact = loaded(ROOT / "benchmarks" / "exact_targets.py")
     model = sk.load("bundled")
-    objective = exact.ExactTargets(model, BETA_CRITICAL, sweeps=20)
-    truth = sk.generate_ising(64, samples=3, seed=5).values
+    truth = sk.generate_ising(64, samples=2, seed=5).values
     fields = torch.as_tensor(truth, dtype=torch.float32)[:, None]
-    every = objective.conditions.all
-    numbers = [0, 1 + every.index(("box", 16)), 1 + every.index(("spectral", 16))]
-    at = CoarseTask(model.process, torch.tensor(numbers))
-    n = torch.full((3,), model.process.step_at_resolution(40.0, model.snr), dtype=torch.float64)
     x_0 = kspace.forward(fields, "periodic")
-    alpha, sigma = (each.float() for each in model.process.marginal(n[:, None]))
-    x_n = alpha * x_0 + sigma * torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
-    found = objective.means(at, fields, n)(x_n)
-    torch.testing.assert_close(found[2], fields[2], rtol=0, atol=0)
 
     def averages(each):
-        return each.reshape(16, 4, 16, 4).mean(dim=(1, 3))
+        return each.reshape(2, 16, 4, 16, 4).mean(dim=(2, 4))
 
-    torch.testing.assert_close(averages(found[1]), averages(fields[1]), rtol=0, atol=1e-6)
-    long = IsingPosterior(BETA_CRITICAL, 400)
-    for i, block in ((0, None), (1, 4)):
-        mean = long.given(model.process, x_n[i : i + 1], float(n[i]), truth[i : i + 1], block=block)
-        mean = torch.as_tensor(mean.mean).float()
-        away = float((found[i] - mean).square().mean())
-        assert away < 0.45 * float((fields[i] - mean).square().mean())
-
-
-def test_half_of_exact_targets_are_where_lattices_go_wrong():
-    exact = loaded(ROOT / "benchmarks" / "exact_targets.py")
-    model = sk.load("bundled")
-    objective = exact.ExactTargets(model, BETA_CRITICAL, sweeps=1)
-    generator = torch.Generator().manual_seed(0)
-    drawn = [objective.draw(64, generator) for _ in range(200)]
-    whole = [(at.numbers, n) for at, n in drawn if at.N == 64]
-    numbers, n = (torch.cat(each) for each in zip(*whole, strict=True))
-    assert bool((n <= objective.ends[numbers]).all())
-    shares = torch.bincount(numbers, minlength=len(objective.shares)) / len(numbers)
-    expected = objective.shares / objective.shares.sum()
-    four, two = (1 + objective.conditions.all.index(("box", M)) for M in (16, 32))
-    assert float(expected[four] / expected[two]) == pytest.approx(4 / 3)
-    for each in (0, four, two):
-        sigma = math.sqrt(float(expected[each]) / len(numbers))
-        assert float(shares[each]) == pytest.approx(float(expected[each]), abs=4 * sigma)
-    low, high = (model.process.step_at_resolution(R, model.snr) for R in (64.0, 14.0))
-    of_four = n[numbers == four]
-    within = float(((low < of_four) & (of_four < high)).double().mean())
-    uniform = (high - low) / float(objective.ends[four])
-    assert within == pytest.approx(0.5 + 0.5 * uniform, abs=4 * 0.5 / len(of_four) ** 0.5)
+    for block in (0, 4):
+        objective = exact.ExactTargets(model, BETA_CRITICAL, block, (30.0, 50.0), sweeps=20)
+        at, n = objective.draw(2, torch.Generator().manual_seed(0))
+        resolution = model.process.resolution(n, model.snr)
+        assert bool(((resolution >= 30) & (resolution <= 50)).all())
+        known = model.process.N // block if block else None
+        assert [None, *objective.conditions.all][int(at.numbers[0])] == (known and ("box", known))
+        alpha, sigma = (each.float() for each in model.process.marginal(n[:, None]))
+        noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+        x_n = alpha * x_0 + sigma * noise
+        found = objective.means(at, fields, n)(x_n)
+        if block:
+            torch.testing.assert_close(averages(found), averages(fields), rtol=0, atol=1e-6)
+        long = IsingPosterior(BETA_CRITICAL, 400)
+        for i in range(2):
+            one = slice(i, i + 1)
+            mean = long.given(model.process, x_n[one], float(n[i]), truth[one], block=known and 4)
+            mean = torch.as_tensor(mean.mean).float()
+            away = float((found[i] - mean).square().mean())
+            assert away < 0.45 * float((fields[i] - mean).square().mean())
+    fields_themselves = exact.ExactTargets(model, BETA_CRITICAL, 4, (30.0, 50.0), sweeps=0)
+    assert fields_themselves.means(at, fields, n) is None
