@@ -18,6 +18,11 @@ def test_rows_of_a_linear_layer_do_not_depend_on_each_other(rows):
     assert torch.equal(layer(x[:rows]), layer(x)[:rows])
 
 
+def same(fields, others):
+    """Up to rounding: some processors add in another order in larger batches."""
+    np.testing.assert_allclose(fields, others, rtol=0, atol=1e-4)
+
+
 def test_fields_do_not_depend_on_the_batch(tmp_path):
     model, few = sk.load("bundled"), sk.Multistep(3)
     coarse = sk.coarse_grain(sk.generate_ising(64, samples=5, seed=2, workers=1), factor=4)
@@ -28,9 +33,9 @@ def test_fields_do_not_depend_on_the_batch(tmp_path):
     for i, verb in enumerate(verbs):
         together = verb(batch_size=5).values
         for batch_size in (1, 2, 3):
-            np.testing.assert_array_equal(verb(batch_size=batch_size), together)
+            same(verb(batch_size=batch_size), together)
         made = verb(batch_size=4, out=tmp_path / f"{i}.h5")
-        np.testing.assert_array_equal(made, together)
+        same(made, together)
 
 
 def test_batches_of_large_fields_are_small(monkeypatch):
@@ -39,9 +44,9 @@ def test_batches_of_large_fields_are_small(monkeypatch):
     together, seen = model.generate(5, sampler=few).values, []
     model.network.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     monkeypatch.setattr("skild_physics.models.making.BATCH_SITES", 3 * 64**2)
-    np.testing.assert_array_equal(model.generate(5, sampler=few), together)
+    same(model.generate(5, sampler=few), together)
     monkeypatch.setattr("skild_physics.models.making.BATCH_SITES", 1)
-    np.testing.assert_array_equal(model.generate(5, sampler=few), together)
+    same(model.generate(5, sampler=few), together)
     assert seen == [3, 2, 2, 2, 2]
 
 

@@ -262,10 +262,10 @@ class Model(ABC):
     ) -> xr.DataArray:
         """Unconditional samples.
 
-        Every field has a seed of its own: on processors the result is the same, bit for bit,
-        whatever the batch size and the number of processes of torchrun; a GPU rounds batches of
-        other sizes in another way. With ``out`` an interrupted call goes on when it is repeated,
-        and one that was finished returns what it made.
+        Every field has a seed of its own: the result is the same whatever the batch size and the
+        number of processes of torchrun, bit for bit on most processors; GPUs and some processors
+        round batches of other sizes in another way. With ``out`` an interrupted call goes on when
+        it is repeated, and one that was finished returns what it made.
 
         Args:
             samples: number of fields; None: 64, or as many as ``start`` holds.
