@@ -305,7 +305,7 @@ def test_exact_targets_are_means_of_what_fits_the_noise_and_the_sums_of_blocks()
         long = IsingPosterior(BETA_CRITICAL, 400)
         for i in range(2):
             one = slice(i, i + 1)
-            mean = long.given(model.process, x_n[one], float(n[i]), truth[one], block=known and 4)
+            mean = long.given(model.process, x_n[one], float(n[i]), truth[one], block=block or None)
             mean = torch.as_tensor(mean.mean).float()
             away = float((found[i] - mean).square().mean())
             assert away < 0.45 * float((fields[i] - mean).square().mean())
