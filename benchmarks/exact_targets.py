@@ -1,7 +1,8 @@
 """How well a network of this size could do one thing: train it further on that alone, exactly.
 
     python benchmarks/exact_targets.py ising64.h5 OUT [--model paper_figures/ising64_canonical]
-        [--block 4] [--resolutions 29,52] [--steps 1500] [--sweeps 30] [--set KEY=VALUE]
+        [--block 4] [--resolutions 29,52] [--steps 1500] [--sweeps 30] [--channels 96,128]
+        [--set KEY=VALUE]
 
 The best answer to x_n, and to the averages over blocks that the network is told, is the mean of all
 spins that fit them. A training field is one draw of these, and most of a gradient is its noise. Of
@@ -13,7 +14,8 @@ other ways). With --sweeps 0 the targets are the fields, as in `skild-physics tr
 
 All fields are given averages over blocks of one size (--block 0: none), at steps where x_n resolves
 --resolutions pixels a side. What `benchmarks/excess.py` then finds there is what the network can
-do; what it found before was what it does beside everything else.
+do; what it found before was what it does beside everything else. With --channels it is a wider one,
+which goes on from the same weights (`skild_physics.networks.widening`).
 """
 
 import os
@@ -30,6 +32,7 @@ from torch import Tensor
 import skild_physics as sk
 from skild_physics.diffusion.ising_posterior import IsingPosterior
 from skild_physics.models.coarse import CoarseObjective, CoarseSkild, CoarseTask
+from skild_physics.networks.widening import widen
 
 OVERRIDES = ("training.learning_rate=1e-3", "training.hold=0", "training.ema=0.995")
 
@@ -97,6 +100,7 @@ class ExactTargets(CoarseObjective):
 @click.option("--resolutions", default="29,52", show_default=True, help="Of x_n.")
 @click.option("--steps", default=1500, show_default=True)
 @click.option("--sweeps", default=30, show_default=True, help="Of a chain; 0: the fields.")
+@click.option("--channels", help="More of them on each level.  [default: those of the model]")
 @click.option("--set", "changes", multiple=True, help="Of the configuration.")
 def main(
     data: str,
@@ -106,14 +110,14 @@ def main(
     resolutions: str,
     steps: int,
     sweeps: int,
+    channels: str | None,
     changes: tuple[str, ...],
 ) -> None:
     before = cast(CoarseSkild, sk.load(model))
     given = (f"out={out}", f"data.source={data}", f"training.steps={steps}")
-    network = f"network.channels={list(before.config.network.channels)}"
+    network = f"network.channels=[{channels or str(before.config.network.channels)[1:-1]}]"
     config = sk.load_config("ising64-coarse", (*given, network, *OVERRIDES, *changes))
-    started = config.build_network(before.process, 1)
-    started.load_state_dict(before.network.state_dict())
+    started = widen(config.build_network(before.process, 1), before.network)
     low, high = map(float, resolutions.split(","))
     beta = sk.open(data).attrs["beta"]
     objective = ExactTargets(replace(before, config=config), beta, block, (low, high), sweeps)

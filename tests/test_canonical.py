@@ -118,3 +118,19 @@ def test_without_blocks_nothing_is_infinite():
     (found * 0).sum().backward()
     assert bool(torch.isfinite(found).all())
     assert bool((D.grad == 0).all())
+
+
+@pytest.mark.slow
+def test_compiled_it_is_the_same():
+    rng = np.random.default_rng(0)
+    D = torch.as_tensor(np.tanh(rng.normal(0, 1, (3, 1, 8, 8)))).float()
+    P = averaging(8, 2).float().expand(3, 1, 8, 8)
+    ups = torch.as_tensor(np.kron(rng.integers(0, 5, (4, 4)), np.ones((2, 2)))).float()
+    found = []
+    for compiled in (False, True):
+        given = D.clone().requires_grad_()
+        means = canonical_means(given, P, ups.expand_as(D), 4, harmonics(2), compiled)
+        (means * torch.linspace(0, 1, 8)).sum().backward()
+        found.append((means.detach(), given.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

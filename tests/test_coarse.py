@@ -577,6 +577,7 @@ def test_other_sizes_are_refused(model):
         ({"kernels": {"nearest": 1}}, "condition.kernels.nearest"),
         ({"kernels": {"box": 0}}, "condition.kernels.box"),
         ({"unconditional": 1.0}, "condition.unconditional"),
+        ({"focus": [20, 4]}, "condition: focus must be two positive numbers, the smaller one"),
         ({"factor": 2}, "condition: no key 'factor'"),
     ],
 )
@@ -667,3 +668,23 @@ def test_fields_are_trained_on_up_to_where_sampling_starts():
     missing = torch.isinf(start.coarse.alias_variance)
     snr = ((alpha / sigma) ** 2 * sooner.process.S0)[missing].max()
     assert float(snr) == pytest.approx(1e-4, rel=0.05)
+
+
+def test_half_of_the_steps_are_drawn_in_the_focus():
+    plain, focused = (
+        model_of(condition={**CONDITION, "focus": focus}) for focus in (None, (6.0, 20.0))
+    )
+    low, high = (plain.process.step_at_resolution(R, plain.snr) for R in (20, 6))
+    shares, count = [], 20_000
+    for model in (plain, focused):
+        objective = model.objective()
+        at, n = objective.draw(count, torch.Generator().manual_seed(0))
+        ends = objective.ends[at.numbers]
+        assert bool(((n > 0) & (n <= ends)).all())
+        # coarse fields of small factors say more than the focus holds
+        assert bool((ends < high).any() and (ends > high).any() and (ends > low).all())
+        within = (ends.minimum(torch.tensor(high)) - low) / ends
+        shares.append(((n > low) & (n < high)).float().mean() - within.mean())
+    # of the rest as many as without
+    assert abs(float(shares[0])) < 4 * 0.5 / count**0.5
+    assert float(shares[1]) == pytest.approx(0.5 * float(1 - within.mean()), abs=0.02)

@@ -18,9 +18,11 @@ from skild_physics.config import parse_config
 from skild_physics.diffusion.noise import SampleNoise
 from skild_physics.diffusion.reverse import run
 from skild_physics.machine import World
+from skild_physics.models import canonical
 from skild_physics.models.checkpoint import load, save_model
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.evaluation import heldout_loss
+from skild_physics.training.execution import Execution
 from skild_physics.training.graphs import WARM, Graphs, NotCapturedError
 from skild_physics.training.state import load_state, save_state
 from skild_physics.training.trainer import Trainer
@@ -236,6 +238,25 @@ def test_a_step_waits_for_the_device_once(inputs, tmp_path, gpu, kind):
     gpu.clear()
     trainer.step(1)
     assert gpu["reads"] == 1
+
+
+@pytest.mark.parametrize("kind", ["consistent coarse fields", "canonical coarse fields"])
+def test_a_step_that_is_compiled_is_so_with_all_its_parts(inputs, tmp_path, monkeypatch, kind):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda work, **how: compiled.append(work) or work)
+    canonical._compiled.cache_clear()
+    config = configured(inputs, tmp_path, kind)
+    with pretended_gpu.pretended(monkeypatch):
+        plain, trainer = (
+            Trainer(config, World(0, 1, torch.device("gpu")), print, Execution("float32", on, 1))
+            for on in (False, True)
+        )
+        assert trainer.step(0) == plain.step(0)
+        # other numbers of fields would be compiled anew
+        steps_of(trainer)
+    canonical._compiled.cache_clear()
+    moves = [canonical._forward, canonical._backward]
+    assert compiled == [trainer.network, *(moves if kind.startswith("canonical") else [])]
 
 
 class Replayed(Graphs):

@@ -16,8 +16,10 @@ from skild_physics.config import parse_config
 from skild_physics.diffusion.prediction import denoiser
 from skild_physics.diffusion.process import Process
 from skild_physics.diffusion.schedule import LinearSchedule, LogLinearSchedule, linear_to_resolution
+from skild_physics.files import InputError
 from skild_physics.kspace import wavenumbers
 from skild_physics.networks import CompactUNet, NCSNpp, StepNetwork, WhitenedInput
+from skild_physics.networks.widening import widen
 from skild_physics.spectrum import PowerLaw
 
 one_thread = pytest.fixture(scope="module", autouse=True)(small_runs.one_thread)
@@ -59,6 +61,47 @@ def test_periodic_network_commutes_with_translations(dy, dx, patch, channels):
     with torch.no_grad():
         moved, still = network(x.roll(shift, (2, 3)), LAM), network(x, LAM)
     torch.testing.assert_close(moved, still.roll(shift, (2, 3)))
+
+
+def copied(channels, seed=0):
+    wide = CompactUNet(channels, (1, 1), 2, 16, conditioning=3, labels=2).double()
+    return widen(wide, narrow_one(), seed)
+
+
+def narrow_one():
+    torch.manual_seed(0)
+    network = CompactUNet((8, 12), (1, 1), 2, 16, conditioning=3, labels=2)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network.double()
+
+
+@torch.no_grad()
+def test_with_every_channel_twice_a_network_computes_the_same():
+    x = noise(2, 4, 16, 16)
+    found, twice = narrow_one()(x, LAM), copied((16, 24))(x, LAM)
+    # norms are those of single precision
+    torch.testing.assert_close(twice, found, rtol=1e-5, atol=1e-5)
+    some = copied((12, 15))(x, LAM)
+    assert 1e-5 < (some - found).norm() / found.norm() < 0.3
+
+
+def test_copies_of_a_channel_learn_different_things():
+    network = copied((16, 24))
+    network(noise(2, 4, 16, 16), LAM).square().sum().backward()
+    gradient = network.down[0][0].first.weight.grad
+    # each row writes a channel, and the second eight copy the first in some order
+    apart = torch.cdist(gradient[:8].flatten(1), gradient[8:].flatten(1))
+    assert float(apart.min()) > 0.01 * float(gradient[:8].flatten(1).norm(dim=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("channels", "blocks"), [((6, 12), (1, 1)), ((8,), (1,)), ((8, 12), (1, 2))]
+)
+def test_only_to_more_channels_a_network_can_be_widened(channels, blocks):
+    wide = CompactUNet(channels, blocks, 2, 16, conditioning=3, labels=2)
+    with pytest.raises(InputError, match="widened"):
+        widen(wide, narrow_one())
 
 
 def make_even(network):

@@ -159,6 +159,9 @@ class CoarseConfig(AnyCondition):
     start_snr: PositiveFloat = 0.01
     """Signal-to-noise ratio, where sampling starts, of the modes that a coarse field does not hold;
     fields that have one are trained on up to there."""
+    focus: tuple[float, float] | None = None
+    """Half of the steps n are drawn where x_n has an effective resolution between these two, the
+    lower one first."""
     canonical: bool = False
     """Estimates of spins agree with averages over whole blocks as the means of independent spins
     whose sum is known, not to first order in what they lack."""
@@ -168,6 +171,8 @@ class CoarseConfig(AnyCondition):
         low, high = self.factors
         if not 1 < low <= high:
             raise InputError("factors must be two numbers above 1, the smaller one first")
+        if self.focus is not None and not 0 < self.focus[0] < self.focus[1]:
+            raise InputError("focus must be two positive numbers, the smaller one first")
         if not self.kernels:
             raise InputError("kernels must name one at least")
         return self

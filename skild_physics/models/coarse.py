@@ -66,6 +66,8 @@ SMALLEST = 1e-3
 """Singular value of a kernel, over its largest, of what it is taken to leave out."""
 ROUNDING = 0.1
 """Spins by which the sum of a block may be off, in coarse fields of low precision."""
+FOCUSED = 0.5
+"""Share of the steps that are drawn in the focus, where there is one."""
 LEAST_FREE = 1e-3
 """Variance that every spin is taken to have at least, to first order."""
 
@@ -232,8 +234,17 @@ class Conditions:
             lifted = torch.cat([lifted, P @ (fields - x_n) @ P.mT], dim=1)
         return conditioning(lifted, where, known)
 
-    def agreeing(self, fields: Tensor, numbers: Tensor, estimates: Tensor) -> Tensor:
-        """Estimates of fields (B, C, N, N), moved so that their coarse fields are theirs."""
+    def agreeing(
+        self, fields: Tensor, numbers: Tensor, estimates: Tensor, compiled: bool = False
+    ) -> Tensor:
+        """Estimates of fields (B, C, N, N), moved so that their coarse fields are theirs.
+
+        Args:
+            fields: x_0.
+            numbers: of their conditions.
+            estimates: of x_0.
+            compiled: by torch.compile what is trained on a GPU, where all batches are alike.
+        """
         chosen = numbers.to(self.device).expand(len(estimates))
         P, sites = self._tables[0][chosen][:, None], self._sites[chosen]
         lacking = P @ (fields - estimates) @ P.mT
@@ -244,11 +255,13 @@ class Conditions:
             return estimates + lacking * free / of_block
         moved = estimates + lacking
         # numbers on a GPU are not waited for
-        rows = (sites > 0).nonzero()[:, 0] if sites.device.type == "cpu" else slice(None)
+        waits = sites.device.type == "cpu"
+        rows = (sites > 0).nonzero()[:, 0] if waits else slice(None)
         sites = sites[rows, None, None, None]
         P, given = P[rows] * (sites > 0), estimates[rows]
         ups = ((P @ fields[rows] @ P.mT + 1) / 2 * sites).round()
-        means = canonical_means(given, P, ups, sites.clamp(min=1), self._harmonics)
+        compiled &= given.requires_grad and not waits
+        means = canonical_means(given, P, ups, sites.clamp(min=1), self._harmonics, compiled)
         means = torch.where(sites > 0, means, moved[rows])
         return moved.index_put((rows,), means) if isinstance(rows, Tensor) else means
 
@@ -301,6 +314,7 @@ class CoarseObjective:
         conditions: all that fields can be conditioned on.
         ends: the last step of each on the full lattice, float64.
         shares: how often each is drawn there, float64.
+        compiled: whether a training compiles what it can.
 
     Args:
         model: whose process, conditions and settings.
@@ -309,6 +323,7 @@ class CoarseObjective:
 
     def __init__(self, model: "CoarseSkild", loss: Loss = squared_error):
         self._settings, self._loss, process = model.config.training, loss, model.process
+        self.compiled = False
         self._steps = SkildObjective(process, self._settings, loss=loss)
         self.conditions = Conditions(
             model.condition,
@@ -322,6 +337,8 @@ class CoarseObjective:
         self.shares = self.conditions.shares.clone()
         # fields without a coarse one have their other steps on the smaller lattices
         self.shares[0] *= end / process.T
+        focus = model.condition.focus
+        self._focus = focus and [process.step_at_resolution(R, model.snr) for R in focus[::-1]]
 
     @property
     def is_fixed(self) -> bool:
@@ -336,7 +353,14 @@ class CoarseObjective:
         if at.N < full.N and float(u[0]) < float(unconditional):
             return CoarseTask(at, torch.zeros(count, dtype=torch.long)), n
         numbers = torch.multinomial(self.shares, count, replacement=True, generator=generator)
-        return CoarseTask(full, numbers), (1 - u[1:]) * self.ends[numbers]
+        start, end = torch.zeros(count, dtype=torch.float64), self.ends[numbers]
+        if self._focus is not None:
+            low, high = self._focus
+            chosen = torch.rand(count, generator=generator) < FOCUSED
+            start, end = torch.where(
+                chosen & (end > low), torch.tensor([[low], [high]]), torch.stack([start, end])
+            ).minimum(end)
+        return CoarseTask(full, numbers), start + (1 - u[1:]) * (end - start)
 
     def examples(self, count: int) -> list[tuple[CoarseTask, Tensor]]:
         """Every lattice, with steps from the middle of its interval, and conditions in turns."""
@@ -380,7 +404,7 @@ class CoarseObjective:
             channels = conditions.condition.inputs(fields.shape[1])
             conditioning = partial(without_conditions, channels, fields.shape[-1])
         elif conditions.condition.consistent:
-            agree = partial(conditions.agreeing, fields, at.numbers)
+            agree = partial(conditions.agreeing, fields, at.numbers, compiled=self.compiled)
         return training_losses(
             network,
             at.process,

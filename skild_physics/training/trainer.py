@@ -38,6 +38,7 @@ from skild_physics.models.objective import (
     rows_of,
     squared_error,
 )
+from skild_physics.networks.unet import CompactUNet
 from skild_physics.training.agreement import check_process, some_of
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.execution import Execution, choose, compiling
@@ -164,7 +165,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
         self._switch = Runner(self.network)
         self.runner: nn.Module = self._switch
-        is_own = objective is None and network is None and loss is squared_error
+        is_own = objective is None and loss is squared_error
+        is_own &= network is None or isinstance(network, CompactUNet)
         self._graphs = self._capturing() if is_own else None
         self._before: list[Tensor] = []
         self._execute_as(execution or self._chosen())
@@ -249,6 +251,8 @@ class Trainer:
         self.execution = way
         torch.set_num_threads(way.threads)
         self._switch.compiled = way.compile
+        if hasattr(self.objective, "compiled"):
+            self.objective.compiled = way.compile
 
     def _execute_as(self, way: Execution) -> None:
         """Compute steps in a way from now on; without the compiler if that fails."""
