@@ -117,7 +117,11 @@ def main(
     given = (f"out={out}", f"data.source={data}", f"training.steps={steps}")
     network = f"network.channels=[{channels or str(before.config.network.channels)[1:-1]}]"
     config = sk.load_config("ising64-coarse", (*given, network, *OVERRIDES, *changes))
-    started = widen(config.build_network(before.process, 1), before.network)
+    started = config.build_network(before.process, 1)
+    if channels:
+        widen(started, before.network)
+    else:
+        started.load_state_dict(before.network.state_dict())
     low, high = map(float, resolutions.split(","))
     beta = sk.open(data).attrs["beta"]
     objective = ExactTargets(replace(before, config=config), beta, block, (low, high), sweeps)

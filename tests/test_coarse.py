@@ -670,21 +670,32 @@ def test_fields_are_trained_on_up_to_where_sampling_starts():
     assert float(snr) == pytest.approx(1e-4, rel=0.05)
 
 
-def test_half_of_the_steps_are_drawn_in_the_focus():
-    plain, focused = (
-        model_of(condition={**CONDITION, "focus": focus}) for focus in (None, (6.0, 20.0))
-    )
-    low, high = (plain.process.step_at_resolution(R, plain.snr) for R in (20, 6))
-    shares, count = [], 20_000
+@pytest.mark.parametrize("focus", [(6.0, 20.0), (1.0, 2.0)])
+def test_half_of_the_steps_are_drawn_in_the_focus(focus):
+    plain, focused = (model_of(condition={**CONDITION, "focus": each}) for each in (None, focus))
+    low, high = (plain.process.step_at_resolution(R, plain.snr) for R in focus[::-1])
+    count, found = 20_000, []
     for model in (plain, focused):
         objective = model.objective()
         at, n = objective.draw(count, torch.Generator().manual_seed(0))
         ends = objective.ends[at.numbers]
         assert bool(((n > 0) & (n <= ends)).all())
-        # coarse fields of small factors say more than the focus holds
-        assert bool((ends < high).any() and (ends > high).any() and (ends > low).all())
-        within = (ends.minimum(torch.tensor(high)) - low) / ends
-        shares.append(((n > low) & (n < high)).float().mean() - within.mean())
-    # of the rest as many as without
-    assert abs(float(shares[0])) < 4 * 0.5 / count**0.5
-    assert float(shares[1]) == pytest.approx(0.5 * float(1 - within.mean()), abs=0.02)
+        found.append((at.numbers, n))
+    assert torch.equal(found[0][0], found[1][0])
+    # coarse fields of small factors say more than the focus holds
+    reach = ends > low
+    assert bool((ends < high).any())
+    assert bool(reach.all()) == (focus[1] == 20.0)
+    within = ((ends.clamp(max=high) - low) / ends).clamp(min=0)
+    shares = within, 0.5 * reach + (1 - 0.5 * reach) * within
+    for (_, n), share in zip(found, shares, strict=True):
+        inside = ((n > low) & (n < high)).double()
+        assert abs(float((inside - share).mean())) < 4 * 0.5 / count**0.5
+    # those that do not reach it are spread evenly
+    places = (found[1][1] / ends)[~reach]
+    assert abs(float((places - 0.5).sum())) <= 4 * (len(places) / 12) ** 0.5
+
+
+def test_a_focus_below_the_schedule_is_named():
+    with pytest.raises(InputError, match=r"condition\.focus: .*where the schedule ends"):
+        model_of(condition={**CONDITION, "focus": (0.3, 0.5)}).objective()

@@ -20,6 +20,7 @@ from skild_physics.diffusion.reverse import run
 from skild_physics.machine import World
 from skild_physics.models import canonical
 from skild_physics.models.checkpoint import load, save_model
+from skild_physics.networks import CompactUNet, FlexiUNet
 from skild_physics.training.data import open_training_fields, training_batch
 from skild_physics.training.evaluation import heldout_loss
 from skild_physics.training.execution import Execution
@@ -242,21 +243,31 @@ def test_a_step_waits_for_the_device_once(inputs, tmp_path, gpu, kind):
 
 @pytest.mark.parametrize("kind", ["consistent coarse fields", "canonical coarse fields"])
 def test_a_step_that_is_compiled_is_so_with_all_its_parts(inputs, tmp_path, monkeypatch, kind):
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda work, **how: compiled.append(work) or work)
-    canonical._compiled.cache_clear()
+    called = []
+
+    def spied(work):
+        return lambda *parts: called.append((work, len(parts[0]))) or work(*parts)
+
+    monkeypatch.setattr(torch, "compile", lambda network, **how: spied(network))
+    monkeypatch.setattr(canonical, "_compiled", spied)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     config = configured(inputs, tmp_path, kind)
     with pretended_gpu.pretended(monkeypatch):
         plain, trainer = (
             Trainer(config, World(0, 1, torch.device("gpu")), print, Execution("float32", on, 1))
             for on in (False, True)
         )
-        assert trainer.step(0) == plain.step(0)
-        # other numbers of fields would be compiled anew
+        called.clear()
+        first = plain.step(0)
+        assert not called
+        assert trainer.step(0) == first
+        moves = [canonical._forward, canonical._backward]
+        works = [trainer.network, *(moves if kind.startswith("canonical") else [])]
+        assert [work for work, _ in called] == works
+        # for other numbers of fields all would be compiled anew
         steps_of(trainer)
-    canonical._compiled.cache_clear()
-    moves = [canonical._forward, canonical._backward]
-    assert compiled == [trainer.network, *(moves if kind.startswith("canonical") else [])]
+    assert {fields for _, fields in called} == {trainer.part}
 
 
 class Replayed(Graphs):
@@ -315,6 +326,21 @@ def test_only_what_is_known_to_serve_is_captured(inputs, tmp_path, monkeypatch, 
     assert (trainer._capturing() is not None) == (kind in ("skild", *CAPTURED))
     monkeypatch.setattr(trainer, "world", World(0, 2, torch.device("cuda")))
     assert trainer._capturing() is None
+
+
+def test_of_given_networks_those_that_are_known_are_captured(inputs, tmp_path, monkeypatch):
+    config = configured(inputs, tmp_path, "skild")
+    channels = {"channels": (8,), "blocks": (1,), "patch": 2}
+    frozen = CompactUNet(**channels)
+    frozen.stem.weight.requires_grad_(False)
+    for network, known in (
+        (CompactUNet(**channels), True),
+        (FlexiUNet(16, **channels), False),
+        (frozen, False),
+    ):
+        trainer = Trainer(config, World(0, 1, torch.device("cpu")), print, network=network)
+        monkeypatch.setattr(trainer, "world", World(0, 1, torch.device("cuda")))
+        assert (trainer._capturing() is not None) == known
 
 
 @pytest.mark.parametrize("which", ["passes", "optimizer"])

@@ -96,10 +96,16 @@ def test_copies_of_a_channel_learn_different_things():
 
 
 @pytest.mark.parametrize(
-    ("channels", "blocks"), [((6, 12), (1, 1)), ((8,), (1,)), ((8, 12), (1, 2))]
+    ("channels", "blocks", "basis"),
+    [
+        ((6, 12), (1, 1), "periodic"),
+        ((8,), (1,), "periodic"),
+        ((8, 12), (1, 2), "periodic"),
+        ((16, 24), (1, 1), "cosine"),
+    ],
 )
-def test_only_to_more_channels_a_network_can_be_widened(channels, blocks):
-    wide = CompactUNet(channels, blocks, 2, 16, conditioning=3, labels=2)
+def test_only_to_more_channels_a_network_can_be_widened(channels, blocks, basis):
+    wide = CompactUNet(channels, blocks, 2, 16, basis=basis, conditioning=3, labels=2)
     with pytest.raises(InputError, match="widened"):
         widen(wide, narrow_one())
 

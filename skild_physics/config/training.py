@@ -160,8 +160,8 @@ class CoarseConfig(AnyCondition):
     """Signal-to-noise ratio, where sampling starts, of the modes that a coarse field does not hold;
     fields that have one are trained on up to there."""
     focus: tuple[float, float] | None = None
-    """Half of the steps n are drawn where x_n has an effective resolution between these two, the
-    lower one first."""
+    """Half of the steps n of fields that are shown whole, where they reach it, are drawn where x_n
+    has an effective resolution between these two, the lower one first."""
     canonical: bool = False
     """Estimates of spins agree with averages over whole blocks as the means of independent spins
     whose sum is known, not to first order in what they lack."""

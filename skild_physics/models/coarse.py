@@ -321,9 +321,10 @@ class CoarseObjective:
         loss: of the network's output and its target.
     """
 
+    compiled = False
+
     def __init__(self, model: "CoarseSkild", loss: Loss = squared_error):
         self._settings, self._loss, process = model.config.training, loss, model.process
-        self.compiled = False
         self._steps = SkildObjective(process, self._settings, loss=loss)
         self.conditions = Conditions(
             model.condition,
@@ -337,8 +338,17 @@ class CoarseObjective:
         self.shares = self.conditions.shares.clone()
         # fields without a coarse one have their other steps on the smaller lattices
         self.shares[0] *= end / process.T
-        focus = model.condition.focus
-        self._focus = focus and [process.step_at_resolution(R, model.snr) for R in focus[::-1]]
+        self._focus = self._steps_of_focus(model)
+
+    @staticmethod
+    def _steps_of_focus(model: "CoarseSkild") -> list[float] | None:
+        if model.condition.focus is None:
+            return None
+        try:
+            high_R_first = model.condition.focus[::-1]
+            return [model.process.step_at_resolution(R, model.snr) for R in high_R_first]
+        except InputError as error:
+            raise InputError(f"condition.focus: {error}") from None
 
     @property
     def is_fixed(self) -> bool:
@@ -357,9 +367,9 @@ class CoarseObjective:
         if self._focus is not None:
             low, high = self._focus
             chosen = torch.rand(count, generator=generator) < FOCUSED
-            start, end = torch.where(
-                chosen & (end > low), torch.tensor([[low], [high]]), torch.stack([start, end])
-            ).minimum(end)
+            chosen &= end > low
+            start = torch.where(chosen, low, start)
+            end = torch.where(chosen, end.clamp(max=high), end)
         return CoarseTask(full, numbers), start + (1 - u[1:]) * (end - start)
 
     def examples(self, count: int) -> list[tuple[CoarseTask, Tensor]]:

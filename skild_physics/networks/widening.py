@@ -27,7 +27,7 @@ def widen(wide: CompactUNet, narrow: CompactUNet, seed: int = 0) -> CompactUNet:
         InputError: they differ in something else, or a level has fewer channels.
     """
     expected = wide.state_dict()
-    if narrow.state_dict().keys() != expected.keys():
+    if narrow.state_dict().keys() != expected.keys() or narrow.basis != wide.basis:
         raise InputError(UNLIKE)
     generator = torch.Generator().manual_seed(seed)
     pairs = zip(narrow.down, wide.down, strict=True)

@@ -41,7 +41,7 @@ class Execution:
 
     Attributes:
         precision: float32, bfloat16 or float16, what networks compute in.
-        compile: whether the network is compiled.
+        compile: whether the network is compiled, and what else can be.
         threads: of one process.
     """
 

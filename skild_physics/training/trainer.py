@@ -30,6 +30,7 @@ from skild_physics.kspace import LARGEST_MATRIX
 from skild_physics.machine import World
 from skild_physics.models.base import Model
 from skild_physics.models.checkpoint import build_model
+from skild_physics.models.coarse import CoarseObjective
 from skild_physics.models.making import parameters_of
 from skild_physics.models.objective import (
     Loss,
@@ -165,9 +166,13 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=enabled)
         self._switch = Runner(self.network)
         self.runner: nn.Module = self._switch
-        is_own = objective is None and loss is squared_error
-        is_own &= network is None or isinstance(network, CompactUNet)
-        self._graphs = self._capturing() if is_own else None
+        self._is_known = (
+            objective is None
+            and loss is squared_error
+            and (network is None or type(network) is CompactUNet)
+            and all(weight.requires_grad for weight in self.network.parameters())
+        )
+        self._graphs = self._capturing()
         self._before: list[Tensor] = []
         self._execute_as(execution or self._chosen())
         if world.size > 1:
@@ -230,7 +235,8 @@ class Trainer:
             return None
         # what is known to wait for nothing, to draw nothing, and to use every weight
         serves = (
-            config.network.kind == "compact"
+            self._is_known
+            and config.network.kind == "compact"
             and getattr(self.objective, "is_fixed", False)
             and self.process.N <= LARGEST_MATRIX
         )
@@ -251,7 +257,7 @@ class Trainer:
         self.execution = way
         torch.set_num_threads(way.threads)
         self._switch.compiled = way.compile
-        if hasattr(self.objective, "compiled"):
+        if isinstance(self.objective, CoarseObjective):
             self.objective.compiled = way.compile
 
     def _execute_as(self, way: Execution) -> None:
