@@ -1,9 +1,9 @@
 """Every shipped checkpoint makes the fields that it made when these were recorded.
 
-golden.npz was written by ``python tests/test_golden.py`` (torch 2.13.0, an AMD EPYC, one thread)
-when the bundled lattice model became another; the fields of all others were those of the recording
-before it, bit for bit, as they are on such a machine. Elsewhere sums are rounded differently, which
-a trained network carries on.
+golden.npz was written by ``python tests/test_golden.py`` (torch 2.13.0, one thread): the fields of
+the bundled lattice model on an Intel Xeon when it became another, all others on an AMD EPYC. On
+such a machine they are the same bit for bit. Elsewhere sums are rounded differently, which a
+trained network carries on.
 """
 
 import contextlib
