@@ -2,7 +2,7 @@
 
     python benchmarks/exact_targets.py ising64.h5 OUT [--model paper_figures/ising64_canonical]
         [--block 4] [--resolutions 29,52] [--steps 1500] [--sweeps 30] [--channels 96,128]
-        [--set KEY=VALUE]
+        [--gains] [--set KEY=VALUE]
 
 The best answer to x_n, and to the averages over blocks that the network is told, is the mean of all
 spins that fit them. A training field is one draw of these, and most of a gradient is its noise. Of
@@ -15,7 +15,8 @@ other ways). With --sweeps 0 the targets are the fields, as in `skild-physics tr
 All fields are given averages over blocks of one size (--block 0: none), at steps where x_n resolves
 --resolutions pixels a side. What `benchmarks/excess.py` then finds there is what the network can
 do; what it found before was what it does beside everything else. With --channels it is a wider one,
-which goes on from the same weights (`skild_physics.networks.widening`).
+which goes on from the same weights (`skild_physics.networks.widening`), and with --gains all of its
+weights stay but those by which lambda and the condition act on it.
 """
 
 import os
@@ -101,6 +102,7 @@ class ExactTargets(CoarseObjective):
 @click.option("--steps", default=1500, show_default=True)
 @click.option("--sweeps", default=30, show_default=True, help="Of a chain; 0: the fields.")
 @click.option("--channels", help="More of them on each level.  [default: those of the model]")
+@click.option("--gains", is_flag=True, help="Train no more than how conditions act.")
 @click.option("--set", "changes", multiple=True, help="Of the configuration.")
 def main(
     data: str,
@@ -111,6 +113,7 @@ def main(
     steps: int,
     sweeps: int,
     channels: str | None,
+    gains: bool,
     changes: tuple[str, ...],
 ) -> None:
     before = cast(CoarseSkild, sk.load(model))
@@ -123,6 +126,8 @@ def main(
     else:
         started.load_state_dict(before.network.state_dict())
     low, high = map(float, resolutions.split(","))
+    for name, weight in started.named_parameters():
+        weight.requires_grad_(not gains or "gain." in name or name.startswith("embed."))
     beta = sk.open(data).attrs["beta"]
     objective = ExactTargets(replace(before, config=config), beta, block, (low, high), sweeps)
     sk.train(config, network=started, objective=objective, progress=sk.bar)
