@@ -255,12 +255,12 @@ class Conditions:
             return estimates + lacking * free / of_block
         moved = estimates + lacking
         # numbers on a GPU are not waited for
-        waits = sites.device.type == "cpu"
-        rows = (sites > 0).nonzero()[:, 0] if waits else slice(None)
+        on_cpu = sites.device.type == "cpu"
+        rows = (sites > 0).nonzero()[:, 0] if on_cpu else slice(None)
         sites = sites[rows, None, None, None]
         P, given = P[rows] * (sites > 0), estimates[rows]
         ups = ((P @ fields[rows] @ P.mT + 1) / 2 * sites).round()
-        compiled &= given.requires_grad and not waits
+        compiled &= given.requires_grad and not on_cpu
         means = canonical_means(given, P, ups, sites.clamp(min=1), self._harmonics, compiled)
         means = torch.where(sites > 0, means, moved[rows])
         return moved.index_put((rows,), means) if isinstance(rows, Tensor) else means
