@@ -177,8 +177,8 @@ def main(
     model, coarse_model = sk.load(unconditional), sk.load(conditioned)
     if not isinstance(model, Skild) or model.size % factor:
         raise click.ClickException("needs a SKILD model, and a factor that divides its side")
-    truth = sk.generate_ising(L=model.size, samples=fields, seed=seed)
-    others = sk.generate_ising(L=model.size, samples=CALIBRATED, seed=seed + 1000)
+    truth = sk.generate_ising(L=model.size, samples=fields, seed=seed, sweeps=0)
+    others = sk.generate_ising(L=model.size, samples=CALIBRATED, seed=seed + 1000, sweeps=0)
     coarse = sk.coarse_grain(truth, factor=factor, kernel="box")
     y = torch.as_tensor(coarse.values, dtype=torch.float32)[:, None]
     rows = {}

@@ -27,7 +27,7 @@ import xarray as xr
 import skild_physics as sk
 from skild_physics.claims import replacing
 from skild_physics.data_gen.relaxed import by_rank
-from skild_physics.data_gen.wolff import bond_threshold, wolff_advance
+from skild_physics.data_gen.wolff import wolff_advance
 from skild_physics.observables.blocks import block_sums
 from skild_physics.observables.energy import energy_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy
@@ -104,7 +104,7 @@ def residuals(truth: xr.DataArray, begun: dict[str, xr.DataArray]) -> xr.Dataset
 
 
 def from_averages(fields: int) -> xr.Dataset:
-    whole = sk.generate_ising(L, samples=4 * fields, seed=3, out=MADE / "truth.h5").load()
+    whole = sk.generate_ising(L, samples=4 * fields, seed=3, sweeps=0, out=MADE / "truth.h5").load()
     truth = whole[:fields]
     found = [
         residuals(truth, starts(truth)),
@@ -134,13 +134,13 @@ def relaxing(start: np.ndarray) -> list[np.ndarray]:
 
 def clusters(start: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
     """Fields after so many of Wolff's clusters in all, and the seconds that one took until then."""
-    threshold, fields, seconds, done = bond_threshold(BETA_CRITICAL), [start], [0.0], 0
+    fields, seconds, done = [start], [0.0], 0
     streams = [seed_state(4, i) for i in range(len(start))]
     for number in CLUSTERS[1:]:
         now = fields[-1].copy()
         began = time.perf_counter()
         for spins, rng in zip(now, streams, strict=True):
-            wolff_advance(spins, rng, threshold, number - done)
+            wolff_advance(spins, rng, BETA_CRITICAL, number - done)
         seconds.append(seconds[-1] + (time.perf_counter() - began) / len(start))
         fields.append(now)
         done = number
@@ -167,7 +167,7 @@ def enlarged(fields: int) -> xr.Dataset:
         "hot": sk.relax(ones, 1, beta=0.0, boundary="periodic").values,
     }
     seconds["sweep"] = timed(lambda: sk.relax(spins_of(ones[:1]), 64, workers=1)) / 64
-    exact = sk.generate_ising(LARGE, samples=64, seed=3, workers=1, out=MADE / "large.h5")
+    exact = sk.generate_ising(LARGE, samples=64, seed=3, sweeps=0, out=MADE / "large.h5")
     rows = {"Wolff": ("clusters", CLUSTERS, {}), "sweeps": ("large_sweeps", MANY, {})}
     found = {}
     for name, start in begun.items():

@@ -8,9 +8,9 @@ time is the difference between sampling with and without them, per spin of the m
 our chains measure at the same size.
 
 What counts in the end is the time of an effectively independent field, 2 tau_int of the slower of
-energy and m^2. Ours is that of the pilot run of generate-ising and of the kernel; of peapods it is
-that of what it does, a Metropolis sweep and a cluster update or a Swendsen-Wang update, from the
-energy and m^2 after each of them. `pip install -e '.[benchmarks]'` installs it.
+energy and m^2, from both after every update: of ours some Metropolis sweeps and a cluster, or a
+cluster alone, of peapods what it does, a Metropolis sweep and a cluster or a Swendsen-Wang update.
+`pip install -e '.[benchmarks]'` installs it.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from numba import njit
 from peapods import Ising
 
 import skild_physics as sk
-from skild_physics.data_gen.parameters import pilot
-from skild_physics.data_gen.wolff import bond_threshold, wolff_advance, wolff_samples
+from skild_physics.data_gen.parameters import SWEEPS
+from skild_physics.data_gen.wolff import wolff_advance, wolff_samples
 from skild_physics.files import json_text
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
+from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.xoshiro import seed_state
 
-THRESHOLD = bond_threshold(BETA_CRITICAL)
 FLIPS = 6e6
 
 
@@ -77,12 +77,12 @@ Timed = Callable[[], tuple[float, float]]
 
 def ours(L: int, chain: int = 0) -> Timed:
     spins, rng = np.ones((L, L), np.int8), seed_state(0, chain)
-    wolff_advance(spins, rng, THRESHOLD, 300)
+    wolff_advance(spins, rng, BETA_CRITICAL, 300)
     updates = max(20, int(FLIPS / (0.4 * L * L)))
 
     def run() -> tuple[float, float]:
         began = time.perf_counter()
-        flips = wolff_advance(spins, rng, THRESHOLD, updates)
+        flips = wolff_advance(spins, rng, BETA_CRITICAL, updates)
         return time.perf_counter() - began, flips
 
     return run
@@ -121,8 +121,8 @@ def kernels(rounds: int) -> dict[str, float]:
     results = {}
     for L in (32, 128, 1024):
         spins, rng = np.ones((L, L), np.int8), seed_state(1, 0)
-        wolff_advance(spins, rng, THRESHOLD, 500)
-        mean_cluster = wolff_advance(spins, rng, THRESHOLD, 2000) / 2000
+        wolff_advance(spins, rng, BETA_CRITICAL, 500)
+        mean_cluster = wolff_advance(spins, rng, BETA_CRITICAL, 2000) / 2000
         runs = {"ours": ours(L), "plain": plain(L), "peapods": peapods(L, mean_cluster)}
         if L == 1024:
             # a Metropolis sweep of 10^6 spins beside every cluster: too slow to be of interest
@@ -144,45 +144,73 @@ def kernels(rounds: int) -> dict[str, float]:
     return results
 
 
-def peapods_series(L: int, mode: str, steps: int) -> tuple[float, float, float]:
-    """Processor seconds of a step of peapods, tau_int in steps, and the standard error of that."""
-    model = Ising((L, L), temperatures=np.array([1 / BETA_CRITICAL]))
-    options = {"cluster_mode": mode, "sequential": True, "warmup_ratio": 0.0}
-    model.sample(steps // 4, cluster_update_interval=1, **options)
-    found = [model.sample(1, cluster_update_interval=1, **options) for _ in range(steps)]
-    series = np.array([(step["energies"][0], step["mags2"][0]) for step in found])
-    times = []
+def independent_field(
+    series: np.ndarray, advance: Callable[[int], object]
+) -> tuple[float, float, float]:
+    """Processor time of an effectively independent field, its standard error, and 2 tau_int.
+
+    Args:
+        series: energy and m^2 after every update, shape (updates, 2).
+        advance: makes a number of updates; the best of three timings counts.
+    """
+    updates, times = max(1, len(series) // 8), []
     for _ in range(3):
         began = time.process_time()
-        model.sample(steps // 8, cluster_update_interval=1, **options)
-        times.append((time.process_time() - began) / (steps // 8))
-    tau = max(integrated_autocorrelation_time(x[None]) for x in series.T)
-    return min(times), tau.tau_int, tau.stderr
+        advance(updates)
+        times.append((time.process_time() - began) / updates)
+    slowest = max(integrated_autocorrelation_time(x[None]) for x in series.T)
+    each = 2 * min(times)
+    return each * slowest.tau_int, each * slowest.stderr, 2 * slowest.tau_int
+
+
+def ours_independent(L: int, sweeps: int, steps: int) -> tuple[float, float, float]:
+    """See :func:`independent_field`."""
+    spins, rng = np.ones((L, L), np.int8), seed_state(0, 0)
+    wolff_advance(spins, rng, BETA_CRITICAL, max(300, steps // 4), sweeps)
+    series, batch = [], np.empty((min(steps, max(1, 2**24 // L**2)), L, L), np.int8)
+    while len(series) < steps:
+        wolff_samples(spins, rng, BETA_CRITICAL, 1, sweeps, batch)
+        found = energy_per_spin(batch), magnetization_per_spin(batch) ** 2
+        series += list(zip(*found, strict=True))
+    return independent_field(
+        np.array(series), lambda updates: wolff_advance(spins, rng, BETA_CRITICAL, updates, sweeps)
+    )
+
+
+def peapods_independent(L: int, mode: str, steps: int) -> tuple[float, float, float]:
+    """See :func:`independent_field`."""
+    model = Ising((L, L), temperatures=np.array([1 / BETA_CRITICAL]))
+    options = {"cluster_mode": mode, "sequential": True, "warmup_ratio": 0.0}
+
+    def advance(updates: int) -> dict[str, np.ndarray]:
+        return model.sample(updates, cluster_update_interval=1, **options)
+
+    advance(max(1, steps // 4))
+    found = [advance(1) for _ in range(steps)]
+    series = np.array([(step["energies"][0], step["mags2"][0]) for step in found])
+    return independent_field(series, advance)
 
 
 def independent(L: int, steps: int) -> dict[str, float]:
-    """Processor time of an effectively independent field, and that of peapods over it.
-
-    The best of three timings each; the error of a ratio is that of the tau_int of peapods.
-    """
-    tau = max(pilot(L, BETA_CRITICAL, 0))
-    spins, rng = np.ones((L, L), np.int8), seed_state(0, 0)
-    wolff_advance(spins, rng, THRESHOLD, 300)
-    updates = max(20, int(FLIPS / (0.4 * L * L)))
-    times = []
-    for _ in range(3):
-        began = time.process_time()
-        wolff_advance(spins, rng, THRESHOLD, updates)
-        times.append((time.process_time() - began) / updates)
-    own = 2 * tau * min(times)
-    results = {f"ours, L={L}, ms/independent field": 1e3 * own, f"ours, L={L}, 2 tau_int": 2 * tau}
-    for mode in ("wolff", "sw"):
-        seconds, theirs, stderr = peapods_series(L, mode, steps)
-        of = f"peapods {mode}, L={L}"
-        results[f"{of}, ms/independent field"] = 2e3 * theirs * seconds
-        results[f"{of}, 2 tau_int"] = 2 * theirs
-        results[f"{of} / ours"] = 2 * theirs * seconds / own
-        results[f"{of} / ours, stderr"] = 2 * stderr * seconds / own
+    """Processor time of an effectively independent field, and that of others over ours."""
+    # updates of ours are cheaper than those of peapods: more of them make tau_int as exact
+    own, error, tau = ours_independent(L, SWEEPS, 8 * steps)
+    results = {
+        f"ours, L={L}, ms/independent field": 1e3 * own,
+        f"ours, L={L}, stderr": 1e3 * error,
+        f"ours, L={L}, 2 tau_int": tau,
+    }
+    others = {
+        "clusters alone": ours_independent(L, 0, 8 * steps),
+        "peapods wolff": peapods_independent(L, "wolff", steps),
+        "peapods sw": peapods_independent(L, "sw", steps),
+    }
+    for name, (seconds, stderr, tau) in others.items():
+        of = f"{name}, L={L}"
+        results[f"{of}, ms/independent field"] = 1e3 * seconds
+        results[f"{of}, 2 tau_int"] = tau
+        results[f"{of} / ours"] = seconds / own
+        results[f"{of} / ours, stderr"] = seconds / own * np.hypot(stderr / seconds, error / own)
     return results
 
 
@@ -207,7 +235,7 @@ def kernel_rate(L: int, fields: int, updates: int) -> float:
         spins, rng = np.ones((L, L), np.int8), seed_state(2, chain)
         out = np.empty((64, L, L), np.int8)
         for _ in range(fields // 128):
-            wolff_samples(spins, rng, THRESHOLD, updates, out)
+            wolff_samples(spins, rng, BETA_CRITICAL, updates, SWEEPS, out)
 
     with ThreadPoolExecutor(2) as pool:
         began = time.perf_counter()

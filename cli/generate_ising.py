@@ -34,8 +34,16 @@ from skild_physics.observables.ensemble import summarize
     default="auto",
     show_default=True,
     callback=number_or("auto", int, "an integer"),
-    help="Cluster updates between saved fields; auto: three times the larger tau_int, of energy or "
-    "of m^2, in a pilot run.",
+    help="Updates between saved fields; auto: three times the larger tau_int, of energy or of m^2, "
+    "in a pilot run.",
+)
+@click.option(
+    "--sweeps",
+    default="auto",
+    show_default=True,
+    callback=number_or("auto", int, "an integer"),
+    help="Of Metropolis before each cluster; auto: 4, or 0 on odd L. 0 makes the fields of "
+    "earlier versions.",
 )
 @workers_option
 @click.option("--out", type=click.Path(path_type=Path), help="HDF5 file.  [default: ising-L{L}.h5]")
@@ -49,6 +57,7 @@ def command(
     beta: float | Literal["critical"],
     seed: int,
     updates: int | Literal["auto"],
+    sweeps: int | Literal["auto"],
     workers: int | Literal["auto"],
     out: Path | None,
     scheduler: str | None,
@@ -58,8 +67,9 @@ def command(
 ) -> None:
     """Make an ensemble of 2D Ising lattices with Wolff's cluster algorithm.
 
-    Chains start ordered, are thermalised, and are saved after a fixed number of cluster updates.
-    Interrupted, the same command goes on; with more --samples it extends the file.
+    Chains start ordered, are thermalised, and are saved after a fixed number of updates, a few
+    sweeps of Metropolis' rule and the flip of one cluster each. Interrupted, the same command goes
+    on; with more --samples it extends the file.
 
     \b
     Example:
@@ -76,6 +86,7 @@ def command(
         beta=beta,
         seed=seed,
         updates=updates,
+        sweeps=sweeps,
         workers=workers,
         out=out,
         scheduler=scheduler,

@@ -10,12 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skild_physics.data_gen.parameters import IsingParameters
-from skild_physics.data_gen.wolff import (
-    bond_threshold,
-    independent_samples,
-    wolff_advance,
-    wolff_samples,
-)
+from skild_physics.data_gen.wolff import independent_samples, wolff_advance, wolff_samples
 from skild_physics.observables.energy import energy_per_spin, magnetization_per_spin
 from skild_physics.xoshiro import seed_state
 
@@ -39,7 +34,7 @@ def start_chain(p: IsingParameters, c: int) -> ChainState:
     """Chain c, thermalised from the ordered state."""
     state = ChainState(np.ones((p.L, p.L), np.int8), seed_state(p.seed, c))
     if p.beta:
-        wolff_advance(*state, bond_threshold(abs(p.beta)), p.thermalization_updates)
+        wolff_advance(*state, abs(p.beta), p.thermalization_updates, p.sweeps)
     return state
 
 
@@ -48,7 +43,7 @@ def advance_chain(p: IsingParameters, state: ChainState, n: int) -> tuple[ChainS
     after = ChainState(state.spins.copy(), state.rng.copy())
     spins = np.empty((n, p.L, p.L), np.int8)
     if p.beta:
-        wolff_samples(*after, bond_threshold(abs(p.beta)), p.updates_between_samples, spins)
+        wolff_samples(*after, abs(p.beta), p.updates_between_samples, p.sweeps, spins)
     else:
         independent_samples(after.rng, spins)
     if p.beta < 0:

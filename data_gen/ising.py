@@ -29,6 +29,7 @@ def generate_ising(
     beta: float | Literal["critical"] = "critical",
     seed: int = 0,
     updates: int | Literal["auto"] = "auto",
+    sweeps: int | Literal["auto"] = "auto",
     workers: int | Literal["auto"] = "auto",
     out: str | Path | None = None,
     scheduler: str | None = None,
@@ -38,8 +39,9 @@ def generate_ising(
     """Make an ensemble of 2D Ising lattices with Wolff's cluster algorithm.
 
     Independent Markov chains start ordered, are thermalised, and are saved after a fixed number of
-    single-cluster updates (Wolff, PRL 62, 361 (1989)). The spins depend on L, beta, seed and
-    updates alone; those of fewer samples are the first of those of more.
+    updates: a few sweeps of Metropolis' rule, which move the small scales, and the flip of one
+    cluster (Wolff, PRL 62, 361 (1989)). The spins depend on L, beta, seed, updates and sweeps
+    alone; those of fewer samples are the first of those of more.
 
     H = -sum of s s' over nearest neighbours, J = 1: a negative beta is that of an antiferromagnet,
     whose fields are those of the ferromagnet at -beta, turned over on every other site. At beta = 0
@@ -51,8 +53,10 @@ def generate_ising(
         beta: inverse temperature in units of 1/J, or "critical", ln(1 + sqrt 2)/2; 0, or negative
             on a torus of even L.
         seed: integer root of all random numbers.
-        updates: cluster updates between saved fields of a chain; "auto": three times the larger
-            tau_int, of energy or of m^2, in a pilot run (of an antiferromagnet of the staggered m).
+        updates: updates between saved fields of a chain; "auto": three times the larger tau_int,
+            of energy or of m^2, in a pilot run (of an antiferromagnet of the staggered m).
+        sweeps: of Metropolis before each cluster; "auto": 4, or 0 where L is odd. With 0 the fields
+            are those of earlier versions.
         workers: threads; "auto": one per processor.
         out: HDF5 file to make, to go on with after an interruption, or to extend; None: in memory.
         scheduler: address of a Dask scheduler whose workers run the chains instead.
@@ -61,7 +65,7 @@ def generate_ising(
 
     Returns:
         Spins +1 and -1, int8 (sample, y, x), read from ``out`` where they are needed. Coordinates
-        along sample: `chain` and `update`, the cluster updates of the chain since its start;
+        along sample: `chain` and `update`, the updates of the chain since its start;
         `energy` in J and `magnetization`, per spin. The attributes say how the fields were made
         (model, L, beta, boundary, seed, ...) and how independent they are: `tau_int_energy` and
         `tau_int_magnetization_squared` in fields of a chain, and the effective sample size
@@ -80,6 +84,7 @@ def generate_ising(
     """
     samples = integer("samples", samples, 1)
     spacing = None if updates == "auto" else integer("updates", updates, 1, " or 'auto'")
+    swept = None if sweeps == "auto" else integer("sweeps", sweeps, 0, " or 'auto'")
     threads = threads_of(workers)
     if out is None:
         check_none_given({"overwrite": overwrite}, "goes with `out`")
@@ -90,11 +95,11 @@ def generate_ising(
         BETA_CRITICAL if beta == "critical" else number("beta", beta),
         integer("seed", seed, 0),
     )
-    _check_possible(IsingParameters(*given, spacing or 1, 0), samples, out)
+    _check_possible(IsingParameters(*given, spacing or 1, 0, sweeps=swept or 0), samples, out)
     if given[0] >= LARGE:
         logger.info(f"pilot run on {given[0]} x {given[0]} sites, which sets the spacing")
     shown = progress if given[0] >= LARGE else silent
-    parameters = IsingParameters.planned(*given, spacing, progress=shown)
+    parameters = IsingParameters.planned(*given, spacing, progress=shown, sweeps=swept)
 
     def make(path: Path) -> xr.DataArray:
         how = {"workers": threads, "scheduler": scheduler, "overwrite": overwrite}
@@ -131,8 +136,8 @@ def _make(
     **how: Any,
 ) -> None:
     how_far = (
-        f"{p.updates_between_samples} cluster updates apart, after {p.thermalization_updates} "
-        f"updates of thermalisation, {p.n_chains} chains"
+        f"{p.updates_between_samples} updates ({p.algorithm}) apart, after "
+        f"{p.thermalization_updates} updates of thermalisation, {p.n_chains} chains"
     )
     logger.info(
         f"{samples} fields of {p.L} x {p.L} at beta = {p.beta:.6f}, "

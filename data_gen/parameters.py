@@ -1,10 +1,10 @@
 """What determines an ensemble, and the pilot run that sets its spacing.
 
 Integrated autocorrelation times, tau_int = 1/2 + sum rho, of the energy and of m^2 are measured in
-cluster updates. Fields are saved three times the larger apart, after a hundred spacings of
-thermalisation from the ordered state. An antiferromagnet, beta < 0, has the times of its
-ferromagnet: m is its staggered magnetisation there. At beta = 0 spins are drawn, all anew for every
-field, and nothing is correlated.
+updates, a cluster after some sweeps of Metropolis each. Fields are saved three times the larger
+apart, after a hundred spacings of thermalisation from the ordered state. An antiferromagnet, beta
+< 0, has the times of its ferromagnet: m is its staggered magnetisation there. At beta = 0 spins
+are drawn, all anew for every field, and nothing is correlated.
 """
 
 import math
@@ -17,11 +17,7 @@ from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from skild_physics.data_gen.wolff import (
-    bond_threshold,
-    wolff_advance,
-    wolff_samples,
-)
+from skild_physics.data_gen.wolff import wolff_advance, wolff_samples
 from skild_physics.fields.lattice import ENSEMBLE_SCHEMA, SCHEMA_VERSION
 from skild_physics.files import InputError, check_seed
 from skild_physics.observables.autocorrelation import integrated_autocorrelation_time
@@ -32,7 +28,9 @@ from skild_physics.xoshiro import BIT_GENERATOR, seed_state
 
 SPACING_IN_TAU_INT = 3.0
 THERMALIZATION_IN_SPACINGS = 100
+SWEEPS = 4
 PILOT_LATTICES = 40
+PILOT_RELAXING = 2000
 PILOT_STEPS = (2000, 20_000)
 PILOT_FLIPS = 10**8
 N_CHAINS = 16
@@ -48,9 +46,10 @@ class IsingParameters:
         L: side of the torus, 3 or more.
         beta: inverse temperature, J = 1; negative for an antiferromagnet, on even L.
         seed: integer root seed.
-        updates_between_samples: cluster updates between saved fields of a chain.
-        thermalization_updates: cluster updates of each chain before its first spacing.
+        updates_between_samples: updates between saved fields of a chain.
+        thermalization_updates: updates of each chain before its first spacing.
         n_chains: independent chains.
+        sweeps: of Metropolis, before the cluster of every update; on even L.
 
     Raises:
         InputError: a parameter out of range, naming it.
@@ -62,6 +61,7 @@ class IsingParameters:
     updates_between_samples: int
     thermalization_updates: int
     n_chains: int = N_CHAINS
+    sweeps: int = 0
 
     def __post_init__(self) -> None:
         if not 3 <= self.L <= MAX_L:
@@ -76,6 +76,13 @@ class IsingParameters:
         # -0.0 is 0, and is written so
         object.__setattr__(self, "beta", self.beta + 0.0)
         check_seed(self.seed)
+        if not 0 <= self.sweeps <= MAX_UPDATES:
+            raise InputError(f"`sweeps` must lie in 0 .. {MAX_UPDATES:,}, got {self.sweeps}")
+        if self.sweeps and self.L % 2:
+            raise InputError(
+                f"`L` must be even for `sweeps`, got {self.L}: on an odd torus they would change "
+                "neighbours at once; leave `sweeps` out"
+            )
         for name in ("updates_between_samples", "n_chains"):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` must be at least 1, got {getattr(self, name)}")
@@ -97,16 +104,19 @@ class IsingParameters:
         updates: int | None = None,
         n_chains: int = N_CHAINS,
         progress: Progress = silent,
+        sweeps: int | None = None,
     ) -> "IsingParameters":
         """Parameters with the spacing, unless given, and thermalisation set by a pilot run.
 
         The pilot draws from a stream of the same seed that no chain uses, so equal arguments give
         equal parameters.
         """
-        probe = cls(L, beta, seed, updates or 1, 0, n_chains)
+        if sweeps is None:
+            sweeps = 0 if L % 2 or not beta else SWEEPS
+        probe = cls(L, beta, seed, updates or 1, 0, n_chains, sweeps)
         if not beta:
             return probe
-        times = pilot(L, abs(beta), seed, n_chains, progress)
+        times = pilot(probe, progress)
         spacing = max(1, math.ceil(SPACING_IN_TAU_INT * max(times)))
         return replace(
             probe,
@@ -114,67 +124,77 @@ class IsingParameters:
             thermalization_updates=THERMALIZATION_IN_SPACINGS * spacing,
         )
 
+    @property
+    def algorithm(self) -> str:
+        """In words."""
+        if not self.beta:
+            return "independent spins"
+        return f"wolff after {self.sweeps} metropolis sweeps" if self.sweeps else "wolff"
+
     def attributes(self) -> dict[str, Any]:
         """The parameters as root attributes of a file."""
+        own = asdict(self)
+        # files of earlier versions, which had clusters alone, say nothing of sweeps
+        del own["sweeps"]
         return {
             "schema": ENSEMBLE_SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "model": "ising",
             "J": 1.0,
             "boundary": "periodic",
-            "algorithm": "wolff" if self.beta else "independent spins",
+            "algorithm": self.algorithm,
             "start": "ordered" if self.beta else "none",
             "bit_generator": BIT_GENERATOR,
-            **asdict(self),
+            **own,
         }
 
 
 class PilotTimes(NamedTuple):
-    """tau_int of the energy and of m^2, in cluster updates."""
+    """tau_int of the energy and of m^2, in updates."""
 
     energy: float
     magnetization_squared: float
 
 
-_MEASURED: dict[tuple[int, float, int, int], PilotTimes] = {}
+_MEASURED: dict[tuple[int, float, int, int, int], PilotTimes] = {}
 
 
-def pilot(
-    L: int, beta: float, seed: int, n_chains: int = N_CHAINS, progress: Progress = silent
-) -> PilotTimes:
-    """Integrated autocorrelation times of a ferromagnet from a chain that no ensemble uses.
+def pilot(p: IsingParameters, progress: Progress = silent) -> PilotTimes:
+    """Integrated autocorrelation times of the ferromagnet, from a chain that no ensemble uses.
 
-    From the ordered state the chain flips 40 lattices' worth of spins to relax, and is then
-    measured 2,000 to 20,000 times, the more the smaller it is, after every half lattice. Measured
-    once in a process.
+    From the ordered state the chain flips 40 lattices' worth of spins in clusters to relax, or with
+    sweeps makes 2,000 updates, and is then measured 2,000 to 20,000 times, the more the smaller it
+    is, after every half lattice, or with sweeps every update. Measured once in a process.
     """
+    beta = abs(p.beta)
     if not beta:
         return PilotTimes(0.5, 0.5)
-    key = (L, beta, seed, n_chains)
+    key = (p.L, beta, p.seed, p.n_chains, p.sweeps)
     if key not in _MEASURED:
-        steps = int(np.clip(PILOT_FLIPS // (L**2 // 2), *PILOT_STEPS))
+        steps = int(np.clip(PILOT_FLIPS // (p.L**2 // 2), *PILOT_STEPS))
         with progress("pilot run", steps) as show:
-            _MEASURED[key] = _pilot_times(L, beta, seed_state(seed, n_chains), steps, show)
+            _MEASURED[key] = _pilot_times(p, seed_state(p.seed, p.n_chains), steps, show)
     return _MEASURED[key]
 
 
 def _pilot_times(
-    L: int, beta: float, rng: NDArray[np.uint64], steps: int, show: Callable[..., None]
+    p: IsingParameters, rng: NDArray[np.uint64], steps: int, show: Callable[..., None]
 ) -> PilotTimes:
     show(0)
-    spins = np.ones((L, L), np.int8)
-    threshold = bond_threshold(beta)
+    L, chain = p.L, (np.ones((p.L, p.L), np.int8), rng, abs(p.beta))
     flips = clusters = 0
     for _ in range(2):
         flips = clusters = 0
-        while flips < PILOT_LATTICES / 2 * L**2:
-            flips += wolff_advance(spins, rng, threshold, 16)
+        while flips < PILOT_LATTICES / 2 * L**2 and not (
+            p.sweeps and clusters >= PILOT_RELAXING / 2
+        ):
+            flips += wolff_advance(*chain, 16, p.sweeps)
             clusters += 16
-    step = max(1, round(0.5 * L**2 * clusters / flips))
+    step = 1 if p.sweeps else max(1, round(0.5 * L**2 * clusters / flips))
     series: list[tuple[float, float]] = []
     batch = np.empty((min(steps, max(1, 2**24 // L**2)), L, L), np.int8)
     while len(series) < steps:
-        wolff_samples(spins, rng, threshold, step, batch)
+        wolff_samples(*chain, step, p.sweeps, batch)
         series += list(zip(energy_per_spin(batch), magnetization_per_spin(batch) ** 2, strict=True))
         show(min(len(series), steps))
     energy, m2 = np.array(series).T

@@ -258,7 +258,7 @@ def independence(
     energy: NDArray[np.float64], magnetization: NDArray[np.float64], p: IsingParameters
 ) -> dict[str, float | str]:
     """How correlated the first fields are: of the pilot in updates, of themselves in fields."""
-    times = pilot(p.L, abs(p.beta), p.seed, p.n_chains)
+    times = pilot(p)
     chain = np.arange(len(energy)) % p.n_chains
     tau = [tau_int_of_chains(series, chain) for series in (energy, magnetization**2)]
     return {
@@ -288,7 +288,7 @@ def _create(disk: Disk, p: IsingParameters) -> None:
             ("energy", "f8", "J", "energy per spin"),
             ("magnetization", "f8", "1", "magnetisation per spin"),
             ("chain", "i4", "1", "Markov chain of the field"),
-            ("update", "i8", "1", "cluster updates of the chain since its ordered start"),
+            ("update", "i8", "1", "updates of the chain since its ordered start"),
         ):
             variable = file.create_variable(
                 name, ("sample",), dtype, chunks=(4096,), fletcher32=True

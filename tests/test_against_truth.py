@@ -83,8 +83,8 @@ def test_p_values_do_not_depend_on_how_the_same_is_said(scripts):
 
 
 def test_independent_ensembles_agree_and_a_warmer_one_does_not(scripts):
-    truth, other = (sk.generate_ising(L=16, samples=512, seed=seed) for seed in (1, 2))
-    warmer = sk.generate_ising(L=16, samples=512, seed=3, beta=0.42)
+    truth, other = (sk.generate_ising(L=16, samples=1024, seed=seed) for seed in (1, 2))
+    warmer = sk.generate_ising(L=16, samples=1024, seed=3, beta=0.42)
     same = scripts[0].measured(truth, other)
     assert same["kappa4_residual_p_value"].sel(source="made") > 6e-5
     for name in P_VALUES:

@@ -275,7 +275,7 @@ def test_exact_means_lose_less_as_a_canonical_ensemble():
     )
     assert 0.05 < mmse.mean() < 0.12
     assert 0.003 < to_first_order.mean() < 0.007
-    assert abs(canonical.mean()) < 0.002
+    assert abs(canonical.mean()) < 0.6 * to_first_order.mean()
     assert abs(network.mean()) < 0.003
 
 

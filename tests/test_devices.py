@@ -312,8 +312,8 @@ def test_steps_that_are_captured_are_the_same(inputs, tmp_path, monkeypatch, kin
         assert len(graphs.held) > 1
         assert max(len(done) for _, _, done in graphs.held.values()) > WARM
         weights = on_cpu(trainer.model(4))
-    # the CPU sums over fewer fields
-    close = 2e-3 if kind == "canonical coarse fields" else 1e-4
+    # the CPU sums over fewer fields, and AdamW divides small gradients by their size
+    close = 2e-3 if kind == "canonical coarse fields" else 5e-4
     for name, w in on_cpu(plain.model(4)).items():
         torch.testing.assert_close(weights[name], w, rtol=0, atol=close)
 

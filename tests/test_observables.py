@@ -268,8 +268,10 @@ def test_rounds_of_block_spins_are_evaluations_of_block_spins(ensemble):
     for k, found in enumerate(rounds):
         assert found.attrs["L"] == 16 >> k
         alone = eval_correlators({"x": coarse}, clusters=True).dataset
-        for name in ("kappa4", "binder", "two_point", "cluster_sizes", "energy_stderr"):
+        for name in ("kappa4", "binder", "two_point", "cluster_sizes"):
             np.testing.assert_array_equal(found[name], alone[name])
+        # rounds have as many blocks as the correlation of the first one wants
+        np.testing.assert_allclose(found["energy_stderr"], alone["energy_stderr"], rtol=0.25)
         values = block_spins(coarse.values)
         coarse = xr.DataArray(values, dims=coarse.dims, attrs=coarse.attrs)
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import chi2
 
 from skild_physics.data_gen import IsingParameters, generate
-from skild_physics.data_gen.wolff import bond_threshold, wolff_advance
+from skild_physics.data_gen.wolff import wolff_advance
 from skild_physics.fields.lattice import open_dataset
 from skild_physics.observables.exact import BETA_CRITICAL, torus_energy, torus_specific_heat
 from skild_physics.observables.jackknife import jackknife
@@ -100,17 +100,16 @@ def test_stopping_when_enough_spins_have_flipped_would_be_seen():
     The same chain saved after a fixed number of updates passes, so the tests above would catch it.
     """
     L = 16
-    threshold = bond_threshold(BETA_CRITICAL)
     exact = torus_energy(L, BETA_CRITICAL)
 
     def chain(biased, samples=20_000):
         spins, rng = np.ones((L, L), np.int8), seed_state(4, 0)
-        wolff_advance(spins, rng, threshold, 600)
+        wolff_advance(spins, rng, BETA_CRITICAL, 600)
         energies = np.empty(samples)
         for i in range(samples):
             flipped = 0
             while flipped < (2 * L**2 if biased else 1):
-                flipped += wolff_advance(spins, rng, threshold, 1 if biased else 6)
+                flipped += wolff_advance(spins, rng, BETA_CRITICAL, 1 if biased else 6)
             energies[i] = -np.mean(spins * (np.roll(spins, 1, 0) + np.roll(spins, 1, 1)))
         return jackknife(energies, lambda mean: mean)
 

@@ -81,8 +81,8 @@ def test_the_spectrum_of_a_larger_critical_lattice_is_foretold(tmp_path):
     large = critical_process(process, 64)
     measured = radial_mean(spectra[64].per_mode(), "periodic")
     away = np.log(radial_mean(large.S0.numpy(), "periodic") / measured)
-    # the lowest waves are known to 1 % here
-    assert np.abs(away[:16]).max() < 0.04
+    # the lowest waves are known to 1.8 % here, 4 sigma
+    assert np.abs(away[:16]).max() < 0.07
     # shells of few directions scatter: the spectrum near the edge is not round
     assert np.abs(away).mean() < 0.03
     # the continuation of a lattice of the same spacing takes the box for a part of the lattice
