@@ -262,7 +262,7 @@ def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
 def prepare(folder: Path) -> None:
     for name, seed, samples in (("train", 1, 30_000), ("heldout", 2, EVALUATED)):
         path = folder / f"{name}.h5"
-        sk.generate_ising(L, samples=samples, seed=seed, workers=2, out=path).close()
+        sk.generate_ising(L, samples=samples, seed=seed, sweeps=0, workers=2, out=path).close()
     sk.fit_spectrum(folder / "train.h5", out=folder / "spectrum.nc")
 
 

@@ -148,7 +148,10 @@ def _existing_samples(path: Path, p: IsingParameters, overwrite: bool) -> int:
         for name, wanted in p.attributes().items():
             # whatever it is in a file of somebody's
             if str(found.get(name)) != str(wanted):
-                raise InputError(f"{path}: exists with {name} = {found.get(name)}, not {wanted}")
+                before = "; `sweeps` 0 goes on with it" if found.get(name) == "wolff" else ""
+                raise InputError(
+                    f"{path}: exists with {name} = {found.get(name)}, not {wanted}{before}"
+                )
         count = found.get("n_samples_committed")
         if not isinstance(count, int) or count < 1:
             raise InputError(f"{path}: does not say how many fields it holds")

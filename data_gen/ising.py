@@ -55,8 +55,8 @@ def generate_ising(
         seed: integer root of all random numbers.
         updates: updates between saved fields of a chain; "auto": three times the larger tau_int,
             of energy or of m^2, in a pilot run (of an antiferromagnet of the staggered m).
-        sweeps: of Metropolis before each cluster; "auto": 4, or 0 where L is odd. With 0 the fields
-            are those of earlier versions.
+        sweeps: of Metropolis before each cluster; "auto": 4, or 0 where L is odd or abs(beta) below
+            0.05. With 0 the fields are those of earlier versions.
         workers: threads; "auto": one per processor.
         out: HDF5 file to make, to go on with after an interruption, or to extend; None: in memory.
         scheduler: address of a Dask scheduler whose workers run the chains instead.

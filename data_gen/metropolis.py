@@ -6,8 +6,8 @@ A spin d of whose four neighbours differ from it is turned over with the probabi
 
 dE = 8 - 4 d in units of J, which leaves exp(-beta H), H = -sum_<ij> s_i s_j, as it is. A sweep does
 so first to all sites of even x + y, then to the others: none of either is the neighbour of another.
-In a fixed order alone it may return to where it was (at beta -> 0 two sweeps do); beside clusters,
-and for beta > 0, it cannot for long.
+In a fixed order it is not ergodic alone at beta = 0, where two sweeps return to where they began,
+and forgets in 1 / (6 beta) sweeps near it: there clusters alone do better.
 
 It is for speed that spins are bits of words (sites 64 w .. 64 w + 63 of a row in word w), that
 words of a column lie side by side, so that compilers handle several at once, and that random

@@ -29,6 +29,9 @@ from skild_physics.xoshiro import BIT_GENERATOR, seed_state
 SPACING_IN_TAU_INT = 3.0
 THERMALIZATION_IN_SPACINGS = 100
 SWEEPS = 4
+MOST_SWEEPS = 1000
+LEAST_SWEPT_BETA = 0.05
+"""Below, sweeps turn almost every spin over, and back."""
 PILOT_LATTICES = 40
 PILOT_RELAXING = 2000
 PILOT_STEPS = (2000, 20_000)
@@ -49,7 +52,7 @@ class IsingParameters:
         updates_between_samples: updates between saved fields of a chain.
         thermalization_updates: updates of each chain before its first spacing.
         n_chains: independent chains.
-        sweeps: of Metropolis, before the cluster of every update; on even L.
+        sweeps: of Metropolis, before the cluster of every update; on even L, abs(beta) >= 0.05.
 
     Raises:
         InputError: a parameter out of range, naming it.
@@ -76,12 +79,17 @@ class IsingParameters:
         # -0.0 is 0, and is written so
         object.__setattr__(self, "beta", self.beta + 0.0)
         check_seed(self.seed)
-        if not 0 <= self.sweeps <= MAX_UPDATES:
-            raise InputError(f"`sweeps` must lie in 0 .. {MAX_UPDATES:,}, got {self.sweeps}")
+        if not 0 <= self.sweeps <= MOST_SWEEPS:
+            raise InputError(f"`sweeps` must lie in 0 .. {MOST_SWEEPS:,}, got {self.sweeps}")
         if self.sweeps and self.L % 2:
             raise InputError(
                 f"`L` must be even for `sweeps`, got {self.L}: on an odd torus they would change "
                 "neighbours at once; leave `sweeps` out"
+            )
+        if self.sweeps and abs(self.beta) < LEAST_SWEPT_BETA:
+            raise InputError(
+                f"`sweeps` must be 0 at beta = {self.beta:g}: where it is below {LEAST_SWEPT_BETA} "
+                "they turn almost every spin over, and back"
             )
         for name in ("updates_between_samples", "n_chains"):
             if getattr(self, name) < 1:
@@ -112,7 +120,7 @@ class IsingParameters:
         equal parameters.
         """
         if sweeps is None:
-            sweeps = 0 if L % 2 or not beta else SWEEPS
+            sweeps = default_sweeps(L, beta)
         probe = cls(L, beta, seed, updates or 1, 0, n_chains, sweeps)
         if not beta:
             return probe
@@ -149,6 +157,11 @@ class IsingParameters:
         }
 
 
+def default_sweeps(L: int, beta: float) -> int:
+    """Of Metropolis before each cluster, where they may be."""
+    return 0 if L % 2 or not abs(beta) >= LEAST_SWEPT_BETA else SWEEPS
+
+
 class PilotTimes(NamedTuple):
     """tau_int of the energy and of m^2, in updates."""
 
@@ -162,9 +175,10 @@ _MEASURED: dict[tuple[int, float, int, int, int], PilotTimes] = {}
 def pilot(p: IsingParameters, progress: Progress = silent) -> PilotTimes:
     """Integrated autocorrelation times of the ferromagnet, from a chain that no ensemble uses.
 
-    From the ordered state the chain flips 40 lattices' worth of spins in clusters to relax, or with
-    sweeps makes 2,000 updates, and is then measured 2,000 to 20,000 times, the more the smaller it
-    is, after every half lattice, or with sweeps every update. Measured once in a process.
+    From the ordered state the chain flips 40 lattices' worth of spins in clusters to relax, with
+    sweeps in 2,000 updates at most, and is then measured 2,000 to 20,000 times, the more the
+    smaller it is, after every half lattice, with sweeps after every update. Measured once in a
+    process.
     """
     beta = abs(p.beta)
     if not beta:

@@ -19,7 +19,7 @@ comparing 64 random numbers with p from the top bit down leaves none undecided a
 
 Clusters move large scales best and single spins small ones, and a single spin takes a thirtieth of
 the time of one in a cluster (:mod:`skild_physics.data_gen.metropolis`). So some sweeps over all
-sites before each cluster leave less than half of the time that an independent field takes.
+sites before each cluster leave half to two thirds of the time that an independent field takes.
 """
 
 import numpy as np

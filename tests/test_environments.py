@@ -97,6 +97,27 @@ def test_kernels_without_a_folder_for_their_cache(lattices, tmp_path):
     assert np.array_equal(fields(tmp_path / "lattices.h5"), fields(lattices / "lattices.h5"))
 
 
+SWEPT = """
+import sys
+import numpy as np
+from skild_physics.data_gen.wolff import wolff_samples
+from skild_physics.xoshiro import seed_state
+for L in (6, 66):
+    rng, out = seed_state(1, L), np.empty((2, L, L), np.int8)
+    wolff_samples(np.ones((L, L), np.int8), rng, 0.44, 1, 2, out)
+    sys.stdout.write(f"{np.packbits(out < 0).tobytes().hex()} {rng}\\n")
+"""
+
+
+def test_sweeps_in_plain_python_make_the_same_fields(tmp_path):
+    compiled, plain = (
+        run([sys.executable, "-W", "error", "-c", SWEPT], tmp_path, NUMBA_DISABLE_JIT=plain)
+        for plain in "01"
+    )
+    assert compiled.stdout == plain.stdout
+    assert len(set(compiled.stdout)) > 10
+
+
 def test_kernels_in_plain_python_give_the_same_numbers(lattices, tmp_path):
     data = lattices / "lattices.h5"
     commands = [

@@ -46,14 +46,14 @@ def scratch(tmp_path, monkeypatch):
 
 
 def test_in_memory_in_a_file_and_by_the_command(tmp_path, scratch):
-    options = {"samples": 40, "seed": 4, "beta": 0.4, "updates": 3}
+    options = {"samples": 40, "seed": 4, "beta": 0.4, "updates": 3, "sweeps": 2}
     kept = generate_ising(8, **options)
     assert not list(scratch.iterdir())
     with generate_ising(8, **options, out=tmp_path / "made.h5", workers=2) as read:
         same(read, kept)
-    generate_by_command(tmp_path, "--L 8 --samples 40 --seed 4 --beta 0.4 --updates 3")
+    generate_by_command(tmp_path, "--L 8 --samples 40 --seed 4 --beta 0.4 --updates 3 --sweeps 2")
     assert_identical(tmp_path / "made.h5", tmp_path / "ising-L8.h5")
-    p = IsingParameters.planned(8, 0.4, seed=4, updates=3)
+    p = IsingParameters.planned(8, 0.4, seed=4, updates=3, sweeps=2)
     generate(tmp_path / "low.h5", p, 40)
     assert_identical(tmp_path / "made.h5", tmp_path / "low.h5")
 

@@ -69,7 +69,8 @@ def test_half_a_sweep_is_one_of_single_spins(L):
         np.testing.assert_array_equal(out, words_of(spins ^ turned))
 
 
-@pytest.mark.parametrize("beta", [0.02, 0.3, BETA_CRITICAL, 1.5])
+@pytest.mark.parametrize("beta", [0.02, 0.3, BETA_CRITICAL, 0.8])
+@np.errstate(over="ignore")
 def test_spins_are_turned_as_often_as_they_should_be(beta):
     """Frequencies of 2^18 bits within 5 sigma, what a rarer event allows a more frequent one does.
 
@@ -90,6 +91,7 @@ def test_spins_are_turned_as_often_as_they_should_be(beta):
 
 
 @pytest.mark.parametrize("L", [4, 8, 66, 130])
+@np.errstate(over="ignore")
 def test_bytes_become_words_and_words_bytes(L):
     spins = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (L, L))
     W = -(-L // 64)
@@ -127,12 +129,25 @@ def test_clusters_alone_make_the_fields_of_earlier_versions(L, beta, digest):
 def test_what_is_chosen():
     assert IsingParameters.planned(8).sweeps == 4
     assert IsingParameters.planned(8).algorithm == "wolff after 4 metropolis sweeps"
-    assert IsingParameters.planned(7).sweeps == IsingParameters.planned(8, 0.0).sweeps == 0
+    for without in (
+        IsingParameters.planned(7),
+        *(IsingParameters.planned(8, b) for b in (0, -0.01)),
+    ):
+        assert without.sweeps == 0
     assert IsingParameters.planned(8, sweeps=1).sweeps == 1
     with pytest.raises(InputError, match=r"`L` must be even for `sweeps`, got 7"):
         generate_ising(7, samples=2, sweeps=4)
-    with pytest.raises(InputError, match="`sweeps` must be at least 0, got -1"):
-        generate_ising(8, samples=2, sweeps=-1)
+    with pytest.raises(InputError, match=r"`sweeps` must be 0 at beta = 0\.001"):
+        generate_ising(8, beta=0.001, samples=2, sweeps=4)
+    for sweeps in (-1, 1001):
+        with pytest.raises(InputError, match=f"`sweeps` must .*, got {sweeps}"):
+            generate_ising(8, samples=2, sweeps=sweeps)
+
+
+def test_hot_chains_are_given_the_time_they_need():
+    """Single spins, each of which a cluster is, take L^2 / 4 updates to forget."""
+    L = 64
+    assert IsingParameters.planned(L, 1e-6).updates_between_samples > L**2 / 4
 
 
 def test_other_algorithms_do_not_go_on(tmp_path):
@@ -140,7 +155,7 @@ def test_other_algorithms_do_not_go_on(tmp_path):
     path = tmp_path / "ising.h5"
     alone = IsingParameters.planned(8, seed=1, sweeps=0)
     generate(path, alone, 20)
-    with pytest.raises(InputError, match="exists with algorithm = wolff, not wolff after 4"):
+    with pytest.raises(InputError, match=r"= wolff, not wolff after 4 .*; `sweeps` 0 goes on"):
         generate_ising(8, samples=30, seed=1, updates=alone.updates_between_samples, out=path)
     with (
         generate_ising(8, samples=30, seed=1, sweeps=0, out=path) as fields,

@@ -13,12 +13,14 @@ from skild_physics import plots
 from skild_physics.claims import replacing
 from skild_physics.config import Config, load_config
 from skild_physics.data_gen.ising import generate_ising
+from skild_physics.data_gen.parameters import default_sweeps
 from skild_physics.diffusion.sampler import Multistep
 from skild_physics.fields import open_fields
 from skild_physics.fields.resampling import coarse_grain
 from skild_physics.files import InputError
 from skild_physics.models.checkpoint import BUNDLED, build_model, load
 from skild_physics.observables.evaluate import eval_correlators
+from skild_physics.observables.exact import BETA_CRITICAL
 from skild_physics.observables.results import Correlators
 from skild_physics.pipeline.stages import Stages, once
 from skild_physics.progress import Progress
@@ -32,7 +34,7 @@ MADE = (
 )
 """Names of the files that the stages make, but for those of training."""
 TEMPLATE = files("skild_physics.pipeline").joinpath("ising.toml")
-# seed 1 is that of the fields the bundled model was trained on
+# seed 1 is that of the fields the bundled model was trained on, though with other sweeps
 TRAINED, HELDOUT = 1, 2
 
 
@@ -67,6 +69,7 @@ class IsingCase:
             "retrain": self.retrain,
             "samples": self.samples if self.retrain else 0,
             "set": list(self.overrides),
+            "sweeps": default_sweeps(self.L, BETA_CRITICAL),
         }
 
     def config(self, path: Path) -> Config:
@@ -118,7 +121,7 @@ class IsingCase:
         # from nothing there are more octaves to make
         whole = Multistep(math.ceil(1.5 * self.n_evals), order=3)
 
-        with stages.next("critical Ising fields: Wolff clusters from an ordered start"):
+        with stages.next("critical Ising fields from an ordered start"):
             ensembles = {"heldout": (HELDOUT, self.heldout)}
             if self.retrain:
                 ensembles = {"train": (TRAINED, self.samples), **ensembles}
