@@ -40,11 +40,11 @@ def test_table_of_lattices_is_the_committed_result():
             assert f"| {title} | {' | '.join(shown)} |" in page
 
 
-@pytest.mark.parametrize("side", [64, 128])
-def test_tables_of_every_observable_are_the_committed_results(side, monkeypatch):
+@pytest.mark.parametrize("folder", ["64", "128", "factors"])
+def test_tables_of_every_observable_are_the_committed_results(folder, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     against_truth = import_module("against_truth")
-    found = against_truth.read([ROOT / "benchmarks" / "measured" / str(side)])
+    found = against_truth.read([ROOT / "benchmarks" / "measured" / folder])
     assert against_truth.table(found) in (DOCS / "results-lattices.md").read_text()
 
 
