@@ -54,7 +54,7 @@ def _accepted(lanes, probabilities, of_one, of_none):  # type: ignore[no-untyped
             wanted_of_none = uint64(0) - ((none >> bit) & uint64(1))
             undecided = uint64(0)
             for k in range(LANES):
-                # next_bits, which would take a lane's state for one with a place of its own
+                # next_bits of a lane; written out, since only so are several handled at once
                 s0, s1 = lanes[k], lanes[LANES + k]
                 s2, s3 = lanes[2 * LANES + k], lanes[3 * LANES + k]
                 total = s0 + s3
@@ -123,7 +123,7 @@ def metropolis_sweeps(words, rows, chosen, lanes, rng, probabilities, n_sweeps):
     Args:
         words: uint64 (L, n): rows of bytes 0 and 1 and, where they are not used, 0; changed.
         rows: uint64 (2, W, L + 2), W = L / 64, rounded up: room for work.
-        chosen: uint64 (2, n), n W L rounded up to a multiple of LANES: room for work.
+        chosen: uint64 (2, n), room for work; n is W L, rounded up to a multiple of LANES.
         lanes: uint64 (8 * LANES,): room for work.
         rng: uint64 (4,), generator state, which seeds the lanes; changed.
         probabilities: see :func:`acceptances`.
