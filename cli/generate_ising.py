@@ -42,7 +42,7 @@ from skild_physics.observables.ensemble import summarize
     default="auto",
     show_default=True,
     callback=number_or("auto", int, "an integer"),
-    help="Of Metropolis before each cluster; auto: 4, or 0 on odd L or where |beta| < 0.05. "
+    help="Of Metropolis before each cluster; auto: 4, or 0 on odd L or at beta below 0.05. "
     "0 makes the fields of earlier versions.",
 )
 @workers_option
