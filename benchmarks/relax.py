@@ -167,7 +167,7 @@ def enlarged(fields: int) -> xr.Dataset:
         "hot": sk.relax(ones, 1, beta=0.0, boundary="periodic").values,
     }
     seconds["sweep"] = timed(lambda: sk.relax(spins_of(ones[:1]), 64, workers=1)) / 64
-    exact = sk.generate_ising(LARGE, samples=64, seed=3, sweeps=0, out=MADE / "large.h5")
+    exact = sk.generate_ising(LARGE, samples=64, seed=3, sweeps=0, workers=1, out=MADE / "large.h5")
     rows = {"Wolff": ("clusters", CLUSTERS, {}), "sweeps": ("large_sweeps", MANY, {})}
     found = {}
     for name, start in begun.items():

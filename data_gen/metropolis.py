@@ -25,10 +25,10 @@ LANES = 16
 """Generators side by side, more than processors do at once."""
 
 
-def acceptances(beta: float, J: float = 1.0) -> NDArray[np.uint64]:
-    """exp(-4 beta J) and exp(-8 beta J) times 2^64, rounded down, shape (2,)."""
+def acceptances(beta: float) -> NDArray[np.uint64]:
+    """exp(-4 beta) and exp(-8 beta) times 2^64, rounded down, shape (2,)."""
     return np.array(
-        [min(int(np.exp(-each * beta * J) * 2.0**64), 2**64 - 1) for each in (4, 8)], np.uint64
+        [min(int(np.exp(-each * beta) * 2.0**64), 2**64 - 1) for each in (4, 8)], np.uint64
     )
 
 
