@@ -21,11 +21,10 @@ def energies_and_magnetizations(path, parameters, samples):
 @pytest.mark.parametrize(
     ("L", "samples"),
     [
-        (8, 3_200_000),
         (32, 330_000),
         *(
             pytest.param(L, samples, marks=pytest.mark.slow)
-            for L, samples in ((16, 1_050_000), (64, 105_000), (128, 32_000))
+            for L, samples in ((8, 3_200_000), (16, 1_050_000), (64, 105_000), (128, 32_000))
         ),
     ],
 )
