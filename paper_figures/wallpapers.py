@@ -8,7 +8,9 @@
 Cameras interpolate colours and JPEG loses fine detail, so photographs are shrunk by 2, 3 and 4, and
 by 4 to test on. Every fifth by name, found before any was looked at, is tested on alone. The six
 photographs of scikit-image and scikit-learn that the bundled model is trained on are added as they
-are, and at half their size.
+are, and at half their size. All are there a second time without their first 32 rows and columns, so
+that tiles of 64 pixels begin in the middle of those before; but for the last photograph, of which
+some tiles are not trained on.
 
 The rights are their authors': CC-BY-SA-4.0 for Bridge, Dragonfly and those of P. Nerlich; CC-BY-4.0
 for those of A. Berasategi, freespace, A. Mudgal and J. Mede; CC0 for seeding; CC-BY-SA-3.0 for
@@ -44,12 +46,17 @@ PHOTOGRAPHS = {
 }
 """The first digits of their SHA-256, by name."""
 SHRUNK = (2, 3, 4)
+HALF = 32
+"""Pixels, half a tile."""
 
 
-def write(source: Path, out: Path, factor: int) -> None:
-    """One picture, whose pixels are averages of factor x factor pixels of the source."""
+def write(source: Path, out: Path, factor: int, again: bool = False) -> None:
+    """A picture whose pixels are averages of factor x factor of the source's, or twice the same."""
     with Image.open(source) as picture:
-        picture.convert("RGB").reduce(factor).save(out / f"{source.stem}_{factor}.png")
+        small = picture.convert("RGB").reduce(factor)
+    small.save(out / f"{source.stem}_{factor}.png")
+    if again:
+        small.crop((HALF, HALF, *small.size)).save(out / f"half_{source.stem}_{factor}.png")
 
 
 if __name__ == "__main__":
@@ -67,7 +74,7 @@ if __name__ == "__main__":
             write(source, test, SHRUNK[-1])
             continue
         for factor in SHRUNK:
-            write(source, train, factor)
+            write(source, train, factor, again=name != max(PHOTOGRAPHS))
     for source in photograph_files("train"):
         for factor in (1, 2):
-            write(source, train, factor)
+            write(source, train, factor, again=True)

@@ -1,7 +1,7 @@
 """Every shipped checkpoint makes the fields that it made when these were recorded.
 
 golden.npz was written by ``python tests/test_golden.py`` (torch 2.13.0, one thread): the fields of
-the bundled lattice model on an Intel Xeon when it became another, all others on an AMD EPYC. On
+the bundled models on an Intel Xeon when they became others, all others on an AMD EPYC. On
 such a machine they are the same bit for bit. Elsewhere sums are rounded differently, which a
 trained network carries on.
 """
