@@ -42,8 +42,8 @@ from skild_physics.observables.ensemble import summarize
     default="auto",
     show_default=True,
     callback=number_or("auto", int, "an integer"),
-    help="Of Metropolis before each cluster; auto: 4, or 0 on odd L or at beta below 0.05. "
-    "0 makes the fields of earlier versions.",
+    help="Of Metropolis before each cluster; auto: 4, or 0 on odd L or if beta is within 0.05 "
+    "of zero. 0 makes the fields of earlier versions.",
 )
 @workers_option
 @click.option("--out", type=click.Path(path_type=Path), help="HDF5 file.  [default: ising-L{L}.h5]")

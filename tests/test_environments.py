@@ -118,10 +118,8 @@ def test_sweeps_in_plain_python_make_the_same_fields(tmp_path):
     assert len(set(compiled.stdout)) > 10
 
 
-def test_kernels_in_plain_python_give_the_same_numbers(tmp_path):
-    data = tmp_path / "few.h5"
-    few = "generate-ising --L 8 --samples 8 --updates 3 --out few.h5"
-    run([sys.executable, "-c", COMMANDS, few], tmp_path)
+def test_kernels_in_plain_python_give_the_same_numbers(lattices, tmp_path):
+    data = lattices / "lattices.h5"
     commands = [
         "generate-ising --L 3 --samples 2 --updates 3 --out made.h5",
         f"eval-correlators truth={data} --clusters --block-spins 1 --out spins.nc",
